@@ -1,0 +1,49 @@
+"""ProtRNA embeddings of RNA sequences, from the command line and from Python.
+
+>>> from protrna_cli import load_model
+>>> model = load_model("demo")
+>>> batch_converter = model.alphabet.get_batch_converter()
+>>> results = model(batch_converter(["GGGGCCCC"]), repr_layers=[6])
+>>> results["representations"][6].shape
+TensorShape([1, 10, 320])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from protrna_cli.alphabet import Alphabet, BatchConverter
+    from protrna_cli.api import EmbedOptions, embed_fasta, load_model, load_pretrained_model
+
+_HOMES = {
+    "Alphabet": "protrna_cli.alphabet",
+    "BatchConverter": "protrna_cli.alphabet",
+    "EmbedOptions": "protrna_cli.api",
+    "embed_fasta": "protrna_cli.api",
+    "load_model": "protrna_cli.api",
+    "load_pretrained_model": "protrna_cli.api",
+}
+
+__all__ = [
+    "Alphabet",
+    "BatchConverter",
+    "EmbedOptions",
+    "__version__",
+    "embed_fasta",
+    "load_model",
+    "load_pretrained_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use: `protrna --help` must not wait for NumPy or TensorFlow."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("protrna-cli")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

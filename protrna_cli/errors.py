@@ -1,0 +1,55 @@
+"""The tree of errors. Each class has one exit code (sysexits.h) and says what, where, and what to do next.
+
+ProtrnaError
+├── UsageError            2   an option's value does not fit the model or the input
+├── InputError           65   the input is not FASTA of RNA or DNA
+├── InputUnreadable      66   the input cannot be opened or read
+├── WeightsError         69   the checkpoint is not at hand or not usable
+├── OutputUnwritable     73   the output cannot be created
+└── WriteFailed          74   writing broke off
+"""
+
+
+class ProtrnaError(Exception):
+    """Base of all errors that are the user's to mend; anything else is a bug of ours.
+
+    The message is one line: what is wrong, where, and what to type next.
+    """
+
+    exit_code: int = 70
+
+
+class UsageError(ProtrnaError):
+    """An option's value does not fit the model or the input."""
+
+    exit_code = 2
+
+
+class InputError(ProtrnaError):
+    """The input is not FASTA of RNA or DNA; the message names file, record and line."""
+
+    exit_code = 65
+
+
+class InputUnreadable(ProtrnaError):
+    """The input cannot be opened or read."""
+
+    exit_code = 66
+
+
+class WeightsError(ProtrnaError):
+    """The checkpoint is not at hand, or it is not a ProtRNA checkpoint."""
+
+    exit_code = 69
+
+
+class OutputUnwritable(ProtrnaError):
+    """The output cannot be created; nothing was computed."""
+
+    exit_code = 73
+
+
+class WriteFailed(ProtrnaError):
+    """Writing broke off: disk full, quota, a vanished folder."""
+
+    exit_code = 74

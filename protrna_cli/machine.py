@@ -1,0 +1,50 @@
+"""What this process may use of its machine, and what its user asks for; TensorFlow is not asked."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from protrna_cli.errors import UsageError
+
+
+def available_cpus() -> int:
+    """Count the processors that this process may use.
+
+    The least of the affinity mask, the cgroup's CPU quota and `SLURM_CPUS_PER_TASK`, at least 1.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = [affinity, _cgroup_quota(), _slurm_cpus()]
+    return max(1, min(limit for limit in limits if limit is not None))
+
+
+def _cgroup_quota() -> int | None:
+    """CPU quota of control groups, version 2 (`max` or `quota period`), rounded up."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else -(-int(quota) // int(period))
+
+
+def _slurm_cpus() -> int | None:
+    value = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return int(value) if value.isdigit() else None
+
+
+def parse_device(device: str) -> tuple[str, int]:
+    """Split `auto`, `cpu`, `gpu` or `gpu:N` into its kind and its number.
+
+    >>> parse_device("gpu:1")
+    ('gpu', 1)
+
+    Raises
+    ------
+    UsageError
+        It is none of these.
+    """
+    if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", device):
+        raise UsageError(f"{device!r} is not a device; --device takes auto, cpu, gpu or gpu:N")
+    kind, _, number = device.partition(":")
+    return kind, int(number or 0)

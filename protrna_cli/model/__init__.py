@@ -1,0 +1,1 @@
+"""All that knows TensorFlow: the checkpoint, the forward pass, the devices."""

@@ -1,0 +1,111 @@
+"""What the model is made of: its size, and every weight with its shape.
+
+Legend: D width, H heads, C head width (D = H * C), V vocabulary. Kernels are (in, out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+VOCABULARY = 38
+
+Shape = tuple[int, ...]
+Place = Callable[[npt.NDArray[np.float32]], Any]
+"""Where a weight goes as soon as it is read: it takes the array and gives what the model computes with."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """The three numbers that fix every shape of the model."""
+
+    layers: int
+    width: int
+    heads: int
+
+    @property
+    def head_width(self) -> int:
+        """C, the width of one attention head."""
+        return self.width // self.heads
+
+    @property
+    def parameters(self) -> int:
+        """Count of trained values; the rotary frequencies are constants."""
+        shapes = weight_shapes(self)
+        trained = [shape for layer in shapes.layers for shape in layer._replace(inv_freq=(0,))]
+        trained += [shapes.embedding, *shapes.final_norm, *shapes.lm_head]
+        return sum(int(np.prod(shape)) for shape in trained)
+
+
+class LayerWeights(NamedTuple):
+    """One transformer layer, in the order of the published checkpoint."""
+
+    query_kernel: Any  # (D, D)
+    query_bias: Any  # (D,)
+    key_kernel: Any  # (D, D)
+    key_bias: Any  # (D,)
+    value_kernel: Any  # (D, D)
+    value_bias: Any  # (D,)
+    out_kernel: Any  # (D, D)
+    out_bias: Any  # (D,)
+    inv_freq: Any  # (C / 2,)
+    norm1_gamma: Any  # (D,)
+    norm1_beta: Any  # (D,)
+    fc1_kernel: Any  # (D, 4 D)
+    fc1_bias: Any  # (4 D,)
+    fc2_kernel: Any  # (4 D, D)
+    fc2_bias: Any  # (D,)
+    norm2_gamma: Any  # (D,)
+    norm2_beta: Any  # (D,)
+
+
+class NormWeights(NamedTuple):
+    """A LayerNorm."""
+
+    gamma: Any  # (D,)
+    beta: Any  # (D,)
+
+
+class HeadWeights(NamedTuple):
+    """The language-model head; its output kernel is the embedding, transposed."""
+
+    bias: Any  # (V,)
+    dense_kernel: Any  # (D, D)
+    dense_bias: Any  # (D,)
+    norm_gamma: Any  # (D,)
+    norm_beta: Any  # (D,)
+
+
+class ModelWeights(NamedTuple):
+    """All weights of a model: arrays, tensors or, in `weight_shapes`, their shapes."""
+
+    embedding: Any  # (V, D)
+    layers: tuple[LayerWeights, ...]
+    final_norm: NormWeights
+    lm_head: HeadWeights
+
+
+def weight_shapes(size: ModelSize) -> ModelWeights:
+    """Shape of every weight of a model of this size."""
+    vector, square = (size.width,), (size.width, size.width)
+    wide = 4 * size.width
+    layer = LayerWeights(
+        *(square, vector) * 4,
+        (size.head_width // 2,),
+        *(vector, vector),
+        *((size.width, wide), (wide,)),
+        *((wide, size.width), vector),
+        *(vector, vector),
+    )
+    return ModelWeights(
+        embedding=(VOCABULARY, size.width),
+        layers=(layer,) * size.layers,
+        final_norm=NormWeights(vector, vector),
+        lm_head=HeadWeights((VOCABULARY,), square, vector, vector, vector),
+    )

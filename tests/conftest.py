@@ -1,0 +1,57 @@
+"""What all tests share: the golden files, small FASTA files, and the command line in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+SAMPLE = ROOT / "sample_data" / "rna_families.fa"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command gave back."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `protrna` with these words in this process."""
+    from protrna_cli import cli
+
+    def run(*words: object) -> Outcome:
+        capsys.readouterr()
+        code = cli.run([str(word) for word in words])
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def fasta(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a FASTA file."""
+
+    def write(text: str, name: str = "in.fa") -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def golden_records() -> list[tuple[str, str]]:
+    """Id and letters of the golden records, read without the package."""
+    records = (GOLDEN / "sequences.fa").read_text().split(">")[1:]
+    return [(name, "".join(lines)) for name, *lines in (record.split("\n") for record in records)]

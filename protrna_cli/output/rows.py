@@ -1,0 +1,141 @@
+"""What every output holds, whatever its format: a header, and rows in blocks.
+
+Legend: N rows, L residues of a row, ΣL residues of all rows of a block, D width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+PROVENANCE_KEY = "protrna"
+
+Values = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What stands beside an embedding.
+
+    Attributes
+    ----------
+    length
+        Residues of the record.
+    n_embedded
+        Residues that the embedding speaks of.
+    n_unknown
+        Unknown residues (`x`) of the record.
+    n_windows
+        Pieces in which the record ran.
+    """
+
+    id: str
+    description: str
+    length: int
+    n_embedded: int
+    n_unknown: int
+    n_windows: int
+
+
+ROW_COLUMNS = tuple(field.name for field in fields(Row))
+COUNT_COLUMNS = ROW_COLUMNS[2:]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an output before its first row.
+
+    Attributes
+    ----------
+    per_token
+        Whether a row is a matrix (n_embedded, D) or a vector (D,).
+    layers
+        Layers embedded, each a column.
+    width
+        D.
+    dtype
+        `float32` or `float16`.
+    n_rows, n_residues
+        Rows, and embedded residues of all rows.
+    provenance
+        How the output was made; kept in every file as JSON under the key `protrna`.
+    """
+
+    per_token: bool
+    layers: tuple[int, ...]
+    width: int
+    dtype: str
+    n_rows: int
+    n_residues: int
+    provenance: dict[str, Any]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Name of each layer's column: `embedding` for one layer, `layer_6`, `layer_33` for several."""
+        return ("embedding",) if len(self.layers) == 1 else tuple(f"layer_{layer}" for layer in self.layers)
+
+    @property
+    def n_vectors(self) -> int:
+        """Vectors (D,) of a layer: one a row, or one a residue."""
+        return self.n_residues if self.per_token else self.n_rows
+
+    @property
+    def json(self) -> str:
+        """The provenance, and with it all of this header, as text."""
+        described = {key: value for key, value in asdict(self).items() if key != "provenance"}
+        return json.dumps({**self.provenance, "output": described}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Header:
+        """Read what `json` wrote.
+
+        Raises
+        ------
+        ValueError
+            The text is not a provenance of ours.
+        """
+        try:
+            provenance = json.loads(text)
+            described = provenance.pop("output")
+            return cls(**{**described, "layers": tuple(described["layers"])}, provenance=provenance)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"no provenance of protrna ({error})") from error
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some consecutive rows.
+
+    Attributes
+    ----------
+    rows
+        N rows.
+    values
+        One array a layer: (N, D), or (ΣL, D) per token.
+    """
+
+    rows: list[Row]
+    values: list[Values]
+
+    def bounds(self) -> list[int]:
+        """Where each row's residues start in values per token, and, last, where they end: N + 1 numbers."""
+        return [0, *np.cumsum([row.n_embedded for row in self.rows]).tolist()]
+
+
+class Format(Protocol):
+    """A file format: writes a whole output, and reads its header."""
+
+    def write(self, path: Path, header: Header, blocks: Iterable[Block]) -> None:
+        """Write a whole output; the caller renames it into place."""
+
+    def read_header(self, path: Path) -> Header:
+        """Read the header of an output; ValueError when it is none of ours."""
+
+    def read_blocks(self, path: Path, header: Header) -> Iterator[Block]:
+        """Read the rows of an output, in order."""

@@ -1,0 +1,61 @@
+"""What a run tells: its progress while it works, its summary when it ends. No terminal is known here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class Progress:
+    """Told how far a run is. This one keeps silent; the command line has louder ones."""
+
+    def start(self, records: int, residues: int) -> None:
+        """Take the totals of the run."""
+
+    def advance(self, records: int, residues: int) -> None:
+        """Add what was embedded since the last call."""
+
+    def close(self) -> None:
+        """End, however the run ended."""
+
+
+def counted(number: int, noun: str) -> str:
+    """Say how many there are of something.
+
+    >>> counted(1, "record"), counted(1400, "record")
+    ('1 record', '1,400 records')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    Attributes
+    ----------
+    output
+        The file it made.
+    n_records, n_residues, n_unknown
+        What was embedded; unknown residues are among the residues.
+    n_whole
+        Records longer than the model was trained on, run in one piece.
+    seconds
+        Wall time from the first batch to the last; loading the model is not in it.
+    """
+
+    output: str
+    n_records: int
+    n_residues: int
+    n_unknown: int
+    n_whole: int
+    seconds: float
+
+    def text(self) -> str:
+        """Say it in one line."""
+        parts = [counted(self.n_records, "record"), counted(self.n_residues, "residue")]
+        if self.n_unknown:
+            parts.append(f"{self.n_unknown:,} of them unknown")
+        if self.n_whole:
+            parts.append(f"{counted(self.n_whole, 'record')} longer than 510 run whole")
+        rate = self.n_residues / self.seconds if self.seconds else 0.0
+        return f"{', '.join(parts)}; {self.seconds:.1f} s, {rate:,.0f} residues/s: {self.output}"

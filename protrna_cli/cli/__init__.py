@@ -1,0 +1,55 @@
+"""The `protrna` command: words to values, one file a command; the only place that catches, prints and exits.
+
+Nothing here imports TensorFlow, NumPy, h5py, pyarrow or Biopython at the top: `--help` and usage errors
+must answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from protrna_cli.cli.embed import embed
+from protrna_cli.cli.info import info
+from protrna_cli.cli.terminal import say
+from protrna_cli.errors import ProtrnaError
+
+KEYBOARD_INTERRUPT = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="protrna-cli", prog_name="protrna")
+def protrna() -> None:
+    """ProtRNA embeddings of RNA sequences.
+
+    Start with:  protrna embed input.fa -o out.parquet
+    """
+
+
+protrna.add_command(embed)
+protrna.add_command(info)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        result = protrna.main(arguments, prog_name="protrna", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except ProtrnaError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        say("interrupted")
+        return KEYBOARD_INTERRUPT
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run())

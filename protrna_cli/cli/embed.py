@@ -1,0 +1,103 @@
+"""`protrna embed`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from protrna_cli.cli.terminal import hushed_libraries, progress_for, say, verbosity
+from protrna_cli.machine import parse_device
+from protrna_cli.output import FORMATS, H5_LAYOUTS, format_of
+from protrna_cli.weights import DEMO, DEMO_NOTICE, PUBLISHED
+
+EPILOG = """\b
+Examples:
+  protrna embed input.fa -o out.parquet
+  protrna embed a.fa b.fa -o residues.h5 --per-token
+  protrna embed input.fa -o out.npy --model ProtRNA_pretrained.h5 --layer 20
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("-o", "--output", required=True, metavar="OUT", help="File to make: .parquet, .h5 or .npy.")
+@click.option("--format", type=click.Choice(FORMATS), help="Format of OUT.  [default: told by its suffix]")
+@click.option("--per-token", is_flag=True, help="One vector a residue, not one a record.")
+@click.option(
+    "--pool",
+    type=click.Choice(["mean", "max", "cls"]),
+    default="mean",
+    show_default=True,
+    help="How the residues of a record become one vector; cls takes the <cls> token's.",
+)
+@click.option(
+    "--layer",
+    type=int,
+    default=-1,
+    metavar="N",
+    help="Layer to take: 0 is the embedding, negatives count from the end.  [default: the last, 33]",
+)
+@click.option(
+    "--model",
+    default=PUBLISHED,
+    show_default=True,
+    metavar="NAME|PATH",
+    help="protrna (the published weights), demo (synthetic weights, for trying), or a checkpoint's path.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the numbers written; the model computes in float32.",
+)
+@click.option(
+    "--h5-layout",
+    type=click.Choice(H5_LAYOUTS),
+    default="flat",
+    show_default=True,
+    help="flat: a dataset a record, named by its id. packed: one matrix.",
+)
+@click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|gpu[:N]", help="Where to compute."
+)
+@click.option(
+    "--threads", type=click.IntRange(1), metavar="N", help="CPU threads.  [default: all this process may use]"
+)
+@click.option(
+    "--batch-tokens",
+    type=click.IntRange(1),
+    default=2048,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a batch, padding included: more need more memory.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "bar", "none"]),
+    default="auto",
+    show_default=True,
+    help="auto: a bar if stderr is a terminal.",
+)
+@verbosity
+def embed(
+    inputs: tuple[str, ...], output: str, progress: str, quiet: bool, verbose: bool, **options: Any
+) -> None:
+    """Embed the RNA or DNA sequences of FASTA files.
+
+    INPUT is one FASTA file or several. Rows stand in input order; every row carries the record's id,
+    description and counts, and OUT says how it was made (see protrna info).
+    """
+    parse_device(options["device"])
+    options["format"] = options["format"] or format_of(Path(output))
+    if options["model"] == DEMO and not quiet:
+        say(f"note: {DEMO_NOTICE}")
+    with hushed_libraries(verbose):
+        from protrna_cli.api import EmbedOptions, embed_fasta
+
+        summary = embed_fasta(inputs, output, EmbedOptions(**options), progress_for(progress, quiet))
+    if not quiet:
+        say(summary.text())

@@ -1,0 +1,57 @@
+"""The README is run: its commands, its Python, and its table of options."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, Run
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """Fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def outputs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every `protrna` line of the README in a folder of its own, with the sample data in it."""
+    (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
+    monkeypatch.chdir(tmp_path)
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("protrna ")]
+    assert len(lines) == 5
+    for line in lines:
+        assert run(*shlex.split(line)[1:]).code == 0
+
+
+@pytest.mark.usefixtures("outputs")
+def test_the_commands_and_the_python_run() -> None:
+    names: dict[str, Any] = {}
+    for block in blocks("python"):
+        exec(block, names)
+    assert names["matrix"].shape == (46, 320)
+    assert names["trna"].shape == (320,)
+    assert names["results"]["attentions"].shape == (2, 6, 20, 25, 25)
+    assert names["summary"].n_records == 46
+
+
+def test_every_option_stands_in_the_readme_and_no_other(run: Run) -> None:
+    table = README.split("## `protrna embed INPUT... -o OUT`")[1].split("Input is FASTA")[0]
+    documented = set(re.findall(r"^\| (?:`-\w`, )?`(--[a-z0-9-]+)", table, re.MULTILINE))
+    shown = set(re.findall(r"^  (?:-\w, )?(--[a-z0-9-]+)", run("embed", "--help").out, re.MULTILINE))
+    assert documented == shown - {"--help"}
+
+
+def test_exit_codes_stand_in_the_readme() -> None:
+    from protrna_cli import errors
+
+    kinds = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and kind is not errors.ProtrnaError
+    ]
+    listed = README.split("Exit codes: ")[1].split("\n\n")[0]
+    for kind in kinds:
+        assert re.search(rf"\b{kind.exit_code}\b", listed), kind

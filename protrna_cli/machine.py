@@ -33,6 +33,28 @@ def _slurm_cpus() -> int | None:
     return int(value) if value.isdigit() else None
 
 
+def available_memory() -> int | None:
+    """Bytes of memory that this process may still take; None where the system does not say.
+
+    The lesser of what the kernel has to give (`MemAvailable`) and what the cgroup, version 2, has left.
+    """
+    limits = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                limits.append(int(line.split()[1]) * 1024)
+    except OSError:
+        pass
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            limits.append(int(limit) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return min(limits, default=None)
+
+
 def parse_device(device: str) -> tuple[str, int]:
     """Split `auto`, `cpu`, `gpu` or `gpu:N` into its kind and its number.
 

@@ -1,12 +1,23 @@
-"""Pure arithmetic: which records are held together, and which of them run together."""
+"""Pure arithmetic: which records are held together, how long ones are cut, and which pieces run together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from protrna_cli.rules import Rules
 
 WINDOW_RECORDS = 4096
 WINDOW_RESIDUES = 1 << 20
+
+BATCH_COST_TOKENS = 64
+"""A batch costs as much as so many tokens before its first: every weight passes through the processor.
+Padding of one piece that is worth more than that ends a batch early."""
 
 
 class HasLength(Protocol):
@@ -27,9 +38,6 @@ def windows(
 
     A window ends before the record that would break a bound; a record longer than `max_residues` is a
     window of its own.
-
-    >>> [len(w) for w in windows([], 2)]
-    []
     """
     window: list[_R] = []
     residues = 0
@@ -43,20 +51,95 @@ def windows(
         yield window
 
 
-def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Pack records of like length into batches, longest first.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of residues of one record that goes through the model at once.
 
-    Parameters
+    Attributes
     ----------
-    lengths
-        Residues of each record; with `<cls>` and `<eos>` a record takes `length + 2` tokens.
-    max_tokens
-        Budget of a batch in tokens, padding included. A record beyond it runs alone.
+    record
+        Place of the record in its window.
+    start, stop
+        Residues of the record, from 0; `stop` is not among them.
+    fresh
+        Residues that no earlier piece of the record covers.
+    """
+
+    record: int
+    start: int
+    stop: int
+    fresh: int
+
+    @property
+    def length(self) -> int:
+        """Count of residues."""
+        return self.stop - self.start
+
+
+def embedded_length(length: int, rules: Rules) -> int:
+    """Residues of a record of this length that its embedding speaks of."""
+    return min(length, rules.max_length) if rules.long == "truncate" else length
+
+
+def cut(record: int, length: int, rules: Rules) -> list[Piece]:
+    """Cut a record into the pieces in which it runs, in order; most records are one piece.
+
+    Pieces of a `window`ed record all have `max_length` residues, start at even distances and share `overlap`
+    residues or more.
+
+    >>> rules = Rules(max_length=10, overlap=4)
+    >>> [(piece.start, piece.stop) for piece in cut(0, 20, rules)]
+    [(0, 10), (5, 15), (10, 20)]
+    """
+    if length <= rules.max_length or rules.long != "window":
+        embedded = embedded_length(length, rules)
+        return [Piece(record, 0, embedded, embedded)]
+    beyond = length - rules.max_length
+    steps = -(-beyond // (rules.max_length - rules.shared))
+    starts = [beyond * step // steps for step in range(steps + 1)]
+    fresh = [rules.max_length, *(stop - start for start, stop in pairwise(starts))]
+    return [
+        Piece(record, start, start + rules.max_length, new) for start, new in zip(starts, fresh, strict=True)
+    ]
+
+
+def blend(pieces: Sequence[Piece]) -> list[npt.NDArray[np.float32]]:
+    """Share of each piece in the residues that it covers.
+
+    A piece's share falls linearly towards its edges, where the model saw least of the surroundings, and the
+    shares in a residue add up to 1: a residue that one piece alone covers is all that piece's.
 
     Returns
     -------
     list
-        The places in `lengths`, each once, batch by batch.
+        One float32 array (piece.length,) a piece.
+    """
+    if len(pieces) == 1:
+        return [np.ones(pieces[0].length, np.float32)]
+    raw = [np.minimum(np.arange(1, p.length + 1), np.arange(p.length, 0, -1)) for p in pieces]
+    total = np.zeros(max(piece.stop for piece in pieces))
+    for piece, share in zip(pieces, raw, strict=True):
+        total[piece.start : piece.stop] += share
+    return [
+        (share / total[piece.start : piece.stop]).astype(np.float32)
+        for piece, share in zip(pieces, raw, strict=True)
+    ]
+
+
+def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Pack pieces of like length into batches, longest first.
+
+    Parameters
+    ----------
+    lengths
+        Residues of each piece; with `<cls>` and `<eos>` a piece takes `length + 2` tokens.
+    max_tokens
+        Budget of a batch in tokens, padding included. A piece beyond it runs alone.
+
+    Returns
+    -------
+    list
+        The places in `lengths`, each once, batch by batch; equal lengths keep their order.
 
     >>> batches([5, 8, 6], max_tokens=20)
     [[1, 2], [0]]
@@ -64,8 +147,10 @@ def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     packed: list[list[int]] = []
     width = 0
     for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not packed or width * (len(packed[-1]) + 1) > max_tokens:
+        tokens = lengths[place] + 2
+        full = not packed or width * (len(packed[-1]) + 1) > max_tokens
+        if full or width - tokens > BATCH_COST_TOKENS:
             packed.append([])
-            width = lengths[place] + 2
+            width = tokens
         packed[-1].append(place)
     return packed

@@ -1,55 +1,37 @@
-"""FASTA bytes to records, and the census: one pass over the whole input before any model is loaded.
+"""Lines to records, under the rules of the run; and the census, one pass over the whole input.
 
-Biopython splits the input into headers and sequences. The letters are judged here:
-`A C G T U` in any case are residues; the IUPAC codes `R Y S W K M B D H V N` and `X`, `I` are unknown
-residues, written `x` and counted; anything else is an error that names file, record, line and position.
+Biopython splits lines into headers and sequences. The letters are judged here. `A C G T U` in any case are
+residues; the IUPAC codes `R Y S W K M B D H V N`, and `X` and `I`, are unknown residues, written `x` and
+counted; `-` `.` `~` are gaps; white space is nothing; anything else is invalid.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
-from protrna_cli.errors import InputError, InputUnreadable
+from protrna_cli import plan
+from protrna_cli.errors import InputError
+from protrna_cli.inputs import Source, fasta_lines
+from protrna_cli.rules import Rules
 
-TRAINED_LENGTH = 510
-"""Residues of the longest sequence that the model was trained on."""
-
-UNKNOWN = "x"
-_INVALID = "!"
-
-
-class _Letters(dict[int, str]):
-    """What every letter becomes; `!` for all that is no residue."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for letters, residue in (("aA", "a"), ("cC", "c"), ("gG", "g"), ("uUtT", "u")):
-            self.update({ord(letter): residue for letter in letters})
-        self.update({ord(letter): UNKNOWN for code in "RYSWKMBDHVNXI" for letter in (code, code.lower())})
-
-    def __missing__(self, key: int) -> str:
-        return _INVALID
-
-
-_LETTERS = _Letters()
+UNKNOWN, _GAP, _INVALID = "x", "-", "!"
+_ONLY_PROTEIN = frozenset("EFJLOPQZ*")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One FASTA record. It is its index: ids may repeat.
+    """One FASTA record. Its place is what it is known by: ids may repeat.
 
     Attributes
     ----------
-    index
-        Place in the whole input, from 0.
+    number
+        Which record of its input it is, from 1; skipped records are counted.
     id, description
         First word of the header, and the rest of it.
     sequence
@@ -58,7 +40,7 @@ class Record:
         How many of them are `x`.
     """
 
-    index: int
+    number: int
     id: str
     description: str
     sequence: str
@@ -70,6 +52,34 @@ class Record:
         return len(self.sequence)
 
 
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A record that the rules leave out.
+
+    Attributes
+    ----------
+    file, record, id
+        The input, which record of it this is, from 1, and its id.
+    line, position
+        Line of the input, and residue of the record, of what is wrong; 0 where it is not one letter.
+    reason
+        What is wrong.
+    """
+
+    file: str
+    record: int
+    id: str
+    line: int
+    position: int
+    reason: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}: record {self.record} (id {shortened(self.id)}), line {self.line}"
+        return (
+            f"{place}, residue {self.position}: {self.reason}" if self.position else f"{place}: {self.reason}"
+        )
+
+
 @dataclass
 class Census:
     """What one pass over the whole input counts.
@@ -77,89 +87,124 @@ class Census:
     Attributes
     ----------
     inputs
-        Name and SHA-256 of the bytes of each input file.
-    n_records, n_residues, n_unknown, longest
-        Records, residues, unknown residues, and residues of the longest record.
+        Name, without its folders, and SHA-256 of each input as it stands on disk.
+    n_records, n_skipped
+        Records to embed, and records that the rules leave out.
+    n_residues, n_embedded, n_unknown
+        Residues of the records to embed, those that `truncate` leaves, and the unknown among the residues.
+    n_long, n_repeats
+        Records longer than `max_length`, and records equal to another of their window.
+    longest, longest_id
+        Residues and id of the longest record.
     """
 
     inputs: list[dict[str, str]] = field(default_factory=list)
     n_records: int = 0
+    n_skipped: int = 0
     n_residues: int = 0
+    n_embedded: int = 0
     n_unknown: int = 0
-    longest: int = 0
     n_long: int = 0
+    n_repeats: int = 0
+    longest: int = 0
+    longest_id: str = ""
 
-    def count(self, record: Record) -> None:
-        """Add one record."""
-        self.n_records += 1
-        self.n_residues += record.length
-        self.n_unknown += record.n_unknown
-        self.longest = max(self.longest, record.length)
-        self.n_long += record.length > TRAINED_LENGTH
+    def count(self, window: list[Record], rules: Rules) -> None:
+        """Add the records of one window."""
+        lengths = [record.length for record in window]
+        self.n_records += len(window)
+        self.n_residues += sum(lengths)
+        self.n_embedded += sum(plan.embedded_length(length, rules) for length in lengths)
+        self.n_unknown += sum(record.n_unknown for record in window)
+        self.n_long += sum(length > rules.max_length for length in lengths)
+        self.n_repeats += len(window) - len({record.sequence for record in window})
+        longest = max(window, key=lambda record: record.length)
+        if longest.length > self.longest:
+            self.longest, self.longest_id = longest.length, longest.id
 
 
-def take_census(paths: Sequence[Path]) -> Census:
-    """Read the whole input once: validate every record, count, and hash the files.
+def take_census(sources: Sequence[Source], rules: Rules, unique_ids: bool = False) -> Census:
+    """Read the whole input once: validate every record, count, and hash the inputs.
+
+    Parameters
+    ----------
+    unique_ids
+        Whether every record must have an id of its own, as flat HDF5 wants; only this takes memory that
+        grows with the input, some 60 bytes a record.
 
     Raises
     ------
     InputUnreadable
-        A file cannot be opened or read.
+        An input cannot be read.
     InputError
-        A file is not FASTA of RNA or DNA, or there is no record in it.
+        An input is not FASTA of RNA or DNA under the rules, an id is not unique that must be, or no record is
+        left to embed.
     """
     census = Census()
-    for path in paths:
-        before = census.n_records
-        digest = hashlib.sha256()
-        for record in _read_file(path, before, digest):
-            census.count(record)
-        if census.n_records == before:
-            raise InputError(f"{path}: no FASTA record in it; a record starts with a line '>ID description'")
-        census.inputs.append({"name": path.name, "sha256": digest.hexdigest()})
+    seen: set[int] = set()
+
+    def kept() -> Iterator[Record]:
+        for item in _read(sources, rules, census.inputs):
+            if isinstance(item, Skipped):
+                census.n_skipped += 1
+                continue
+            if unique_ids:
+                if not item.id or hash(item.id) in seen:
+                    raise InputError(_unfit_id(sources[len(census.inputs)], item))
+                seen.add(hash(item.id))
+            yield item
+
+    for window in plan.windows(kept()):
+        census.count(window, rules)
+    if not census.n_records:
+        names = ", ".join(source.name for source in sources)
+        raise InputError(f"{names}: all {census.n_skipped} records were skipped; nothing is left to embed")
     return census
 
 
-def read_records(paths: Iterable[Path], census: Census) -> Iterator[Record]:
-    """Read the records once more, in order, under the rules of the census.
+def _unfit_id(source: Source, record: Record) -> str:
+    what = f"the id {shortened(record.id)} repeats" if record.id else "it has no id"
+    return (
+        f"{source.name}: record {record.number}: {what}, and flat HDF5 names a dataset by it; "
+        "use --h5-layout packed, or an output in .parquet or .npy"
+    )
+
+
+def read_records(sources: Sequence[Source], rules: Rules, census: Census) -> Iterator[Record | Skipped]:
+    """Read the input once more, in order, under the rules of the census.
 
     Raises
     ------
     InputError
-        As `take_census`; also when a file is not the one that the census read.
+        As `take_census`; also when an input is not the one that the census read.
     """
-    index = 0
-    for path, counted in zip(paths, census.inputs, strict=True):
+    inputs: list[dict[str, str]] = []
+    yield from _read(sources, rules, inputs)
+    for source, before, now in zip(sources, census.inputs, inputs, strict=True):
+        if before != now:
+            raise InputError(
+                f"{source.name}: changed while it was being read; start again with a file at rest"
+            )
+
+
+def _read(
+    sources: Iterable[Source], rules: Rules, inputs: list[dict[str, str]]
+) -> Iterator[Record | Skipped]:
+    """Read all inputs in order; name and hash of each are added to `inputs` when it ends."""
+    letters = _Letters(rules)
+    for source in sources:
         digest = hashlib.sha256()
-        for record in _read_file(path, index, digest):
-            index += 1
-            yield record
-        if digest.hexdigest() != counted["sha256"]:
-            raise InputError(f"{path}: changed while it was being read; start again with a file at rest")
-
-
-class _HashingReader(io.RawIOBase):
-    """A file's bytes, hashed on their way."""
-
-    def __init__(self, path: Path, digest: Any) -> None:
-        self._file = path.open("rb", buffering=0)
-        self._digest = digest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self._file.readinto(buffer) or 0
-        self._digest.update(memoryview(buffer)[:count])
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+        number = 0
+        numbered = _HeaderLines(fasta_lines(source, digest))
+        for number, (header, raw) in enumerate(SimpleFastaParser(iter(numbered)), start=1):
+            yield _judged(source, number, header, letters.read(raw), numbered.waiting.popleft(), rules)
+        if not number:
+            raise InputError(f"{source.name}: no FASTA record in it; a record starts with '>ID description'")
+        inputs.append({"name": Path(source.name).name, "sha256": digest.hexdigest()})
 
 
 class _HeaderLines:
-    """Lines of a file, and the numbers of the header lines that passed by and wait for their record."""
+    """Lines of an input, and the numbers of the header lines that passed by and wait for their record."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self.waiting: deque[int] = deque()
@@ -167,48 +212,103 @@ class _HeaderLines:
 
     def __iter__(self) -> Iterator[str]:
         for number, line in enumerate(self._lines, start=1):
-            if line.startswith(">"):
+            if line[0] == ">":
                 self.waiting.append(number)
             yield line
 
 
-def _read_file(path: Path, first_index: int, digest: Any) -> Iterator[Record]:
-    try:
-        with io.TextIOWrapper(io.BufferedReader(_HashingReader(path, digest), 1 << 20), "utf-8-sig") as text:
-            lines = _HeaderLines(text)
-            for index, (header, letters) in enumerate(SimpleFastaParser(iter(lines)), first_index):
-                record = _record(index, header, letters)
-                line = lines.waiting.popleft()
-                if not record.sequence or _INVALID in record.sequence:
-                    raise InputError(_complaint(path, record, line))
-                yield record
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file in UTF-8 ({error.reason}); is it FASTA?") from None
-    except OSError as error:
-        raise InputUnreadable(f"{path}: cannot be read ({error.strerror or error})") from None
+class _Letters(dict[int, str | None]):
+    """What every letter becomes; `!` for what is neither residue, gap nor white space."""
+
+    def __init__(self, rules: Rules) -> None:
+        super().__init__()
+        for group, residue in (("ACGU", None), ("T", "u"), ("RYSWKMBDHVNXI", UNKNOWN), ("-.~", _GAP)):
+            for letter in group:
+                self[ord(letter)] = self[ord(letter.lower())] = residue or letter.lower()
+        self.update(dict.fromkeys(map(ord, " \t\v\f\r\n")))
+        self._gaps = {"remove": "", "unknown": UNKNOWN}.get(rules.gaps)
+        self._invalid = {"unknown": UNKNOWN}.get(rules.on_invalid)
+
+    def __missing__(self, key: int) -> str:
+        return _INVALID
+
+    def read(self, raw: str) -> str:
+        """Letters of a record as residues; gaps and invalid letters that the rules do not read remain."""
+        sequence = raw.translate(self)
+        if self._gaps is not None:
+            sequence = sequence.replace(_GAP, self._gaps)
+        if self._invalid is not None:
+            sequence = sequence.replace(_INVALID, self._invalid)
+        return sequence
 
 
-def _record(index: int, header: str, letters: str) -> Record:
+def _judged(
+    source: Source, number: int, header: str, sequence: str, line: int, rules: Rules
+) -> Record | Skipped:
+    """Make a record, or say why it is left out.
+
+    Raises
+    ------
+    InputError
+        The rules do not let the record pass.
+    """
+    if "\0" in header:
+        raise InputError(f"{source.name}: line {line}: a header with a NUL byte; is this a text file?")
     name, description = [*header.split(None, 1), "", ""][:2]
-    sequence = letters.translate(_LETTERS)
-    return Record(index, name, description, sequence, sequence.count(UNKNOWN))
+    if not sequence or _GAP in sequence or _INVALID in sequence:
+        return _flawed(source, number, name, line, sequence, rules)
+    if len(sequence) > rules.max_length and rules.long in ("error", "skip"):
+        reason = f"{len(sequence):,} residues, longer than {rules.max_length:,}"
+        flaw = Skipped(source.name, number, name, line, 0, reason)
+        if rules.long == "error":
+            raise InputError(f"{flaw}; use --long window, truncate, skip or whole")
+        return flaw
+    return Record(number, name, description, sequence, sequence.count(UNKNOWN))
 
 
-def _complaint(path: Path, record: Record, header_line: int) -> str:
-    """Name the first bad letter of a record by reading its lines again, which good records never pay for."""
-    place = f"{path}: record {record.index + 1} (id {record.id!r})"
-    if not record.sequence:
-        return f"{place}, line {header_line}: no residues; remove the record"
-    with path.open(encoding="utf-8-sig") as text:
-        position = 0
-        for number, line in enumerate(text, start=1):
-            if number <= header_line:
-                continue
-            for letter in line.rstrip().replace(" ", ""):
-                position += 1
-                if _LETTERS[ord(letter)] == _INVALID:
-                    return (
-                        f"{place}, line {number}, residue {position}: {letter!r} is no letter of RNA or DNA; "
-                        "correct it, or write N for an unknown residue"
-                    )
-    raise AssertionError("a complaint without a bad letter")
+def _flawed(source: Source, number: int, name: str, header: int, sequence: str, rules: Rules) -> Skipped:
+    """Say what is wrong with a record's letters; raised unless the rules skip it."""
+    if not sequence:
+        flaw = Skipped(source.name, number, name, header, 0, "no residues")
+        remedy = "remove the record, or use --on-invalid skip"
+    else:
+        mark = _GAP if _GAP in sequence else _INVALID
+        line, position, letter, raw = _locate(source, header, mark, rules)
+        flaw = Skipped(source.name, number, name, line, position, f"{letter!r} is no letter of RNA or DNA")
+        remedy = "correct it, or use --on-invalid skip or --on-invalid unknown"
+        if mark == _GAP:
+            # An alignment is a file chosen by mistake, not a bad record: --on-invalid does not speak of it.
+            raise InputError(f"{flaw} but a gap; use --gaps remove or --gaps unknown")
+        if sum(raw.upper().count(each) for each in _ONLY_PROTEIN) > max(2, len(raw) / 20):
+            flaw = replace(flaw, reason=f"{flaw.reason}; the record looks like protein")
+            remedy = "give RNA or DNA, or use --on-invalid skip"
+    if rules.on_invalid != "skip":
+        raise InputError(f"{flaw}; {remedy}")
+    return flaw
+
+
+def _locate(source: Source, header: int, mark: str, rules: Rules) -> tuple[int, int, str, str]:
+    """Line, position and letter of a record's first letter that reads as `mark`, and all its letters.
+
+    It reads the record again, for which good records never pay.
+    """
+    letters = _Letters(rules)
+    lines: list[tuple[int, str]] = []
+    for number, line in enumerate(fasta_lines(source), start=1):
+        if number > header:
+            if line[0] == ">":
+                break
+            lines.append((number, line))
+    position = 0
+    for number, line in lines:
+        for letter in line:
+            read = letters.read(letter)
+            position += len(read)
+            if read == mark:
+                return number, position, letter, "".join(line for _, line in lines)
+    raise InputError(f"{source.name}: changed while it was being read; start again with a file at rest")
+
+
+def shortened(name: str) -> str:
+    """Quote an id for a message, its middle left out when it is long."""
+    return repr(name if len(name) <= 60 else f"{name[:40]}…{name[-16:]}")

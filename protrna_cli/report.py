@@ -37,8 +37,12 @@ class Summary:
         The file it made.
     n_records, n_residues, n_unknown
         What was embedded; unknown residues are among the residues.
-    n_whole
-        Records longer than the model was trained on, run in one piece.
+    n_long, long, max_length
+        Records longer than `max_length` residues, and what became of them.
+    n_skipped, skipped_list
+        Records left out, and the file that lists them.
+    n_repeats
+        Records whose sequence stood before in their window and ran once with it.
     seconds
         Wall time from the first batch to the last; loading the model is not in it.
     """
@@ -47,7 +51,12 @@ class Summary:
     n_records: int
     n_residues: int
     n_unknown: int
-    n_whole: int
+    n_long: int
+    long: str
+    max_length: int
+    n_skipped: int
+    skipped_list: str
+    n_repeats: int
     seconds: float
 
     def text(self) -> str:
@@ -55,7 +64,12 @@ class Summary:
         parts = [counted(self.n_records, "record"), counted(self.n_residues, "residue")]
         if self.n_unknown:
             parts.append(f"{self.n_unknown:,} of them unknown")
-        if self.n_whole:
-            parts.append(f"{counted(self.n_whole, 'record')} longer than 510 run whole")
+        if self.n_long:
+            fate = {"window": "in windows", "truncate": "CUT", "whole": "whole"}[self.long]
+            parts.append(f"{counted(self.n_long, 'record')} longer than {self.max_length} {fate}")
+        if self.n_repeats:
+            parts.append(f"{counted(self.n_repeats, 'repeat')} run once")
+        if self.n_skipped:
+            parts.append(f"{counted(self.n_skipped, 'record')} SKIPPED (see {self.skipped_list})")
         rate = self.n_residues / self.seconds if self.seconds else 0.0
         return f"{', '.join(parts)}; {self.seconds:.1f} s, {rate:,.0f} residues/s: {self.output}"

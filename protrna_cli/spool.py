@@ -5,14 +5,24 @@ Nothing half-written ever bears its final name.
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 
 from protrna_cli.errors import OutputUnwritable, WriteFailed
 from protrna_cli.output import files_of, npy, write_output
 from protrna_cli.output.rows import Header, Row, Values
+from protrna_cli.records import Skipped
+
+SKIPPED_COLUMNS = tuple(field.name for field in fields(Skipped))
+
+
+def skipped_path(output: Path) -> Path:
+    """Where the records that an output leaves out are listed."""
+    return output.with_name(f"{output.name}.skipped.tsv")
 
 
 class Spool:
@@ -36,6 +46,7 @@ class Spool:
         self._header = header
         self._folder = output.with_name(f"{output.name}.partial")
         self._array = self._folder / "vectors.npy"
+        self._skipped = self._folder / "skipped.tsv"
         try:
             if self._folder.exists():
                 shutil.rmtree(self._folder)
@@ -50,6 +61,18 @@ class Spool:
         """Add rows, in input order; returns the place of each row's first vector."""
         try:
             return self._slots.announce(rows)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def skip(self, record: Skipped) -> None:
+        """Note a record that is left out: a line of `OUT.skipped.tsv`."""
+        try:
+            new = not self._skipped.exists()
+            with self._skipped.open("a", encoding="utf-8", newline="") as file:
+                lines = csv.writer(file, dialect="excel-tab", lineterminator="\n")
+                if new:
+                    lines.writerow(SKIPPED_COLUMNS)
+                lines.writerow([getattr(record, column) for column in SKIPPED_COLUMNS])
         except OSError as error:
             raise self._failure(error) from error
 
@@ -75,7 +98,11 @@ class Spool:
                 made = self._folder / self._output.name
                 blocks = npy.read_blocks(self._array, self._header)
                 write_output(made, format, h5_layout, self._header, blocks)
-            for source, target in zip(files_of(made, format), files_of(self._output, format), strict=True):
+            skipped_path(self._output).unlink(missing_ok=True)
+            moves = list(zip(files_of(made, format), files_of(self._output, format), strict=True))
+            if self._skipped.exists():
+                moves.insert(0, (self._skipped, skipped_path(self._output)))
+            for source, target in moves:
                 _sync(source)
                 source.replace(target)
             _sync(self._output.parent)

@@ -25,6 +25,14 @@ class Outcome:
 Run = Callable[..., Outcome]
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the cache folder of whoever runs the tests out of them."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("PROTRNA_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `protrna` with these words in this process."""

@@ -116,7 +116,7 @@ def test_stderr_holds_our_lines_only(tmp_path: Path) -> None:
     assert done.stdout == ""
     note, summary = done.stderr.splitlines()
     assert note == "protrna: note: model demo has synthetic weights: its embeddings carry no biology"
-    assert summary.startswith("protrna: 46 records, 7,146 residues, 1 record longer than 510 run whole; ")
+    assert summary.startswith("protrna: 46 records, 7,146 residues, 1 record longer than 510 in windows; ")
 
 
 def test_quiet_says_nothing_and_verbose_lets_tensorflow_speak(tmp_path: Path) -> None:

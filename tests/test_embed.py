@@ -1,14 +1,18 @@
 """The whole way, from FASTA to files, against the float64 reference."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.output import read_output
 from protrna_cli.output.rows import Header, Row
+from protrna_cli.rules import Rules
 from tests import reference
 from tests.conftest import GOLDEN, SAMPLE, Run
 from tests.test_output import KINDS, joined
@@ -119,9 +123,219 @@ def test_windows_keep_input_order(tmp_path: Path, inputs: tuple[Path, list[str]]
     np.testing.assert_allclose(np.load(tmp_path / "cut.npy"), np.load(whole), rtol=0, atol=1e-5)
 
 
-def test_provenance_says_how_it_was_made(tmp_path: Path, run: Run) -> None:
-    import hashlib
+def random_sequence(length: int, seed: int = 5) -> str:
+    return "".join(np.random.default_rng(seed).choice(list("acgu"), length))
 
+
+def write_fasta(path: Path, sequences: list[str]) -> Path:
+    path.write_text("".join(f">s{i}\n{sequence}\n" for i, sequence in enumerate(sequences)))
+    return path
+
+
+def joined_reference(sequence: str, max_length: int, overlap: int) -> Any:
+    """Residues (L, D) of a long record: windows run alone in float64, joined by distance from the edge."""
+    beyond = len(sequence) - max_length
+    steps = -(-beyond // (max_length - overlap))
+    starts = [beyond * step // steps for step in range(steps + 1)]
+    total, weight = np.zeros((len(sequence), 40)), np.zeros((len(sequence), 1))
+    windows = expected_residues([sequence[start : start + max_length] for start in starts])
+    for start, residues in zip(starts, windows, strict=True):
+        from_the_edge = np.minimum(np.arange(max_length), np.arange(max_length)[::-1])[:, None] + 1
+        total[start : start + max_length] += from_the_edge * residues
+        weight[start : start + max_length] += from_the_edge
+    return total / weight
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_long_records_are_joined_from_windows(tmp_path: Path, pool: str, per_token: bool) -> None:
+    """Long ones among short ones, one of them twice."""
+    sequences = [random_sequence(n, n) for n in (30, 200, 61, 60, 5, 119)]
+    sequences.append(sequences[1])
+    path = write_fasta(tmp_path / "in.fa", sequences)
+    rules = Rules(max_length=60, overlap=20)
+    options = EmbedOptions(model=str(TOY), rules=rules, pool=pool, per_token=per_token, batch_tokens=200)
+    embed_fasta(path, tmp_path / "out.npy", options)
+    _, rows, values = read(tmp_path / "out.npy")
+    residues = [joined_reference(s, 60, 20) if len(s) > 60 else expected_residues([s])[0] for s in sequences]
+    pooled = [each.mean(0) if pool == "mean" else each.max(0) for each in residues]
+    expected = np.concatenate(residues) if per_token else np.stack(pooled)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-4)
+    assert [row.n_windows for row in rows] == [1, 5, 2, 1, 1, 3, 5]
+    assert [row.n_embedded for row in rows] == [row.length for row in rows] == list(map(len, sequences))
+
+
+def test_the_cls_vector_of_a_long_record_is_the_mean_of_its_windows(tmp_path: Path) -> None:
+    sequence = random_sequence(100)
+    path = write_fasta(tmp_path / "in.fa", [sequence])
+    options = EmbedOptions(model=str(TOY), rules=Rules(max_length=60, overlap=20), pool="cls")
+    embed_fasta(path, tmp_path / "out.npy", options)
+    weights = reference.read_weights(TOY)
+    windows = [[0, *(LETTERS[c] for c in sequence[start : start + 60]), 2] for start in (0, 40)]
+    expected = reference.forward(weights, np.array(windows)).representations[-1][:, 0].mean(0)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy")[0], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [510, 511, 100_000])
+def test_records_around_and_far_beyond_the_limit(tmp_path: Path, length: int, run: Run) -> None:
+    path = write_fasta(tmp_path / "in.fa", [random_sequence(length), "acgu"])
+    outcome = run("embed", path, "-o", tmp_path / "out.parquet", "--per-token", "--model", TOY)
+    assert outcome.code == 0
+    assert ("1 record longer than 510 in windows" in outcome.err) == (length > 510)
+    _, [row, _], values = read(tmp_path / "out.parquet")
+    assert (row.length, row.n_embedded, row.n_windows) == (
+        length,
+        length,
+        {510: 1, 511: 2, 100_000: 261}[length],
+    )
+    assert values.shape == (length + 4, 40)
+    assert np.isfinite(values).all()
+
+
+def test_truncate_says_what_it_cut(tmp_path: Path, run: Run) -> None:
+    sequence = random_sequence(700)
+    path = write_fasta(tmp_path / "in.fa", [sequence])
+    outcome = run("embed", path, "-o", tmp_path / "out.npy", "--long", "truncate", "--model", TOY)
+    assert "1 record longer than 510 CUT" in outcome.err
+    header, [row], values = read(tmp_path / "out.npy")
+    assert (row.length, row.n_embedded, row.n_windows, header.n_residues) == (700, 510, 1, 510)
+    expected = expected_residues([sequence[:510]])[0].mean(0)
+    np.testing.assert_allclose(values[0], expected, rtol=0, atol=1e-4)
+
+
+def test_whole_runs_one_piece(tmp_path: Path, run: Run) -> None:
+    sequence = random_sequence(700)
+    path = write_fasta(tmp_path / "in.fa", [sequence])
+    outcome = run("embed", path, "-o", tmp_path / "out.npy", "--long", "whole", "--model", TOY)
+    assert "1 record longer than 510 whole" in outcome.err
+    _, [row], values = read(tmp_path / "out.npy")
+    assert (row.n_embedded, row.n_windows) == (700, 1)
+    np.testing.assert_allclose(values[0], expected_residues([sequence])[0].mean(0), rtol=0, atol=1e-4)
+
+
+def test_whole_says_what_a_record_needs_when_it_cannot_fit(tmp_path: Path, run: Run) -> None:
+    path = write_fasta(tmp_path / "in.fa", ["a" * 1_000_000])
+    outcome = run("embed", path, "-o", tmp_path / "out.npy", "--long", "whole", "--model", TOY)
+    assert outcome.code == 2
+    assert "record 's0' of 1,000,000 residues needs 37,253.1 GiB of memory in one piece" in outcome.err
+    assert "use --long window" in outcome.err
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_skipped_records_are_listed_and_nowhere_else(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "in.fa"
+    path.write_text(f">a\nACGU\n>tab\there\nA*\n>c\n>d\nAC\n>e\n{'A' * 600}\n")
+    out = tmp_path / "out.parquet"
+    words = ["embed", path, "-o", out, "--model", TOY, "--overwrite"]
+    outcome = run(*words, "--on-invalid", "skip", "--long", "skip")
+    assert outcome.code == 0
+    assert f"3 records SKIPPED (see {out}.skipped.tsv)" in outcome.err
+    listed = pd.read_csv(f"{out}.skipped.tsv", sep="\t")
+    assert listed["id"].tolist() == ["tab", "c", "e"]
+    assert listed["record"].tolist() == [2, 3, 5]
+    assert listed["line"].tolist() == [4, 5, 8]
+    assert listed["position"].tolist() == [2, 0, 0]
+    header, rows, _ = read(out)
+    assert [row.id for row in rows] == ["a", "d"]
+    assert (header.provenance["records"], header.provenance["skipped"]) == (5, 3)
+    # A later run that skips nothing leaves no list of an earlier one behind.
+    path.write_text(">a\nACGU\n")
+    assert run(*words).code == 0
+    assert not Path(f"{out}.skipped.tsv").exists()
+
+
+def test_equal_sequences_run_once_and_are_all_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from protrna_cli.model.transformer import ProtRNA
+
+    ran: list[int] = []
+    embed = ProtRNA.embed
+    monkeypatch.setattr(
+        ProtRNA, "embed", lambda self, tokens, *rest: ran.extend(tokens) or embed(self, tokens, *rest)
+    )
+    sequences = ["acgu", "ggcc", "acgu", "acgu", "acgux"]
+    path = write_fasta(tmp_path / "in.fa", sequences)
+    summary = embed_fasta(path, tmp_path / "out.npy", EmbedOptions(model=str(TOY)))
+    assert len(ran) == 3
+    assert summary.n_repeats == 2
+    expected = [each.mean(0) for each in expected_residues(sequences)]
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=0, atol=1e-4)
+
+
+ODD_IDS = ["plain", "a/b", "100%", "a%2Fb", ".", "ümläut", "x" * 5000, 'quote"d', "|pipe;semi,comma", "-"]
+
+
+@pytest.mark.parametrize(("format", "h5_layout"), KINDS)
+def test_odd_ids_come_back_as_they_were(tmp_path: Path, format: str, h5_layout: str) -> None:
+    path = tmp_path / "in.fa"
+    path.write_text("".join(f">{name} of \t{name}\nACGU\n" for name in ODD_IDS), encoding="utf-8")
+    out = tmp_path / "out"
+    embed_fasta(path, out, EmbedOptions(model=str(TOY), format=format, h5_layout=h5_layout))
+    _, rows, _ = read(out)
+    assert [row.id for row in rows] == ODD_IDS
+    assert [row.description for row in rows] == [f"of \t{name}" for name in ODD_IDS]
+
+
+@pytest.mark.parametrize(("format", "h5_layout"), [kind for kind in KINDS if kind != ("h5", "flat")])
+def test_ids_may_repeat_or_be_empty_where_rows_are_known_by_place(
+    tmp_path: Path, format: str, h5_layout: str
+) -> None:
+    path = tmp_path / "in.fa"
+    path.write_text(">a\nA\n>a\nC\n>\nG\n")
+    embed_fasta(path, tmp_path / "out", EmbedOptions(model=str(TOY), format=format, h5_layout=h5_layout))
+    _, rows, values = read(tmp_path / "out")
+    assert [row.id for row in rows] == ["a", "a", ""]
+    expected = [each.mean(0) for each in expected_residues(["a", "c", "g"])]
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-4)
+
+
+def test_a_very_long_description_fits_everywhere(tmp_path: Path) -> None:
+    text = "d" * 200_000
+    path = tmp_path / "in.fa"
+    path.write_text(f">a {text}\nACGU\n")
+    for format, h5_layout in KINDS:
+        out = tmp_path / f"out.{h5_layout}.{format}"
+        embed_fasta(path, out, EmbedOptions(model=str(TOY), h5_layout=h5_layout))
+        assert read(out)[1][0].description == text
+
+
+def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, run: Run) -> None:
+    sequences = [random_sequence(n, n) for n in (510, 700, 10)]
+    path = write_fasta(tmp_path / "in.fa", [*sequences, sequences[2], "acgx"])
+    words = ["embed", path, "-o", tmp_path / "out.npy", "--model", TOY, "--dry-run"]
+    found = json.loads(run(*words, "--format", "json", "--batch-tokens", 1024).out)
+    counted = {key: found[key] for key in ("records", "residues", "unknown", "long", "repeats", "skipped")}
+    assert counted == {"records": 5, "residues": 1234, "unknown": 1, "long": 1, "repeats": 1, "skipped": 0}
+    # Three pieces of 510 in two batches, for the budget holds two of them; then 10 and 4 together.
+    assert (found["tokens"], found["batches"]) == (3 * 512 + 12 + 6, 3)
+    assert found["padding_share"] == pytest.approx(1 - (3 * 512 + 12 + 6) / (3 * 512 + 2 * 12))
+    assert found["output_bytes"] == 5 * 40 * 4
+    assert found["seconds"] is None
+    table = run(*words).out
+    assert "records                        5" in table
+    assert "unknown before a first run" in table
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_dry_run_knows_the_last_rate_and_needs_no_weights(tmp_path: Path, run: Run, home: Path) -> None:
+    from protrna_cli import api, rates
+
+    path = write_fasta(tmp_path / "in.fa", ["acgu"])
+    key = api._rate_key(api._size("protrna"), EmbedOptions(threads=3))
+    rates.remember(home / "rates.json", key, 2.0)
+    words = ["embed", path, "-o", tmp_path / "out.npy", "--dry-run", "--format", "json", "--threads", 3]
+    found = json.loads(run(*words).out)
+    assert found["seconds"] == 3.0
+    assert found["output_bytes"] == 1280 * 4
+
+
+def test_json_is_for_dry_runs(tmp_path: Path, run: Run) -> None:
+    outcome = run("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY, "--format", "json")
+    assert (outcome.code, "--format json is for --dry-run" in outcome.err) == (2, True)
+
+
+def test_provenance_says_how_it_was_made(tmp_path: Path, run: Run) -> None:
     out = tmp_path / "out.parquet"
     assert run("embed", SAMPLE, "-o", out, "--model", TOY, "--pool", "max").code == 0
     provenance = read_output(out)[0].provenance
@@ -129,6 +343,7 @@ def test_provenance_says_how_it_was_made(tmp_path: Path, run: Run) -> None:
     assert provenance["inputs"] == [
         {"name": SAMPLE.name, "sha256": hashlib.sha256(SAMPLE.read_bytes()).hexdigest()}
     ]
+    assert provenance["rules"]["overlap"] == 127
     assert (provenance["pooling"], provenance["layers"], provenance["precision"]) == ("max", [3], "float32")
     assert "notice" not in provenance
     shown = run("info", out).out

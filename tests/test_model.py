@@ -23,6 +23,14 @@ PUBLISHED_LOGITS = {"rtol": 0, "atol": 5e-5}
 REFERENCE = {"rtol": 0, "atol": 1e-4}
 
 
+def weigh(lengths: Any, width: int) -> Any:
+    """Weights (B, T) of a mean over all residues of sequences of these lengths."""
+    weights = np.zeros((len(lengths), width), np.float32)
+    for row, length in zip(weights, lengths, strict=True):
+        row[1 : length + 1] = 1 / length
+    return weights
+
+
 @pytest.fixture(scope="module", params=["toy", "head64"])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -99,7 +107,7 @@ def test_pooling_equals_the_reference(model: Any, golden: Any, name: str, poolin
         "none": lambda row: row[1:-1],
     }
     layers = [model.size.layers, 1]
-    embedded = model.embed(golden["tokens"], lengths.astype(np.int32), layers, pooling)
+    embedded = model.embed(golden["tokens"], weigh(lengths, golden["tokens"].shape[1]), layers, pooling)
     for layer, rows in zip(layers, embedded, strict=True):
         for row, length, all_tokens in zip(rows, lengths, hidden[layer], strict=True):
             expected = pool[pooling](all_tokens[: length + 2])
@@ -111,11 +119,15 @@ def test_a_batch_never_changes_a_row(model: Any) -> None:
     rng = np.random.default_rng(7)
     sequences = ["".join(rng.choice(list("ACGU"), size)) for size in (1, 2, 37, 90, 91)]
     encoded = [model.alphabet.encode(sequence) for sequence in sequences]
-    lengths = np.array([len(ids) for ids in encoded], np.int32)
-    [together] = model.embed(model.alphabet.frame(encoded), lengths, [model.size.layers], "mean")
-    [padded] = model.embed(model.alphabet.frame(encoded, width=130), lengths, [model.size.layers], "mean")
+    lengths = [len(ids) for ids in encoded]
+
+    def rows(encoded: list[Any], lengths: list[int], width: int) -> Any:
+        tokens = model.alphabet.frame(encoded, width)
+        return model.embed(tokens, weigh(lengths, width), [model.size.layers], "mean")[0]
+
+    together, padded = rows(encoded, lengths, 93), rows(encoded, lengths, 130)
     for i, ids in enumerate(encoded):
-        [[alone]] = model.embed(model.alphabet.frame([ids]), lengths[i : i + 1], [model.size.layers], "mean")
+        [alone] = rows([ids], lengths[i : i + 1], lengths[i] + 2)
         np.testing.assert_allclose(together[i], alone, rtol=0, atol=1e-5)
         np.testing.assert_allclose(padded[i], alone, rtol=0, atol=1e-5)
 
@@ -132,7 +144,7 @@ def test_an_embedding_pays_for_no_lm_head_and_no_later_layer(
     run = model._layer
     monkeypatch.setattr(layers, "lm_head", never)
     monkeypatch.setitem(model.__dict__, "_layer", lambda *args: ran.append(1) or run(*args))
-    model.embed(golden["tokens"], np.ones(6, np.int32), [1], "mean")
+    model.embed(golden["tokens"], np.ones(golden["tokens"].shape, np.float32), [1], "mean")
     assert len(ran) == 1
 
 
@@ -161,9 +173,8 @@ def test_load_pretrained_model_takes_name_and_folder() -> None:
 def test_the_demo_model_is_the_same_everywhere() -> None:
     """Its numbers are promised: a few of them, read when it was made."""
     model = load_model("demo")
-    [[row]] = model.embed(
-        model.alphabet.frame([model.alphabet.encode("GGGGCCCC")]), np.array([8], np.int32), [6], "mean"
-    )
+    tokens = model.alphabet.frame([model.alphabet.encode("GGGGCCCC")])
+    [[row]] = model.embed(tokens, weigh([8], 10), [6], "mean")
     np.testing.assert_allclose(row[:3], DEMO_ROW, rtol=0, atol=1e-5)
 
 

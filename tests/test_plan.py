@@ -1,11 +1,15 @@
 """Windows and batches: every record once, in order, within bounds."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protrna_cli import plan
+from protrna_cli.rules import DEFAULT_RULES, Rules
 
 
 @dataclass(frozen=True)
@@ -38,3 +42,45 @@ def test_batches_hold_every_place_once_within_the_budget(lengths: list[int], bud
 def test_batches_come_longest_first(lengths: list[int], budget: int) -> None:
     order = [lengths[place] for batch in plan.batches(lengths, budget) for place in batch]
     assert order == sorted(lengths, reverse=True)
+
+
+@given(st.integers(1, 3000), st.integers(2, 600), st.data())
+def test_every_residue_is_covered_and_the_shares_add_up(
+    length: int, longest: int, data: st.DataObject
+) -> None:
+    rules = Rules(max_length=longest, overlap=data.draw(st.integers(1, longest - 1)))
+    pieces = plan.cut(0, length, rules)
+    total = np.zeros(length)
+    for piece, share in zip(pieces, plan.blend(pieces), strict=True):
+        assert 1 <= piece.length <= longest
+        assert (share > 0).all()
+        total[piece.start : piece.stop] += share
+    np.testing.assert_allclose(total, 1, rtol=0, atol=1e-6)
+    assert sum(piece.fresh for piece in pieces) == length
+    for before, after in pairwise(pieces):
+        assert before.stop - after.start >= rules.shared
+        assert after.stop > before.stop
+
+
+@pytest.mark.parametrize(
+    ("length", "count"), [(1, 1), (510, 1), (511, 2), (893, 2), (894, 3), (100_000, 261)]
+)
+def test_a_long_record_has_as_many_windows_as_it_needs(length: int, count: int) -> None:
+    pieces = plan.cut(0, length, DEFAULT_RULES)
+    assert len(pieces) == count
+    assert pieces[-1].stop == length
+
+
+def test_a_share_falls_towards_the_edge_of_its_window() -> None:
+    """A residue is never taken from a window that ends beside it: there is no seam from one side only."""
+    first, second = plan.blend(plan.cut(0, 880, DEFAULT_RULES))
+    assert (first[:370] == 1).all()
+    assert (np.diff(first[370:]) < 0).all()
+    assert first[-1] < 0.01
+    np.testing.assert_allclose(first, second[::-1])
+
+
+@pytest.mark.parametrize(("long", "spans"), [("truncate", [(0, 510)]), ("whole", [(0, 800)])])
+def test_other_rules_run_one_piece(long: str, spans: list[tuple[int, int]]) -> None:
+    pieces = plan.cut(0, 800, Rules(long=long))
+    assert [(piece.start, piece.stop) for piece in pieces] == spans

@@ -23,7 +23,7 @@ def outputs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
     monkeypatch.chdir(tmp_path)
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("protrna ")]
-    assert len(lines) == 5
+    assert len(lines) == 6
     for line in lines:
         assert run(*shlex.split(line)[1:]).code == 0
 
@@ -40,7 +40,7 @@ def test_the_commands_and_the_python_run() -> None:
 
 
 def test_every_option_stands_in_the_readme_and_no_other(run: Run) -> None:
-    table = README.split("## `protrna embed INPUT... -o OUT`")[1].split("Input is FASTA")[0]
+    table = README.split("## `protrna embed INPUT... -o OUT`")[1].split("### What is read")[0]
     documented = set(re.findall(r"^\| (?:`-\w`, )?`(--[a-z0-9-]+)", table, re.MULTILINE))
     shown = set(re.findall(r"^  (?:-\w, )?(--[a-z0-9-]+)", run("embed", "--help").out, re.MULTILINE))
     assert documented == shown - {"--help"}

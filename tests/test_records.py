@@ -1,4 +1,4 @@
-"""FASTA to records: what is read, and what is refused with its place."""
+"""Records under the rules: what is read, what is skipped, and that nothing is lost in between."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,86 +7,159 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protrna_cli.errors import InputError, InputUnreadable
-from protrna_cli.records import Record, read_records, take_census
+from protrna_cli.errors import InputError, UsageError
+from protrna_cli.inputs import Source
+from protrna_cli.records import Record, Skipped, read_records, take_census
+from protrna_cli.rules import DEFAULT_RULES, GAPS, LONG, ON_INVALID, Rules
 from tests.conftest import ROOT, SAMPLE
 
 Fasta = Callable[[str], Path]
 
 
-def read(*paths: Path) -> list[Record]:
-    return list(read_records(paths, take_census(paths)))
+def read(*paths: Path, rules: Rules = DEFAULT_RULES) -> list[Record | Skipped]:
+    sources = [Source(str(path), path) for path in paths]
+    return list(read_records(sources, rules, take_census(sources, rules)))
 
 
 def test_header_and_letters_are_taken_apart(fasta: Fasta) -> None:
-    path = fasta(">one  first of two\nacgu\nTTNN\n\n>two\nRYSWKMBDHVNXI\n")
-    assert read(path) == [
-        Record(0, "one", "first of two", "acguuuxx", 2),
-        Record(1, "two", "", "x" * 13, 13),
+    assert read(
+        fasta(">one  first of two\nacgu\nTTNN\n\n>two\nRYSWKMBDHVNXI\n> three\nA\n>\tfour x\nA\n>\nA\n")
+    ) == [
+        Record(1, "one", "first of two", "acguuuxx", 2),
+        Record(2, "two", "", "x" * 13, 13),
+        Record(3, "three", "", "a", 0),
+        Record(4, "four", "x", "a", 0),
+        Record(5, "", "", "a", 0),
     ]
 
 
 def test_several_files_follow_one_another(tmp_path: Path, fasta: Fasta) -> None:
     (tmp_path / "b.fa").write_text(">b\nC\n")
     records = read(fasta(">a\nA\n"), tmp_path / "b.fa")
-    assert [(r.index, r.id) for r in records] == [(0, "a"), (1, "b")]
+    assert [(r.number, r.id) for r in records if isinstance(r, Record)] == [(1, "a"), (1, "b")]
 
 
 def test_the_census_counts(fasta: Fasta) -> None:
-    census = take_census([fasta(f">a\nACGN\n>b\n{'A' * 511}\n")])
-    assert (census.n_records, census.n_residues, census.n_unknown) == (2, 515, 1)
-    assert (census.longest, census.n_long) == (511, 1)
-
-
-@given(
-    st.lists(st.text("ACGUTNacgutn", min_size=1, max_size=200), min_size=1, max_size=8), st.integers(1, 80)
-)
-def test_wrapping_does_not_matter(
-    tmp_path_factory: pytest.TempPathFactory, sequences: list[str], width: int
-) -> None:
-    path = tmp_path_factory.mktemp("wrapped") / "in.fa"
-    with path.open("w") as file:
-        for i, sequence in enumerate(sequences):
-            lines = [sequence[at : at + width] for at in range(0, len(sequence), width)]
-            print(f">{i}", *lines, sep="\n", file=file)
-    expected = [s.lower().replace("t", "u").replace("n", "x") for s in sequences]
-    assert [record.sequence for record in read(path)] == expected
+    path = fasta(f">a\nACGN\n>b\n{'A' * 511}\n>c\nacgn\n>d\n*\n>e\n{'C' * 510}\n")
+    census = take_census([Source("in", path)], Rules(on_invalid="skip"))
+    assert (census.n_records, census.n_skipped, census.n_residues, census.n_unknown) == (4, 1, 1029, 2)
+    assert (census.n_long, census.n_repeats, census.longest, census.longest_id) == (1, 1, 511, "b")
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("on_invalid", "gaps", "letters", "expected"),
     [
-        (
-            ">a\nACGU\n>b x\nAC\nG*U\n",
-            r"in\.fa: record 2 \(id 'b'\), line 5, residue 4: '\*' is no letter of RNA or DNA",
-        ),
-        (">a\nAC-GU\n", r"record 1 \(id 'a'\), line 2, residue 3: '-'"),
-        (">a\nAC\n\n>b\nMKTAYIE\n", r"record 2 \(id 'b'\), line 5, residue 7: 'E'"),
-        (">a\n>b\nA\n", r"record 1 \(id 'a'\), line 1: no residues"),
-        ("", "no FASTA record in it"),
+        ("unknown", "error", "AC*GUE", "acxgux"),
+        ("error", "remove", "A-C.G~U", "acgu"),
+        ("error", "unknown", "A-C.G~U", "axcxgxu"),
+        ("unknown", "remove", "-A*-", "ax"),
     ],
 )
-def test_what_is_no_rna_is_refused_with_its_place(fasta: Fasta, text: str, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        take_census([fasta(text)])
+def test_rules_read_what_would_be_an_error(
+    fasta: Fasta, on_invalid: str, gaps: str, letters: str, expected: str
+) -> None:
+    [record] = read(fasta(f">a\n{letters}\n"), rules=Rules(on_invalid, gaps))
+    assert record == Record(1, "a", "", expected, expected.count("x"))
 
 
-def test_a_path_that_cannot_be_read(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing.fa", tmp_path):
-        with pytest.raises(InputUnreadable, match="cannot be read"):
-            take_census([path])
+def test_skipped_records_say_where_and_why(fasta: Fasta) -> None:
+    path = fasta(f">good\nACGU\n>empty\n>bad x\nAC\nG*\n>long\n{'A' * 511}\n>p\nMEEPQSDPSVEPPLSQE\n")
+    items = read(path, rules=Rules(on_invalid="skip", long="skip"))
+    assert items == [
+        Record(1, "good", "", "acgu", 0),
+        Skipped(str(path), 2, "empty", 3, 0, "no residues"),
+        Skipped(str(path), 3, "bad", 6, 4, "'*' is no letter of RNA or DNA"),
+        Skipped(str(path), 4, "long", 7, 0, "511 residues, longer than 510"),
+        Skipped(str(path), 5, "p", 10, 2, "'E' is no letter of RNA or DNA; the record looks like protein"),
+    ]
+
+
+LETTERS = st.text("ACGUTNacgutnRY-.*E", max_size=40)
+
+
+@given(
+    records=st.lists(LETTERS, min_size=1, max_size=8),
+    width=st.integers(1, 50),
+    on_invalid=st.sampled_from(ON_INVALID),
+    gaps=st.sampled_from(GAPS),
+    long=st.sampled_from(LONG),
+    max_length=st.integers(2, 30),
+)
+def test_written_and_skipped_are_all_that_was_read(
+    tmp_path_factory: pytest.TempPathFactory,
+    records: list[str],
+    width: int,
+    on_invalid: str,
+    gaps: str,
+    long: str,
+    max_length: int,
+) -> None:
+    """Every record comes out once and in order, as residues, as skipped, or as the one error."""
+    path = tmp_path_factory.mktemp("any") / "in.fa"
+    with path.open("w") as file:
+        for i, letters in enumerate(records):
+            print(
+                f">{i}",
+                *(letters[at : at + width] for at in range(0, len(letters), width)),
+                sep="\n",
+                file=file,
+            )
+    rules = Rules(on_invalid, gaps, long, max_length)
+    expected = [spelled(letters, rules) for letters in records]
+    if "error" in expected or all(each == "skip" for each in expected):
+        with pytest.raises(InputError):
+            read(path, rules=rules)
+        return
+    items = read(path, rules=rules)
+    assert [item.id for item in items] == [str(i) for i in range(len(records))]
+    assert ["skip" if isinstance(item, Skipped) else item.sequence for item in items] == expected
+
+
+def spelled(letters: str, rules: Rules) -> str:
+    """What the rules make of a record, letter by letter: its residues, `skip` or `error`."""
+    out = ""
+    bad = False
+    for letter in letters.upper():
+        if letter in "-.":
+            if rules.gaps == "error":
+                return "error"
+            out += {"remove": "", "unknown": "x"}[rules.gaps]
+        elif letter in "*E":
+            bad |= rules.on_invalid != "unknown"
+            out += "x"
+        else:
+            out += {"T": "u", "N": "x", "R": "x", "Y": "x"}.get(letter, letter.lower())
+    if bad or not out:
+        return "skip" if rules.on_invalid == "skip" else "error"
+    if len(out) > rules.max_length and rules.long in ("error", "skip"):
+        return rules.long
+    return out
 
 
 def test_a_file_that_changed_since_the_census_is_an_error(fasta: Fasta) -> None:
     path = fasta(">a\nACGU\n")
-    census = take_census([path])
+    sources = [Source("in.fa", path)]
+    census = take_census(sources, DEFAULT_RULES)
     path.write_text(">a\nACGG\n")
     with pytest.raises(InputError, match="changed while it was being read"):
-        list(read_records([path], census))
+        list(read_records(sources, DEFAULT_RULES, census))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ((1, None), "--max-length 1 leaves no room"),
+        ((10, 0), "--overlap 0 must be at least 1"),
+        ((10, 10), "less than"),
+    ],
+)
+def test_numbers_that_leave_no_window_are_refused(numbers: tuple[int, int | None], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Rules(max_length=numbers[0], overlap=numbers[1])
 
 
 def test_the_samples_are_clean() -> None:
-    records = read(SAMPLE, ROOT / "sample_data" / "readme.fa")
+    records = [item for item in read(SAMPLE, ROOT / "sample_data" / "readme.fa") if isinstance(item, Record)]
     assert len({record.id for record in records}) == len(records) == 49
     assert all("family=" in record.description for record in records[:46])
     assert not any(record.n_unknown for record in records)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
 from protrna_cli.cli.terminal import hushed_libraries, progress_for, say, verbosity
+from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
 from protrna_cli.output import FORMATS, H5_LAYOUTS, format_of
+from protrna_cli.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
 from protrna_cli.weights import DEMO, DEMO_NOTICE, PUBLISHED
 
 EPILOG = """\b
@@ -23,7 +26,9 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--output", required=True, metavar="OUT", help="File to make: .parquet, .h5 or .npy.")
-@click.option("--format", type=click.Choice(FORMATS), help="Format of OUT.  [default: told by its suffix]")
+@click.option(
+    "--format", type=click.Choice([*FORMATS, "json"]), help="Format of OUT.  [default: told by its suffix]"
+)
 @click.option("--per-token", is_flag=True, help="One vector a residue, not one a record.")
 @click.option(
     "--pool",
@@ -61,6 +66,38 @@ Examples:
     help="flat: a dataset a record, named by its id. packed: one matrix.",
 )
 @click.option(
+    "--on-invalid",
+    type=click.Choice(ON_INVALID),
+    default="error",
+    show_default=True,
+    help="A letter that is no RNA or DNA: read it as unknown, or skip its record, listed in OUT.skipped.tsv.",
+)
+@click.option(
+    "--gaps", type=click.Choice(GAPS), default="error", show_default=True, help="What becomes of - . and ~."
+)
+@click.option(
+    "--long",
+    type=click.Choice(LONG),
+    default="window",
+    show_default=True,
+    help="A record of more than --max-length residues: overlapping windows joined again, its start alone, "
+    "an error, left out, or in one piece.",
+)
+@click.option(
+    "--max-length",
+    type=int,
+    default=TRAINED_LENGTH,
+    show_default=True,
+    metavar="N",
+    help="Residues of the longest piece.",
+)
+@click.option(
+    "--overlap",
+    type=int,
+    metavar="N",
+    help="Residues that windows share.  [default: a quarter of --max-length]",
+)
+@click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|gpu[:N]", help="Where to compute."
 )
 @click.option(
@@ -76,6 +113,11 @@ Examples:
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Read the input, say what the run would take, and stop.  [json: --format json]",
+)
+@click.option(
     "--progress",
     type=click.Choice(["auto", "bar", "none"]),
     default="auto",
@@ -84,20 +126,40 @@ Examples:
 )
 @verbosity
 def embed(
-    inputs: tuple[str, ...], output: str, progress: str, quiet: bool, verbose: bool, **options: Any
+    inputs: tuple[str, ...],
+    output: str,
+    dry_run: bool,
+    progress: str,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
 ) -> None:
     """Embed the RNA or DNA sequences of FASTA files.
 
-    INPUT is one FASTA file or several. Rows stand in input order; every row carries the record's id,
-    description and counts, and OUT says how it was made (see protrna info).
+    INPUT is one FASTA file or several, or - for standard input; gzip, bzip2, xz and zstd are read as they
+    are. Rows stand in input order; every row carries the record's id, description and counts, and OUT says
+    how it was made (see protrna info).
     """
     parse_device(options["device"])
-    options["format"] = options["format"] or format_of(Path(output))
+    rules = Rules(**{field.name: options.pop(field.name) for field in fields(Rules)})
+    as_json = options["format"] == "json"
+    if as_json and not dry_run:
+        raise UsageError("--format json is for --dry-run; OUT is parquet, h5 or npy")
+    if as_json or not options["format"]:
+        options["format"] = format_of(Path(output))
+    if dry_run:
+        from protrna_cli.api import EmbedOptions, estimate_fasta
+
+        estimate = estimate_fasta(inputs, output, EmbedOptions(**options, rules=rules))
+        click.echo(estimate.json() if as_json else estimate.text())
+        return
     if options["model"] == DEMO and not quiet:
         say(f"note: {DEMO_NOTICE}")
     with hushed_libraries(verbose):
         from protrna_cli.api import EmbedOptions, embed_fasta
 
-        summary = embed_fasta(inputs, output, EmbedOptions(**options), progress_for(progress, quiet))
+        summary = embed_fasta(
+            inputs, output, EmbedOptions(**options, rules=rules), progress_for(progress, quiet)
+        )
     if not quiet:
         say(summary.text())

@@ -43,6 +43,9 @@ class ModelSize:
         return sum(int(np.prod(shape)) for shape in trained)
 
 
+PUBLISHED_SIZE = ModelSize(layers=33, width=1280, heads=20)
+
+
 class LayerWeights(NamedTuple):
     """One transformer layer, in the order of the published checkpoint."""
 

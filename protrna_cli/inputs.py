@@ -1,0 +1,246 @@
+"""Paths to lines of text: files, pipes and standard input, plain or compressed, told by their content.
+
+Every input is read twice, by the census and by the embedding pass. What can be read only once, a pipe, is
+first copied to a nameless temporary file, which vanishes with the process, however that ends.
+"""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import gzip
+import io
+import lzma
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from protrna_cli.errors import InputError, InputUnreadable, UsageError, WriteFailed
+
+STDIN = "-"
+BINARY = "a binary file or UTF-16, not text; give FASTA as plain text"
+
+_OTHER_FORMATS = {
+    "@": "FASTQ; turn it into FASTA first (seqtk seq -a)",
+    "# STOCKHOLM": "Stockholm; turn it into FASTA first (esl-reformat fasta)",
+    "CLUSTAL": "Clustal; turn it into FASTA first",
+    "LOCUS": "GenBank; turn it into FASTA first",
+    "ID   ": "EMBL; turn it into FASTA first",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input that can be read as often as needed.
+
+    Attributes
+    ----------
+    name
+        As the user gave it; standard input is `<stdin>`.
+    path
+        Where its bytes are; None when they are in `spool`.
+    """
+
+    name: str
+    path: Path | None = None
+    spool: IO[bytes] | None = field(default=None, compare=False)
+
+    def lines(self, digest: Any = None) -> Iterator[str]:
+        """Yield the lines of the text, newlines as they are.
+
+        Parameters
+        ----------
+        digest
+            A hash, updated with every byte of the input as it stands on disk.
+
+        Raises
+        ------
+        InputUnreadable
+            The input cannot be opened or read.
+        InputError
+            It is not text, or its compression is damaged.
+        """
+        with self._translated():
+            try:
+                with (
+                    io.BufferedReader(_StoredBytes(self, digest), 1 << 20) as stored,
+                    io.TextIOWrapper(_decompressed(stored), "utf-8-sig") as text,
+                ):
+                    yield from text
+                    while stored.read(1 << 20):  # what stands behind the compressed text is hashed too
+                        pass
+            except UnicodeDecodeError:
+                raise InputError(self._not_text()) from None
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn what goes wrong while reading into our errors."""
+        try:
+            yield
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise InputUnreadable(
+                    f"{self.name}: cannot be read ({error.strerror}); check the path"
+                ) from None
+            # Without a number of its own an OSError is a decompressor's word.
+            raise InputError(
+                f"{self.name}: compressed, but damaged or cut short ({error}); fetch or compress it again"
+            ) from None
+
+    def _not_text(self) -> str:
+        """Say where the text ends, by reading again what came before."""
+        with io.BufferedReader(_StoredBytes(self, None), 1 << 20) as stored:
+            if b"\0" in stored.peek(4096)[:4096]:
+                return f"{self.name}: {BINARY}"
+            for number, line in enumerate(_decompressed(stored), start=1):
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError:
+                    convert = "convert it, for example: iconv -f latin1 -t utf-8"
+                    return f"{self.name}: line {number}: not UTF-8; {convert}"
+        return f"{self.name}: {BINARY}"
+
+
+@contextmanager
+def open_sources(names: Sequence[str | os.PathLike[str]]) -> Iterator[list[Source]]:
+    """Make sources of paths and `-`; what is spooled for them is gone when the context ends.
+
+    Raises
+    ------
+    InputUnreadable
+        A path is missing, a folder, or not ours to read.
+    UsageError
+        `-` stands more than once.
+    WriteFailed
+        A pipe cannot be spooled.
+    """
+    texts = [os.fspath(name) for name in names]
+    if texts.count(STDIN) > 1:
+        raise UsageError("standard input (-) can be read only once; name it once")
+    with ExitStack() as stack:
+        yield [_source(text, stack) for text in texts]
+
+
+def _source(text: str, stack: ExitStack) -> Source:
+    if text == STDIN:
+        return Source("<stdin>", spool=_spooled(sys.stdin.buffer, "<stdin>", stack))
+    path = Path(text)
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise InputUnreadable(f"{text}: a folder; name its files, for example {text.rstrip('/')}/*.fa")
+        with path.open("rb") as file:
+            if not stat.S_ISREG(mode):
+                return Source(text, spool=_spooled(file, text, stack))
+    except OSError as error:
+        raise InputUnreadable(f"{text}: cannot be read ({error.strerror}); check the path") from None
+    return Source(text, path)
+
+
+def _spooled(stream: IO[bytes], name: str, stack: ExitStack) -> IO[bytes]:
+    try:
+        spool = stack.enter_context(tempfile.TemporaryFile(prefix="protrna-"))  # noqa: SIM115
+        shutil.copyfileobj(stream, spool, 1 << 20)
+        spool.flush()
+    except OSError as error:
+        if error.errno == errno.EISDIR:
+            raise InputUnreadable(f"{name}: a folder; name its files") from None
+        raise WriteFailed(
+            f"{name}: cannot be copied to {tempfile.gettempdir()} ({error.strerror}); "
+            "free space there or set TMPDIR to a folder that has some"
+        ) from None
+    return spool
+
+
+class _StoredBytes(io.RawIOBase):
+    """The stored bytes of a source from the start, hashed on their way."""
+
+    def __init__(self, source: Source, digest: Any) -> None:
+        self._spool = source.spool
+        self._descriptor = source.spool.fileno() if source.spool else os.open(source.path or "", os.O_RDONLY)
+        self._digest = digest
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        # pread leaves a spool's own position alone, so that two passes never disturb one another.
+        data = os.pread(self._descriptor, len(buffer), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        if self._digest is not None:
+            self._digest.update(data)
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed and not self._spool:
+            os.close(self._descriptor)
+        super().close()
+
+
+def _decompressed(stored: Any) -> Any:
+    """Undo gzip, bzip2, xz or zstd, told by the first bytes."""
+    magic = stored.peek(6)[:6]
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=stored)
+    if magic.startswith(b"BZh"):
+        return bz2.BZ2File(stored)
+    if magic.startswith(b"\xfd7zXZ\0"):
+        return lzma.LZMAFile(stored)
+    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+        import pyarrow as pa  # it brings zstd, which Python's own library has only from 3.14 on
+
+        return io.BufferedReader(_Readable(pa.CompressedInputStream(pa.PythonFile(stored, mode="r"), "zstd")))
+    return stored
+
+
+class _Readable(io.RawIOBase):
+    """What Arrow decompresses, as Python reads it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def fasta_lines(source: Source, digest: Any = None) -> Iterator[str]:
+    """Yield a source's lines after making sure that the first is a FASTA header.
+
+    Raises
+    ------
+    InputError
+        The first line that is not blank does not start with `>`.
+    """
+    lines = source.lines(digest)
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            if not line.startswith(">"):
+                raise InputError(f"{source.name}: line {number}: {_not_fasta(line)}")
+            yield line
+            break
+        yield line
+    yield from lines
+
+
+def _not_fasta(line: str) -> str:
+    if "\0" in line:
+        return BINARY
+    for start, name in _OTHER_FORMATS.items():
+        if line.startswith(start):
+            return f"not FASTA; it looks like {name}"
+    return "not FASTA; a record starts with a line '>ID description'"

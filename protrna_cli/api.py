@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from protrna_cli import __version__, output, pipeline, rates, weights
-from protrna_cli.errors import OutputUnwritable, UsageError, WeightsError
+from protrna_cli import output, pipeline, rates, weights
+from protrna_cli.errors import InputError, OutputUnwritable, RunMismatch, Stopped, UsageError, WeightsError
 from protrna_cli.estimate import Estimate, estimate
-from protrna_cli.inputs import open_sources
+from protrna_cli.inputs import Source, open_sources
+from protrna_cli.journal import compare_keys
+from protrna_cli.locks import locked
 from protrna_cli.machine import available_cpus, available_memory
 from protrna_cli.model import demo
 from protrna_cli.model.checkpoint import read_checkpoint, read_size
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.output.rows import Header
-from protrna_cli.records import Census, Record, Skipped, read_records, shortened, take_census
-from protrna_cli.report import Progress, Summary
+from protrna_cli.pipeline import Job
+from protrna_cli.provenance import make_header, run_key
+from protrna_cli.records import Census, Record, Skipped, read_records, shortened, slice_of, take_census
+from protrna_cli.report import Progress, Summary, amount, counted
 from protrna_cli.rules import DEFAULT_RULES, Rules
-from protrna_cli.spool import Spool, skipped_path
+from protrna_cli.shard import WHOLE, Shard
+from protrna_cli.spool import Spool, partial_path, shard_path, skipped_path
+from protrna_cli.stopping import Stop
 
 if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
 
 AnyPath = str | PathLike[str]
+
+_OF_THE_HEADER = ("per_token", "pool", "dtype", "batch_tokens", "rules", "shard")
+"""Options that decide the values, and so stand in the header."""
 
 MEASURABLE_SECONDS = 5.0
 """A run shorter than this says little of the machine's rate."""
@@ -57,6 +67,10 @@ class EmbedOptions:
         Budget of a batch in tokens, padding included.
     overwrite
         Replace an output that exists.
+    resume
+        Go on with a run that did not finish; without one, begin.
+    shard
+        Embed one slice of the input.
     rules
         What becomes of invalid letters, gaps and long records.
     """
@@ -72,6 +86,8 @@ class EmbedOptions:
     threads: int | None = None
     batch_tokens: int = 2048
     overwrite: bool = False
+    resume: bool = False
+    shard: Shard = WHOLE
     rules: Rules = DEFAULT_RULES
 
 
@@ -109,6 +125,7 @@ def embed_fasta(
     output_path: AnyPath,
     options: EmbedOptions | None = None,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> Summary:
     """Embed FASTA files into one output, as `protrna embed` does.
 
@@ -117,9 +134,11 @@ def embed_fasta(
     inputs
         One path or several, or `-` for standard input; their records follow one another.
     output_path
-        The file to make.
+        The file to make; a shard's name has the shard before its suffix, `out.3-of-7.parquet`.
     progress
         Told how far the run is.
+    stop
+        Asked whether to stop; see `protrna_cli.stopping`.
 
     Raises
     ------
@@ -127,59 +146,79 @@ def embed_fasta(
         Whatever the user can mend; see `protrna_cli.errors`.
     """
     options = options or EmbedOptions()
-    target = Path(output_path)
-    format = options.format or output.format_of(target)
-    _refuse_existing([*output.files_of(target, format), skipped_path(target)], options)
+    progress, stop = progress or Progress(), stop or Stop()
+    format = options.format or output.format_of(Path(output_path))
+    target = shard_path(Path(output_path), options.shard)
     checkpoint = weights.locate(options.model)
-    with open_sources(_listed(inputs)) as sources:
-        census = take_census(sources, options.rules, unique_ids=_needs_ids(target, options))
-        with ThreadPoolExecutor(1) as background:
-            digest = background.submit(weights.sha256, checkpoint) if checkpoint else None
+    size = read_size(checkpoint) if checkpoint else demo.SIZE
+    layers = (size.layer_index(options.layer),)
+    with locked(target), open_sources(_listed(inputs)) as sources, ThreadPoolExecutor(1) as background:
+        _refuse_existing(target, format, options)
+        digest = background.submit(weights.sha256, checkpoint) if checkpoint else None
+        with stop.abandoning():
+            whole = take_census(sources, options.rules, unique_ids=_needs_ids(format, options))
+            part = _census_of_shard(sources, whole, options, size)
+            _check_memory(options.rules, size, part)
+            header = make_header(
+                model=options.model,
+                weights_sha256=digest.result() if digest else None,
+                size=size,
+                layers=layers,
+                **{name: getattr(options, name) for name in _OF_THE_HEADER},
+                whole=whole,
+                part=part,
+            )
+            if options.resume and _is_whole(target, header):
+                return _summary(target, part, options, 0.0, part.n_records, already_whole=True)
+            _check_space(target, format, header, progress)
             model = _load(checkpoint, options.device, options.threads)
-            header = _header(options, model, census, digest.result() if digest else None)
-        _check_memory(options.rules, model, census)
-        with Spool(target, header) as spool:
-            records = read_records(sources, options.rules, census)
-            seconds = _run(records, model, spool, options, header, census, progress or Progress())
-            spool.finish(format, options.h5_layout)
-    return Summary(
-        output=str(target),
-        n_records=census.n_records,
-        n_residues=census.n_embedded,
-        n_unknown=census.n_unknown,
-        n_long=census.n_long,
-        long=options.rules.long,
-        max_length=options.rules.max_length,
-        n_skipped=census.n_skipped,
-        skipped_list=str(skipped_path(target)),
-        n_repeats=census.n_repeats,
-        seconds=seconds,
+        with Spool(target, header, run_key(header), options.resume) as spool:
+            resumed = spool.position.rows
+            items = _items(sources, whole, options, size)
+            try:
+                seconds = _run(items, model, spool, options, header, progress, stop)
+                spool.finish(format, options.h5_layout, stop.check)
+            except Stopped as stopped:
+                safe = f"{spool.position.rows:,} of {counted(header.n_rows, 'record')} or more are safe"
+                raise type(stopped)(f"{stopped}; {safe}") from None
+    return _summary(target, part, options, seconds, resumed)
+
+
+def _census_of_shard(
+    sources: Sequence[Source], whole: Census, options: EmbedOptions, size: ModelSize
+) -> Census:
+    if options.shard.count == 1:
+        return whole
+    part = Census(inputs=whole.inputs)
+    part.count(_items(sources, whole, options, size), options.rules)
+    return part
+
+
+def _items(
+    sources: Sequence[Source], whole: Census, options: EmbedOptions, size: ModelSize
+) -> Iterator[Record | Skipped]:
+    """Read the records of the shard."""
+    return slice_of(
+        read_records(sources, options.rules, whole), options.shard, whole, options.rules, size.width
     )
 
 
 def _run(
-    records: Iterator[Record | Skipped],
+    items: Iterator[Record | Skipped],
     model: ProtRNA,
     spool: Spool,
     options: EmbedOptions,
     header: Header,
-    census: Census,
     progress: Progress,
+    stop: Stop,
 ) -> float:
     """Embed the records; returns the seconds it took, and keeps the rate for `--dry-run`."""
-    progress.start(census.n_records, census.n_embedded)
+    pooling = "none" if options.per_token else options.pool
+    job = Job(options.rules, header.layers, pooling, options.batch_tokens, options.dtype)
+    progress.start(header.n_rows, header.n_residues)
     started = time.perf_counter()
     try:
-        tokens = pipeline.embed(
-            records,
-            model,
-            spool,
-            progress,
-            options.rules,
-            repr_layers=header.layers,
-            pooling="none" if options.per_token else options.pool,
-            max_tokens=options.batch_tokens,
-        )
+        tokens = pipeline.embed(items, model, spool, job, progress, stop)
     finally:
         progress.close()
     seconds = time.perf_counter() - started
@@ -188,17 +227,61 @@ def _run(
     return seconds
 
 
-def _check_memory(rules: Rules, model: ProtRNA, census: Census) -> None:
+def _summary(
+    target: Path,
+    part: Census,
+    options: EmbedOptions,
+    seconds: float,
+    n_resumed: int,
+    already_whole: bool = False,
+) -> Summary:
+    return Summary(
+        output=str(target),
+        n_records=part.n_records,
+        n_residues=part.n_embedded,
+        n_unknown=part.n_unknown,
+        n_long=part.n_long,
+        long=options.rules.long,
+        max_length=options.rules.max_length,
+        n_skipped=part.n_skipped,
+        skipped_list=str(skipped_path(target)),
+        n_repeats=part.n_repeats,
+        seconds=seconds,
+        n_resumed=n_resumed,
+        already_whole=already_whole,
+    )
+
+
+def _check_memory(rules: Rules, size: ModelSize, census: Census) -> None:
     """Refuse a record that cannot run in one piece, before anything is computed."""
     if rules.long != "whole":
         return
-    needed = model.attention_bytes(census.longest + 2)
+    needed = size.attention_bytes(census.longest + 2)
     free = available_memory()
     if free is not None and needed > free:
         raise UsageError(
             f"record {shortened(census.longest_id)} of {census.longest:,} residues needs "
-            f"{needed / 2**30:,.1f} GiB of memory in one piece, and {free / 2**30:,.1f} GiB are free; "
+            f"{amount(needed)} of memory in one piece, and {amount(free)} are free; "
             "use --long window"
+        )
+
+
+def _check_space(target: Path, format: str, header: Header, progress: Progress) -> None:
+    """Refuse an output that cannot fit on its disk, before anything is computed."""
+    partial = partial_path(target)
+    if partial.exists():  # what is there already has its space
+        return
+    vectors = header.n_vectors * header.width * len(header.layers) * (2 if header.dtype == "float16" else 4)
+    free = shutil.disk_usage(target.parent).free
+    if vectors > free:
+        raise OutputUnwritable(
+            f"{target}: needs {amount(vectors)}, and {amount(free)} are free; "
+            "choose another -o, or --dtype float16"
+        )
+    if format != "npy" and 2 * vectors > free:
+        progress.note(
+            f"{target} and {partial.name}, from which it is made at the end, need up to "
+            f"{amount(2 * vectors)}, and {amount(free)} are free"
         )
 
 
@@ -214,8 +297,9 @@ def estimate_fasta(
     """
     options = options or EmbedOptions()
     size = _size(options.model)
+    format = options.format or output.format_of(Path(output_path))
     with open_sources(_listed(inputs)) as sources:
-        census = take_census(sources, options.rules, unique_ids=_needs_ids(Path(output_path), options))
+        census = take_census(sources, options.rules, unique_ids=_needs_ids(format, options))
         vector = size.width * (2 if options.dtype == "float16" else 4)
         return estimate(
             read_records(sources, options.rules, census),
@@ -232,9 +316,9 @@ def _listed(inputs: AnyPath | Sequence[AnyPath]) -> Sequence[AnyPath]:
     return [inputs] if isinstance(inputs, (str, PathLike)) else inputs
 
 
-def _needs_ids(target: Path, options: EmbedOptions) -> bool:
+def _needs_ids(format: str, options: EmbedOptions) -> bool:
     """Whether the output names its datasets by the ids of the records."""
-    return (options.format or output.format_of(target), options.h5_layout) == ("h5", "flat")
+    return (format, options.h5_layout) == ("h5", "flat")
 
 
 def _size(model: str) -> ModelSize:
@@ -252,10 +336,43 @@ def _rate_key(size: ModelSize, options: EmbedOptions) -> str:
     return f"{size.layers}x{size.width} float32 {options.device} {options.threads or available_cpus()}"
 
 
-def _refuse_existing(files: list[Path], options: EmbedOptions) -> None:
-    for file in files:
-        if file.exists() and not options.overwrite:
+def _refuse_existing(target: Path, format: str, options: EmbedOptions) -> None:
+    """Leave what exists alone unless the options speak of it."""
+    if options.resume and options.overwrite:
+        raise UsageError("--resume goes on and --overwrite starts again; use one of them")
+    if options.resume or options.overwrite:
+        return
+    for file in [*output.files_of(target, format), skipped_path(target)]:
+        if file.exists():
             raise OutputUnwritable(f"{file}: exists; use --overwrite to replace it, or choose another -o")
+    if partial_path(target).exists():
+        raise OutputUnwritable(
+            f"{partial_path(target)}: a run that did not finish; use --resume to go on with it, "
+            "or --overwrite to start again"
+        )
+
+
+def _is_whole(target: Path, header: Header) -> bool:
+    """Whether the output is there already, made by the same run.
+
+    Raises
+    ------
+    RunMismatch
+        It was made by another run, and no unfinished one stands beside it.
+    """
+    if not target.exists():
+        return False
+    try:
+        found = run_key(output.read_output(target)[0])
+        compare_keys(found, run_key(header), str(target))
+    except (RunMismatch, InputError, KeyError) as error:
+        if partial_path(target).exists():
+            return False
+        if isinstance(error, RunMismatch):
+            raise
+        raise RunMismatch(f"{target}: exists and is no output of protrna embed; choose another -o") from None
+    shutil.rmtree(partial_path(target), ignore_errors=True)
+    return True
 
 
 def _load(checkpoint: Path | None, device: str, threads: int | None) -> ProtRNA:
@@ -265,37 +382,4 @@ def _load(checkpoint: Path | None, device: str, threads: int | None) -> ProtRNA:
     runtime.configure(device, threads)
     return ProtRNA(
         *(read_checkpoint(checkpoint, runtime.place) if checkpoint else demo.demo_weights(runtime.place))
-    )
-
-
-def _header(options: EmbedOptions, model: ProtRNA, census: Census, weights_sha256: str | None) -> Header:
-    layer = model.layer_index(options.layer)
-    provenance: dict[str, Any] = {
-        "version": __version__,
-        "model": {
-            "name": options.model,
-            "weights_sha256": weights_sha256,
-            "layers": model.size.layers,
-            "width": model.size.width,
-            "heads": model.size.heads,
-        },
-        "layers": [layer],
-        "pooling": None if options.per_token else options.pool,
-        "precision": "float32",
-        "dtype": options.dtype,
-        "rules": {**asdict(options.rules), "overlap": options.rules.shared},
-        "inputs": census.inputs,
-        "records": census.n_records + census.n_skipped,
-        "skipped": census.n_skipped,
-    }
-    if weights_sha256 is None:
-        provenance["notice"] = weights.DEMO_NOTICE
-    return Header(
-        per_token=options.per_token,
-        layers=(layer,),
-        width=model.size.width,
-        dtype=options.dtype,
-        n_rows=census.n_records,
-        n_residues=census.n_embedded,
-        provenance=provenance,
     )

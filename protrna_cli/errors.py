@@ -5,8 +5,13 @@ ProtrnaError
 ├── InputError           65   the input is not FASTA of RNA or DNA
 ├── InputUnreadable      66   the input cannot be opened or read
 ├── WeightsError         69   the checkpoint is not at hand or not usable
+├── NotFinite            70   an embedding is not a number
+├── OutOfMemory          71   one record alone does not fit into memory
 ├── OutputUnwritable     73   the output cannot be created
-└── WriteFailed          74   writing broke off
+├── WriteFailed          74   writing broke off
+├── Stopped              75   asked to stop; committed work is safe
+│   └── Interrupted     130   the same, from the keyboard
+└── RunMismatch          78   not the run that is being resumed or merged
 """
 
 
@@ -53,3 +58,33 @@ class WriteFailed(ProtrnaError):
     """Writing broke off: disk full, quota, a vanished folder."""
 
     exit_code = 74
+
+
+class NotFinite(ProtrnaError):
+    """An embedding holds infinities or what is not a number; the message names the record."""
+
+    exit_code = 70
+
+
+class OutOfMemory(ProtrnaError):
+    """One record alone does not fit into memory; the message names it."""
+
+    exit_code = 71
+
+
+class Stopped(ProtrnaError):
+    """The run was asked to stop; what was committed is safe."""
+
+    exit_code = 75
+
+
+class Interrupted(Stopped):
+    """The run was stopped from the keyboard; what was committed is safe."""
+
+    exit_code = 130
+
+
+class RunMismatch(ProtrnaError):
+    """What is being resumed or merged was made by another run."""
+
+    exit_code = 78

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 
 from protrna_cli import plan
 from protrna_cli.model.structure import ModelSize
-from protrna_cli.pipeline import Task
 from protrna_cli.records import Census, Record, Skipped
+from protrna_cli.report import amount
 from protrna_cli.rules import Rules
+from protrna_cli.task import Task
 
 RUNTIME_BYTES = 700 << 20
 """TensorFlow and Python without a model, as measured."""
@@ -66,8 +67,8 @@ class Estimate:
             "skipped records": f"{self.skipped:,}",
             "batches": f"{self.batches:,}",
             "padding": f"{self.padding_share:.1%}",
-            "output": f"{self.output_bytes / 2**20:,.1f} MiB",
-            "peak memory": f"{self.memory_bytes / 2**30:,.1f} GiB",
+            "output": amount(self.output_bytes),
+            "peak memory": amount(self.memory_bytes),
             "time": time,
         }
         return "\n".join(f"{name:<17} {value:>14}" for name, value in lines.items())
@@ -94,8 +95,8 @@ def estimate(
         Tokens per second, if known.
     """
     tokens = padded = batches = scores = 0
-    for window in plan.windows(record for record in records if isinstance(record, Record)):
-        task = Task(window, rules, max_tokens)
+    for window in plan.windows(records):
+        task = Task([item for item in window if isinstance(item, Record)], rules, max_tokens)
         batches += len(task.batches)
         for batch in task.batches:
             width = task.pieces[batch[0]].length + 2
@@ -112,7 +113,7 @@ def estimate(
         skipped=census.n_skipped,
         tokens=tokens,
         batches=batches,
-        padding_share=1 - tokens / padded,
+        padding_share=1 - tokens / padded if padded else 0.0,
         output_bytes=census.n_records * bytes_a_row[0] + census.n_embedded * bytes_a_row[1],
         memory_bytes=RUNTIME_BYTES + 4 * (size.parameters + activations + 2 * scores),
         seconds=tokens / rate if rate else None,

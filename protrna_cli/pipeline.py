@@ -1,24 +1,31 @@
 """The one loop: records to windows, to pieces, to batches, through the model, into the sink in input order.
 
-Legend: B batch, T tokens, L embedded residues of a record, l residues of a piece, D width.
+Legend: B batch, T tokens, D width.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from protrna_cli import plan
 from protrna_cli.alphabet import Alphabet, Tokens
+from protrna_cli.errors import NotFinite, OutOfMemory, Stopped
+from protrna_cli.journal import Position
 from protrna_cli.output.rows import Row, Values
+from protrna_cli.plan import Piece
 from protrna_cli.records import Record, Skipped
 from protrna_cli.report import Progress
 from protrna_cli.rules import Rules
+from protrna_cli.stopping import Stop
+from protrna_cli.task import Floats, Joiner, Task
 
-Floats = npt.NDArray[np.float32]
+COMMIT_SECONDS = 30.0
+"""Work that a sudden end may cost, besides the batch that runs: between commits no more time passes."""
 
 
 class Embedder(Protocol):
@@ -33,160 +40,149 @@ class Embedder(Protocol):
 
 
 class Sink(Protocol):
-    """Where rows go: announced in input order, filled in any."""
+    """Where rows go: window by window in input order, filled in any order inside one.
 
-    def skip(self, record: Skipped) -> None:
-        """Note a record that is left out."""
+    Attributes
+    ----------
+    position
+        How far the run is; windows and batches done are not run again.
+    """
 
-    def announce(self, rows: list[Row]) -> list[int]:
-        """Add rows; returns the place of each row's first vector."""
+    position: Position
+
+    def open_window(self, rows: list[Row], skipped: Sequence[Skipped]) -> list[int]:
+        """Add the rows of the next window; returns the place of each row's first vector."""
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
         """Write the vectors of one row, of one layer."""
 
+    def commit(self, batches: int) -> None:
+        """Make durable what was written; `batches` batches of the open window are whole."""
 
-class Task:
-    """The work of one window: every different sequence once, cut into pieces, packed into batches.
+    def close_window(self) -> None:
+        """Make the open window durable; all its rows are filled."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked of the model.
 
     Attributes
     ----------
-    places
-        First record of a sequence to all records of that sequence; places in the window.
-    pieces, batches
-        What runs, and what runs together: each batch lists places in `pieces`.
-    """
-
-    def __init__(self, window: list[Record], rules: Rules, max_tokens: int) -> None:
-        self._window = window
-        self.places: dict[int, list[int]] = {}
-        first: dict[str, int] = {}
-        for place, record in enumerate(window):
-            self.places.setdefault(first.setdefault(record.sequence, place), []).append(place)
-        cuts = {place: plan.cut(place, window[place].length, rules) for place in self.places}
-        self.pieces = [piece for pieces in cuts.values() for piece in pieces]
-        self.batches = plan.batches([piece.length for piece in self.pieces], max_tokens)
-        self._shares = [share for pieces in cuts.values() for share in plan.blend(pieces)]
-        self._counts = {place: len(pieces) for place, pieces in cuts.items()}
-        self._lengths = {place: pieces[-1].stop for place, pieces in cuts.items()}
-
-    def count(self, i: int) -> int:
-        """Pieces of the record that piece `i` is of."""
-        return self._counts[self.pieces[i].record]
-
-    def embedded(self, i: int) -> int:
-        """Embedded residues of the record that piece `i` is of."""
-        return self._lengths[self.pieces[i].record]
-
-    def share(self, i: int) -> Floats:
-        """Share (l,) of piece `i` in the residues that it covers."""
-        return self._shares[i]
-
-    def tokens(self, batch: list[int], alphabet: Alphabet) -> tuple[Tokens, Floats]:
-        """Tokens (B, T) of a batch, and the weight (B, T) of each in its record's mean."""
-        pieces = [self.pieces[i] for i in batch]
-        letters = (self._window[piece.record].sequence[piece.start : piece.stop] for piece in pieces)
-        tokens = alphabet.frame([alphabet.encode(each) for each in letters])
-        weights = np.zeros(tokens.shape, np.float32)
-        for row, i in zip(weights, batch, strict=True):
-            share = self._shares[i]
-            row[1 : len(share) + 1] = share / self.embedded(i)
-        return tokens, weights
-
-
-class Joiner:
-    """Puts the pieces of a record together; most records are one piece and pass through."""
-
-    def __init__(self, task: Task, pooling: str) -> None:
-        self._task = task
-        self._pooling = pooling
-        self._open: dict[int, list[Floats]] = {}
-        self._missing: dict[int, int] = {}
-
-    def add(self, i: int, vectors: list[Floats]) -> list[Floats] | None:
-        """Take what the model made of piece `i`.
-
-        Parameters
-        ----------
-        vectors
-            One array a layer: (1, D), or (l, D) per token and for the maximum of a record in pieces.
-
-        Returns
-        -------
-        list or None
-            The record's vectors, (1, D) or (L, D) a layer, once its last piece is there.
-        """
-        piece, count = self._task.pieces[i], self._task.count(i)
-        if count > 1:
-            pooled = self._pooling in ("mean", "cls")
-            length, place = (
-                (1, slice(0, 1)) if pooled else (self._task.embedded(i), slice(piece.start, piece.stop))
-            )
-            # A mean's shares are in its weights already; the <cls> of a record is the mean of its pieces'.
-            factor = {"mean": 1.0, "cls": 1 / count}.get(self._pooling, self._task.share(i)[:, None])
-            whole = self._open.setdefault(
-                piece.record, [np.zeros((length, each.shape[1]), np.float32) for each in vectors]
-            )
-            for joined, part in zip(whole, vectors, strict=True):
-                joined[place] += factor * part
-            self._missing[piece.record] = self._missing.get(piece.record, count) - 1
-            if self._missing[piece.record]:
-                return None
-            vectors = self._open.pop(piece.record)
-        if self._pooling == "max":
-            return [each.max(axis=0, keepdims=True) for each in vectors]
-        return vectors
-
-
-def embed(
-    records: Iterable[Record | Skipped],
-    model: Embedder,
-    sink: Sink,
-    progress: Progress,
-    rules: Rules,
-    *,
-    repr_layers: Sequence[int],
-    pooling: str,
-    max_tokens: int,
-) -> int:
-    """Embed records into a sink; returns how many tokens ran, padding left out.
-
-    Parameters
-    ----------
-    records
-        In input order. No more than one window of them is held at a time.
+    rules
+        How long records are cut.
     repr_layers, pooling
         As `ProtRNA.embed` takes them.
     max_tokens
         Budget of a batch in tokens, padding included.
+    dtype
+        Of the vectors written.
     """
+
+    rules: Rules
+    repr_layers: Sequence[int]
+    pooling: str
+    max_tokens: int
+    dtype: str = "float32"
+
+
+def embed(
+    items: Iterable[Record | Skipped], model: Embedder, sink: Sink, job: Job, progress: Progress, stop: Stop
+) -> int:
+    """Embed records into a sink, from the sink's position on.
+
+    Parameters
+    ----------
+    items
+        Records and what is left out, in input order. No more than one window of them is held at a time.
+
+    Returns
+    -------
+    int
+        How many tokens ran, padding left out.
+
+    Raises
+    ------
+    Stopped
+        `stop` asked for it; all batches done are committed.
+    NotFinite, OutOfMemory
+        A record cannot be embedded; the message names it. The batches before it are committed.
+    """
+    done = sink.position
     tokens = 0
-    for window in plan.windows(_kept(records, sink)):
-        task = Task(window, rules, max_tokens)
-        starts = sink.announce([_row(record, rules) for record in window])
-        joiner = Joiner(task, pooling)
-        for batch in task.batches:
-            for i, vectors in zip(batch, _run(model, task, batch, repr_layers, pooling), strict=True):
-                places = task.places[task.pieces[i].record]
-                joined = joiner.add(i, vectors)
-                if joined is not None:
-                    for place in places:
-                        for layer, each in enumerate(joined):
-                            sink.fill(layer, starts[place], each)
-                    progress.advance(len(places), 0)
-                progress.advance(0, task.pieces[i].fresh * len(places))
-                tokens += task.pieces[i].length + 2
+    for number, window in enumerate(plan.windows(items)):
+        stop.check()
+        records = [item for item in window if isinstance(item, Record)]
+        if number < done.windows:
+            progress.advance(len(records), sum(plan.embedded_length(r.length, job.rules) for r in records))
+            continue
+        task = Task(records, job.rules, job.max_tokens)
+        rows = [row_of(record, job.rules) for record in records]
+        starts = sink.open_window(rows, [item for item in window if isinstance(item, Skipped)])
+        first = done.batches if number == done.windows else 0
+        tokens += _embed_window(task, starts, first, model, sink, job, progress, stop)
+        sink.close_window()
     return tokens
 
 
-def _kept(records: Iterable[Record | Skipped], sink: Sink) -> Iterator[Record]:
-    for record in records:
-        if isinstance(record, Skipped):
-            sink.skip(record)
-        else:
-            yield record
+def _embed_window(
+    task: Task,
+    starts: list[int],
+    first: int,
+    model: Embedder,
+    sink: Sink,
+    job: Job,
+    progress: Progress,
+    stop: Stop,
+) -> int:
+    """Run a window's batches from the `first` on, committing now and then; returns the tokens that ran."""
+    joiner = Joiner(task, job.pooling)
+    tokens, safe, committed = 0, first, time.monotonic()
+    for piece in (task.pieces[i] for batch in task.batches[:first] for i in batch):
+        _advance(progress, task, piece)
+    try:
+        for number, batch in enumerate(task.batches[first:], start=first + 1):
+            for i, vectors in _run(model, task, batch, job, stop):
+                joined = joiner.add(i, vectors)
+                if joined is not None:
+                    _fill(sink, task, i, starts, joined, job.dtype)
+                _advance(progress, task, task.pieces[i])
+                tokens += task.pieces[i].length + 2
+            if joiner.idle:
+                safe = number
+                if time.monotonic() - committed > COMMIT_SECONDS:
+                    sink.commit(safe)
+                    committed = time.monotonic()
+    except (Stopped, NotFinite, OutOfMemory):
+        sink.commit(safe)
+        raise
+    return tokens
 
 
-def _row(record: Record, rules: Rules) -> Row:
+def _advance(progress: Progress, task: Task, piece: Piece) -> None:
+    """Count a piece that ran, and its record with the last one; equal records were embedded with it."""
+    copies = len(task.places[piece.record])
+    last = piece.stop == task.embedded(piece.record)
+    progress.advance(copies * last, copies * piece.fresh)
+
+
+def _fill(sink: Sink, task: Task, i: int, starts: list[int], joined: list[Floats], dtype: str) -> None:
+    """Write a record's vectors to its row, and to those of the records equal to it."""
+    record = task.pieces[i].record
+    for layer, each in enumerate(joined):
+        with np.errstate(over="ignore"):
+            vectors = each.astype(dtype)
+        if not np.isfinite(vectors).all():
+            raise NotFinite(
+                f"{task.name(record)}: its embedding is not finite in {dtype}; "
+                "try --dtype float32, and check the checkpoint (--model)"
+            )
+        for place in task.places[record]:
+            sink.fill(layer, starts[place], vectors)
+
+
+def row_of(record: Record, rules: Rules) -> Row:
+    """What stands beside a record's embedding."""
     return Row(
         record.id,
         record.description,
@@ -198,13 +194,25 @@ def _row(record: Record, rules: Rules) -> Row:
 
 
 def _run(
-    model: Embedder, task: Task, batch: list[int], repr_layers: Sequence[int], pooling: str
-) -> Iterator[list[Floats]]:
-    """Run a batch; yields what `Joiner.add` takes of each of its pieces."""
+    model: Embedder, task: Task, batch: list[int], job: Job, stop: Stop
+) -> Iterator[tuple[int, list[Floats]]]:
+    """Run a batch, in halves where it does not fit; yields each piece and what `Joiner.add` takes of it."""
     tokens, weights = task.tokens(batch, model.alphabet)
     # The maximum of a record in pieces is that of its joined residues, so that they are needed.
-    residues = pooling == "none" or (pooling == "max" and any(task.count(i) > 1 for i in batch))
-    layers = model.embed(tokens, weights, repr_layers, "none" if residues else pooling)
+    residues = job.pooling == "none" or (job.pooling == "max" and any(task.count(i) > 1 for i in batch))
+    try:
+        with stop.abandoning():
+            layers = model.embed(tokens, weights, job.repr_layers, "none" if residues else job.pooling)
+    except MemoryError:
+        if len(batch) == 1:
+            raise OutOfMemory(
+                f"{task.name(task.pieces[batch[0]].record)}: {task.pieces[batch[0]].length:,} residues "
+                "at once do not fit into memory; use --long window with a smaller --max-length"
+            ) from None
+        half = len(batch) // 2
+        yield from _run(model, task, batch[:half], job, stop)
+        yield from _run(model, task, batch[half:], job, stop)
+        return
     for row, i in enumerate(batch):
         length = task.pieces[i].length if residues else 1
-        yield [values[row].reshape(-1, values.shape[-1])[:length] for values in layers]
+        yield i, [values[row].reshape(-1, values.shape[-1])[:length] for values in layers]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol, TypeVar
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protrna_cli.rules import Rules
+from protrna_cli.shard import Shard
 
 WINDOW_RECORDS = 4096
 WINDOW_RESIDUES = 1 << 20
@@ -49,6 +50,27 @@ def windows(
         residues += record.length
     if window:
         yield window
+
+
+def sliced(
+    items: Iterable[_R], shard: Shard, cost: Callable[[_R], int], total: int, by_window: bool
+) -> Iterator[_R]:
+    """Take a shard's slice: consecutive items, of like cost from shard to shard.
+
+    Parameters
+    ----------
+    cost, total
+        What an item costs, and all of them together.
+    by_window
+        Cut between windows only, so that every batch is what it is in the whole run.
+    """
+    done = 0
+    for group in windows(items) if by_window else ([item] for item in items):
+        costs = sum(cost(item) for item in group)
+        # The last item may cost nothing and stand at the very end.
+        if shard.holds(min(done, total - 1), costs, total):
+            yield from group
+        done += costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +146,21 @@ def blend(pieces: Sequence[Piece]) -> list[npt.NDArray[np.float32]]:
         (share / total[piece.start : piece.stop]).astype(np.float32)
         for piece, share in zip(pieces, raw, strict=True)
     ]
+
+
+def token_counts(length: int, rules: Rules) -> list[int]:
+    """Tokens of each piece of a record, `<cls>` and `<eos>` among them; none for what is left out."""
+    if not length:
+        return []
+    return [piece.length + 2 for piece in cut(0, length, rules)]
+
+
+def cost(length: int, rules: Rules, width: int) -> int:
+    """What a record costs to embed, in operations over 4 D: 6 D + T for each of the T tokens of each piece.
+
+    A layer takes 24 D² + 4 T D operations a token (ESM-2's layers, D the width).
+    """
+    return sum(tokens * (6 * width + tokens) for tokens in token_counts(length, rules))
 
 
 def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -19,6 +19,10 @@ from protrna_cli import plan
 from protrna_cli.errors import InputError
 from protrna_cli.inputs import Source, fasta_lines
 from protrna_cli.rules import Rules
+from protrna_cli.shard import WHOLE, Shard
+
+WINDOWS_A_SHARD = 16
+"""Windows that a shard must have to be cut between windows: then its cost is off by some percent."""
 
 UNKNOWN, _GAP, _INVALID = "x", "-", "!"
 _ONLY_PROTEIN = frozenset("EFJLOPQZ*")
@@ -73,6 +77,11 @@ class Skipped:
     position: int
     reason: str
 
+    @property
+    def length(self) -> int:
+        """Residues to embed: none."""
+        return 0
+
     def __str__(self) -> str:
         place = f"{self.file}: record {self.record} (id {shortened(self.id)}), line {self.line}"
         return (
@@ -96,6 +105,10 @@ class Census:
         Records longer than `max_length`, and records equal to another of their window.
     longest, longest_id
         Residues and id of the longest record.
+    n_windows
+        Windows into which the records are cut.
+    n_tokens, n_scores
+        Tokens that run, and attention scores a head that they make.
     """
 
     inputs: list[dict[str, str]] = field(default_factory=list)
@@ -108,19 +121,35 @@ class Census:
     n_repeats: int = 0
     longest: int = 0
     longest_id: str = ""
+    n_windows: int = 0
+    n_tokens: int = 0
+    n_scores: int = 0
 
-    def count(self, window: list[Record], rules: Rules) -> None:
-        """Add the records of one window."""
-        lengths = [record.length for record in window]
-        self.n_records += len(window)
-        self.n_residues += sum(lengths)
-        self.n_embedded += sum(plan.embedded_length(length, rules) for length in lengths)
-        self.n_unknown += sum(record.n_unknown for record in window)
-        self.n_long += sum(length > rules.max_length for length in lengths)
-        self.n_repeats += len(window) - len({record.sequence for record in window})
-        longest = max(window, key=lambda record: record.length)
-        if longest.length > self.longest:
-            self.longest, self.longest_id = longest.length, longest.id
+    def count(self, items: Iterable[Record | Skipped], rules: Rules) -> None:
+        """Add records, window by window."""
+        for window in plan.windows(items):
+            records = [item for item in window if isinstance(item, Record)]
+            self.n_windows += 1
+            self.n_records += len(records)
+            self.n_skipped += len(window) - len(records)
+            self.n_repeats += len(records) - len({record.sequence for record in records})
+            for record in records:
+                self._count_record(record, rules)
+
+    def _count_record(self, record: Record, rules: Rules) -> None:
+        tokens = plan.token_counts(record.length, rules)
+        self.n_residues += record.length
+        self.n_embedded += plan.embedded_length(record.length, rules)
+        self.n_unknown += record.n_unknown
+        self.n_long += record.length > rules.max_length
+        self.n_tokens += sum(tokens)
+        self.n_scores += sum(each**2 for each in tokens)
+        if record.length > self.longest:
+            self.longest, self.longest_id = record.length, record.id
+
+    def cost(self, width: int) -> int:
+        """What all records cost to embed, as `plan.cost` counts it."""
+        return 6 * width * self.n_tokens + self.n_scores
 
 
 def take_census(sources: Sequence[Source], rules: Rules, unique_ids: bool = False) -> Census:
@@ -141,25 +170,25 @@ def take_census(sources: Sequence[Source], rules: Rules, unique_ids: bool = Fals
         left to embed.
     """
     census = Census()
-    seen: set[int] = set()
-
-    def kept() -> Iterator[Record]:
-        for item in _read(sources, rules, census.inputs):
-            if isinstance(item, Skipped):
-                census.n_skipped += 1
-                continue
-            if unique_ids:
-                if not item.id or hash(item.id) in seen:
-                    raise InputError(_unfit_id(sources[len(census.inputs)], item))
-                seen.add(hash(item.id))
-            yield item
-
-    for window in plan.windows(kept()):
-        census.count(window, rules)
+    items = _read(sources, rules, census.inputs)
+    census.count(_with_own_ids(items, sources, census) if unique_ids else items, rules)
     if not census.n_records:
         names = ", ".join(source.name for source in sources)
         raise InputError(f"{names}: all {census.n_skipped} records were skipped; nothing is left to embed")
     return census
+
+
+def _with_own_ids(
+    items: Iterable[Record | Skipped], sources: Sequence[Source], census: Census
+) -> Iterator[Record | Skipped]:
+    """Pass records on as long as each has an id of its own."""
+    seen: set[int] = set()
+    for item in items:
+        if isinstance(item, Record):
+            if not item.id or hash(item.id) in seen:
+                raise InputError(_unfit_id(sources[len(census.inputs)], item))
+            seen.add(hash(item.id))
+        yield item
 
 
 def _unfit_id(source: Source, record: Record) -> str:
@@ -201,6 +230,22 @@ def _read(
         if not number:
             raise InputError(f"{source.name}: no FASTA record in it; a record starts with '>ID description'")
         inputs.append({"name": Path(source.name).name, "sha256": digest.hexdigest()})
+
+
+def slice_of(
+    items: Iterator[Record | Skipped], shard: Shard, whole: Census, rules: Rules, width: int
+) -> Iterator[Record | Skipped]:
+    """Take a shard's slice of the whole input.
+
+    Shards of like cost are cut between windows, where every batch is what it is in the whole run; where
+    there are too few windows for that, between records.
+    """
+    if shard == WHOLE:
+        return items
+    by_window = whole.n_windows >= WINDOWS_A_SHARD * shard.count
+    return plan.sliced(
+        items, shard, lambda item: plan.cost(item.length, rules, width), whole.cost(width), by_window
+    )
 
 
 class _HeaderLines:

@@ -14,6 +14,9 @@ class Progress:
     def advance(self, records: int, residues: int) -> None:
         """Add what was embedded since the last call."""
 
+    def note(self, text: str) -> None:
+        """Take what the user should know now."""
+
     def close(self) -> None:
         """End, however the run ended."""
 
@@ -25,6 +28,15 @@ def counted(number: int, noun: str) -> str:
     ('1 record', '1,400 records')
     """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def amount(size: float) -> str:
+    """Say a number of bytes.
+
+    >>> amount(5_120_000), amount(3 * 2**40)
+    ('4.9 MiB', '3,072.0 GiB')
+    """
+    return f"{size / 2**20:,.1f} MiB" if size < 2**30 else f"{size / 2**30:,.1f} GiB"
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,10 @@ class Summary:
         Records whose sequence stood before in their window and ran once with it.
     seconds
         Wall time from the first batch to the last; loading the model is not in it.
+    n_resumed
+        Records that an earlier process had embedded.
+    already_whole
+        Whether the output was there, and nothing was left to do.
     """
 
     output: str
@@ -58,6 +74,8 @@ class Summary:
     skipped_list: str
     n_repeats: int
     seconds: float
+    n_resumed: int = 0
+    already_whole: bool = False
 
     def text(self) -> str:
         """Say it in one line."""
@@ -71,5 +89,9 @@ class Summary:
             parts.append(f"{counted(self.n_repeats, 'repeat')} run once")
         if self.n_skipped:
             parts.append(f"{counted(self.n_skipped, 'record')} SKIPPED (see {self.skipped_list})")
+        if self.already_whole:
+            return f"{', '.join(parts)}; whole already: {self.output}"
+        if self.n_resumed:
+            return f"{', '.join(parts)}; resumed, {self.seconds:.1f} s: {self.output}"
         rate = self.n_residues / self.seconds if self.seconds else 0.0
         return f"{', '.join(parts)}; {self.seconds:.1f} s, {rate:,.0f} residues/s: {self.output}"

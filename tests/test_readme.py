@@ -17,15 +17,21 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
+def expanded(word: str) -> list[str]:
+    """What a shell makes of a word."""
+    return sorted(map(str, Path().glob(word))) if "*" in word else [word]
+
+
 @pytest.fixture
 def outputs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run every `protrna` line of the README in a folder of its own, with the sample data in it."""
     (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
     monkeypatch.chdir(tmp_path)
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("protrna ")]
-    assert len(lines) == 6
+    assert len(lines) == 11
     for line in lines:
-        assert run(*shlex.split(line)[1:]).code == 0
+        words = [each for word in shlex.split(line)[1:] for each in expanded(word)]
+        assert run(*words).code == 0
 
 
 @pytest.mark.usefixtures("outputs")
@@ -52,6 +58,6 @@ def test_exit_codes_stand_in_the_readme() -> None:
     kinds = [
         kind for kind in vars(errors).values() if isinstance(kind, type) and kind is not errors.ProtrnaError
     ]
-    listed = README.split("Exit codes: ")[1].split("\n\n")[0]
+    listed = README.split("### Exit codes")[1].split("## Outputs")[0]
     for kind in kinds:
         assert re.search(rf"\b{kind.exit_code}\b", listed), kind

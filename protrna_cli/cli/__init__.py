@@ -6,6 +6,7 @@ must answer at once.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -13,8 +14,10 @@ import click
 
 from protrna_cli.cli.embed import embed
 from protrna_cli.cli.info import info
+from protrna_cli.cli.merge import merge
 from protrna_cli.cli.terminal import say
-from protrna_cli.errors import ProtrnaError
+from protrna_cli.cli.verify import verify
+from protrna_cli.errors import ProtrnaError, Stopped
 
 KEYBOARD_INTERRUPT = 130
 
@@ -29,6 +32,8 @@ def protrna() -> None:
 
 
 protrna.add_command(embed)
+protrna.add_command(merge)
+protrna.add_command(verify)
 protrna.add_command(info)
 
 
@@ -41,6 +46,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except Stopped as stopped:
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        again = [word for word in words if word not in ("--resume", "--overwrite")]
+        say(f"{stopped}; go on with: protrna {shlex.join([*again, '--resume'])}")
+        return stopped.exit_code
     except ProtrnaError as error:
         say(f"error: {error}")
         return error.exit_code

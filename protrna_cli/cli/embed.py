@@ -13,6 +13,8 @@ from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
 from protrna_cli.output import FORMATS, H5_LAYOUTS, format_of
 from protrna_cli.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
+from protrna_cli.shard import Shard
+from protrna_cli.stopping import SignalStop
 from protrna_cli.weights import DEMO, DEMO_NOTICE, PUBLISHED
 
 EPILOG = """\b
@@ -111,6 +113,13 @@ Examples:
     metavar="N",
     help="Tokens of a batch, padding included: more need more memory.",
 )
+@click.option(
+    "--shard",
+    metavar="I/N",
+    default="1/1",
+    help="Embed the I-th of N slices, into OUT with I-of-N before its suffix; see protrna merge.",
+)
+@click.option("--resume", is_flag=True, help="Go on with a run that did not finish; without one, begin.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option(
     "--dry-run",
@@ -141,6 +150,7 @@ def embed(
     how it was made (see protrna info).
     """
     parse_device(options["device"])
+    options["shard"] = Shard.parse(options["shard"])
     rules = Rules(**{field.name: options.pop(field.name) for field in fields(Rules)})
     as_json = options["format"] == "json"
     if as_json and not dry_run:
@@ -155,11 +165,11 @@ def embed(
         return
     if options["model"] == DEMO and not quiet:
         say(f"note: {DEMO_NOTICE}")
-    with hushed_libraries(verbose):
+    with hushed_libraries(verbose), SignalStop() as stop:
         from protrna_cli.api import EmbedOptions, embed_fasta
 
         summary = embed_fasta(
-            inputs, output, EmbedOptions(**options, rules=rules), progress_for(progress, quiet)
+            inputs, output, EmbedOptions(**options, rules=rules), progress_for(progress, quiet), stop
         )
     if not quiet:
         say(summary.text())

@@ -65,7 +65,14 @@ def hushed_libraries(verbose: bool) -> Iterator[None]:
         os.close(null)
 
 
-class Bar(Progress):
+class Spoken(Progress):
+    """Says its notes, and nothing else."""
+
+    def note(self, text: str) -> None:
+        say(f"note: {text}")
+
+
+class Bar(Spoken):
     """A progress bar: records, residues per second, time left."""
 
     def start(self, records: int, residues: int) -> None:
@@ -92,4 +99,6 @@ class Bar(Progress):
 def progress_for(kind: str, quiet: bool) -> Progress:
     """Progress as `--progress` asks: `auto` is a bar on a terminal and silence elsewhere."""
     wanted = kind == "bar" or (kind == "auto" and not quiet and sys.stderr.isatty())
-    return Bar() if wanted else Progress()
+    if wanted:
+        return Bar()
+    return Progress() if quiet else Spoken()

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from protrna_cli.errors import UsageError
+
 VOCABULARY = 38
 
 Shape = tuple[int, ...]
@@ -41,6 +43,28 @@ class ModelSize:
         trained = [shape for layer in shapes.layers for shape in layer._replace(inv_freq=(0,))]
         trained += [shapes.embedding, *shapes.final_norm, *shapes.lm_head]
         return sum(int(np.prod(shape)) for shape in trained)
+
+    def layer_index(self, layer: int) -> int:
+        """Resolve a layer counted from either end to 0 … `layers`.
+
+        Raises
+        ------
+        UsageError
+            The model has no such layer.
+        """
+        index = layer + self.layers + 1 if layer < 0 else layer
+        if not 0 <= index <= self.layers:
+            raise UsageError(
+                f"this model has layers 0 to {self.layers}, not {layer}; -1 is the last (--layer)"
+            )
+        return index
+
+    def attention_bytes(self, width: int) -> int:
+        """Memory that a sequence of `width` tokens takes in attention: its scores (H, T, T), held twice.
+
+        Measured at 1.4 times the scores, on a CPU, for 2,000 and 4,000 tokens.
+        """
+        return 2 * 4 * self.heads * width**2
 
 
 PUBLISHED_SIZE = ModelSize(layers=33, width=1280, heads=20)

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from protrna_cli.alphabet import Alphabet, Tokens
-from protrna_cli.errors import UsageError
 from protrna_cli.model import layers
 from protrna_cli.model.pooling import POOLINGS
 from protrna_cli.model.structure import LayerWeights, ModelSize, ModelWeights, weight_shapes
@@ -63,7 +62,7 @@ class ProtRNA:
         UsageError
             A layer that the model does not have.
         """
-        wanted = {layer: self.layer_index(layer) for layer in repr_layers}
+        wanted = {layer: self.size.layer_index(layer) for layer in repr_layers}
         attentions: list[Tensor] = []
         hidden = dict(self._hidden(tokens, self.size.layers, attentions if need_head_weights else None))
         last = hidden[self.size.layers]
@@ -95,36 +94,22 @@ class ProtRNA:
         list
             One float32 array a layer, in the order asked: (B, D), or (B, T - 1, D) for `none`, from the first
             residue on; its rows past a sequence's end have no meaning.
-        """
-        pool = self._pool[pooling]
-        pooled = {
-            index: pool(hidden, tf.constant(weights))
-            for index, hidden in self._hidden(tokens, max(repr_layers))
-            if index in repr_layers
-        }
-        return [pooled[index].numpy() for index in repr_layers]
-
-    def layer_index(self, layer: int) -> int:
-        """Resolve a layer counted from either end to 0 … `size.layers`.
 
         Raises
         ------
-        UsageError
-            The model has no such layer.
+        MemoryError
+            The batch does not fit on the device.
         """
-        index = layer + self.size.layers + 1 if layer < 0 else layer
-        if not 0 <= index <= self.size.layers:
-            raise UsageError(
-                f"this model has layers 0 to {self.size.layers}, not {layer}; -1 is the last (--layer)"
-            )
-        return index
-
-    def attention_bytes(self, width: int) -> int:
-        """Memory that a sequence of `width` tokens takes in attention: its scores (H, T, T), held twice.
-
-        Measured at 1.4 times the scores, on a CPU, for 2,000 and 4,000 tokens.
-        """
-        return 2 * 4 * self.size.heads * width**2
+        pool = self._pool[pooling]
+        try:
+            pooled = {
+                index: pool(hidden, tf.constant(weights))
+                for index, hidden in self._hidden(tokens, max(repr_layers))
+                if index in repr_layers
+            }
+        except tf.errors.ResourceExhaustedError as error:
+            raise MemoryError(str(error)) from error
+        return [pooled[index].numpy() for index in repr_layers]
 
     def _hidden(
         self, tokens: Tokens | Tensor, last: int, attentions: list[Tensor] | None = None

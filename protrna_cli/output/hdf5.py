@@ -12,6 +12,7 @@ packed
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ def write_flat(path: Path, header: Header, blocks: Iterable[Block]) -> None:
     OutputUnwritable
         An id is empty or repeats, so that it cannot be the name of a dataset.
     """
-    with _created(path, header) as file:
+    with _created(path, header, blocks) as (file, blocks):
         groups = [file]
         if len(header.layers) > 1:
             groups = [file.create_group(name, track_order=True) for name in header.columns]
@@ -50,7 +51,7 @@ def write_flat(path: Path, header: Header, blocks: Iterable[Block]) -> None:
 
 def write_packed(path: Path, header: Header, blocks: Iterable[Block]) -> None:
     """Write all rows into one dataset a layer."""
-    with _created(path, header) as file:
+    with _created(path, header, blocks) as (file, blocks):
         shape = (header.n_vectors, header.width)
         matrices = [file.create_dataset(name, shape, header.dtype) for name in _matrices(header)]
         columns = {
@@ -109,12 +110,54 @@ def dataset_name(row_id: str) -> str:
     return name.replace(".", "%2E") if name == "." else name
 
 
+class _PatientFile(io.FileIO):
+    """A file that remembers its first failure and takes every write after that for done.
+
+    HDF5 cannot close a file whose writes fail: its handles live on, complain on stderr until the process
+    ends, and keep the disk busy. So it is told that all is well, and the failure is raised after the close.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        try:
+            while view and self.failure is None:
+                view = view[super().write(view) or 0 :]
+        except OSError as error:
+            self.failure = error
+        return memoryview(data).nbytes
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the first failure, if there was one."""
+        if self.failure:
+            raise self.failure
+
+
 @contextmanager
-def _created(path: Path, header: Header) -> Iterator[h5py.File]:
-    # Files of HDF5 1.8 (2008) and later: attributes and groups have no bound in them.
-    with h5py.File(path, "w", libver=("v108", "v110"), track_order=True) as file:
-        file.attrs[PROVENANCE_KEY] = header.json
-        yield file
+def _created(
+    path: Path, header: Header, blocks: Iterable[Block]
+) -> Iterator[tuple[h5py.File, Iterable[Block]]]:
+    """Make a file; gives it, and the blocks to write, which end with the error when writing fails."""
+    with _PatientFile(path, "w+") as raw:
+
+        def checked() -> Iterator[Block]:
+            for block in blocks:
+                yield block
+                raw.check()
+
+        # Files of HDF5 1.8 (2008) and later: attributes and groups have no bound in them.
+        with h5py.File(raw, "w", libver=("v108", "v110"), track_order=True) as file:
+            file.attrs[PROVENANCE_KEY] = header.json
+            yield file, checked()
+        raw.check()
 
 
 def _dataset(group: h5py.Group, row: Row, values: Any) -> h5py.Dataset:

@@ -8,6 +8,7 @@ after the other in one array, (layers, N, D) or (layers, ΣL, D).
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -41,33 +42,48 @@ class Slots:
         The array's file; index and provenance are written beside it.
     header
         Its counts fix the size of the array, so that every vector has its place from the start.
+    resume
+        Go on with files that stand there, from this place on: the vectors announced, and the size of the
+        index at that time. What came later is forgotten.
     """
 
-    def __init__(self, path: Path, header: Header) -> None:
+    def __init__(self, path: Path, header: Header, resume: tuple[int, int] | None = None) -> None:
         self._header = header
         self._dtype = np.dtype(header.dtype).newbyteorder("<")
-        shape: tuple[int, ...] = (header.n_vectors, header.width)
-        if len(header.layers) > 1:
-            shape = (len(header.layers), *shape)
-        self._array = path.open("wb", buffering=0)
-        np.lib.format.write_array_header_1_0(
-            self._array, {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
-        )
-        self._offset = self._array.tell()
-        self._index = index_path(path).open("w", encoding="utf-8", newline="")
+        preamble = self._preamble()
+        self._offset = len(preamble)
+        self._array = path.open("r+b" if resume else "wb", buffering=0)
+        self._index = index_path(path).open("r+" if resume else "w", encoding="utf-8", newline="")
         self._rows = csv.writer(self._index, dialect="excel-tab", lineterminator="\n")
-        self._rows.writerow(INDEX_COLUMNS)
-        self._announced = 0
-        meta_path(path).write_text(header.json + "\n", encoding="utf-8")
+        self.announced = 0
+        if resume:
+            self.announced, index_bytes = resume
+            self._index.seek(index_bytes)
+            self._index.truncate()
+        else:
+            self._array.write(preamble)
+            self._rows.writerow(INDEX_COLUMNS)
+            meta_path(path).write_text(header.json + "\n", encoding="utf-8")
+
+    def _preamble(self) -> bytes:
+        """What stands before the numbers in a .npy file."""
+        shape: tuple[int, ...] = (self._header.n_vectors, self._header.width)
+        if len(self._header.layers) > 1:
+            shape = (len(self._header.layers), *shape)
+        buffer = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            buffer, {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        )
+        return buffer.getvalue()
 
     def announce(self, rows: Iterable[Row]) -> list[int]:
         """Add rows to the index; returns the place of each row's first vector."""
         starts = []
         for row in rows:
-            starts.append(self._announced)
-            self._announced += row.n_embedded if self._header.per_token else 1
+            starts.append(self.announced)
+            self.announced += row.n_embedded if self._header.per_token else 1
             columns = [getattr(row, name) for name in ROW_COLUMNS]
-            self._rows.writerow([*columns, starts[-1], self._announced])
+            self._rows.writerow([*columns, starts[-1], self.announced])
         return starts
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
@@ -75,9 +91,14 @@ class Slots:
         place = layer * self._header.n_vectors + start
         data = np.ascontiguousarray(vectors, self._dtype).data.cast("B")
         offset = self._offset + place * self._header.width * self._dtype.itemsize
-        while data:  # a signal or a nearly full disk may cut one write short
-            written = os.pwrite(self._array.fileno(), data, offset)
-            data, offset = data[written:], offset + written
+        write_all(self._array.fileno(), data, offset)
+
+    def sync(self) -> int:
+        """Make all of it durable; returns the size of the index."""
+        self._index.flush()
+        os.fsync(self._index.fileno())
+        os.fsync(self._array.fileno())
+        return os.fstat(self._index.fileno()).st_size
 
     def close(self) -> None:
         """Flush and close; the files are whole once every row was announced and filled."""
@@ -91,6 +112,14 @@ class Slots:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of it at a place of a file; one call alone may write less, as on a nearly full disk."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
 
 
 def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:

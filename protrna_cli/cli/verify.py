@@ -1,0 +1,32 @@
+"""`protrna verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from protrna_cli.cli.terminal import say, verbosity
+from protrna_cli.errors import InputError
+
+
+@click.command(epilog="\b\nExample:\n  protrna verify out.parquet input.fa\n")
+@click.argument("output", metavar="OUT")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@verbosity
+def verify(output: str, inputs: tuple[str, ...], quiet: bool, verbose: bool) -> None:
+    """Prove that an output is complete.
+
+    OUT is held against the INPUT that it was made from: every record is a row, in order, with its id, its
+    counts and finite numbers of the right shape, or it is listed as skipped.
+    """
+    del verbose  # no library talks here
+    from protrna_cli.verifying import verify as find_flaws
+
+    flaws = find_flaws(Path(output), inputs)
+    for flaw in flaws:
+        say(flaw)
+    if flaws:
+        raise InputError(f"{output}: not complete; make it again with protrna embed --overwrite")
+    if not quiet:
+        say(f"{output}: complete")

@@ -1,0 +1,65 @@
+"""One process an output: a lock that dies with its process."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from protrna_cli.errors import OutputUnwritable
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Hold the lock of an output: the file `OUT.lock`, which says who holds it.
+
+    The lock is the kernel's, so that it ends with the process however that ends. A file system without locks
+    (ENOTSUP, ENOSYS) goes without.
+
+    Raises
+    ------
+    OutputUnwritable
+        Another process holds it, or the file cannot be made.
+    """
+    path = output.with_name(f"{output.name}.lock")
+    try:
+        descriptor = _acquire(path)
+    except BlockingIOError:
+        holder = path.read_text(errors="replace").strip() if path.exists() else "another process"
+        raise OutputUnwritable(
+            f"{output}: {holder or 'another process'} is writing it; wait for that or choose another -o"
+        ) from None
+    except OSError as error:
+        raise OutputUnwritable(
+            f"{output}: cannot be created ({error.strerror}); choose another -o"
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _acquire(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.ENOTSUP, errno.ENOSYS):
+                    raise
+            # Whoever held it before may have removed the file between our opening and our locking it.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)

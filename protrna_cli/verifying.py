@@ -1,0 +1,123 @@
+"""Proof that an output is complete: every record of the input is a row as it should be, or is listed."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from protrna_cli import output
+from protrna_cli.errors import InputError
+from protrna_cli.inputs import open_sources
+from protrna_cli.output.rows import ROW_COLUMNS, Block, Header, Row, Values
+from protrna_cli.pipeline import row_of
+from protrna_cli.provenance import rules_of, run_key, shard_of
+from protrna_cli.records import Record, Skipped, read_records, shortened, slice_of, take_census
+from protrna_cli.rules import Rules
+from protrna_cli.spool import partial_path, skipped_path
+
+MOST_FLAWS = 20
+
+
+def verify(path: Path, inputs: Sequence[str | PathLike[str]]) -> list[str]:
+    """Hold an output against the input that it was made from.
+
+    Returns
+    -------
+    list
+        What is wrong, one line each, 20 at the most; empty when the output is complete.
+
+    Raises
+    ------
+    InputUnreadable, InputError
+        The output or the input cannot be read at all.
+    """
+    header, blocks = output.read_output(path)
+    try:
+        run_key(header)
+    except KeyError as error:
+        raise InputError(f"{path}: its provenance lacks {error}; was it made by protrna embed?") from None
+    flaws = _flaws(path, header, blocks, inputs)
+    return [flaw for flaw, _ in zip(flaws, range(MOST_FLAWS), strict=False)]
+
+
+def _flaws(
+    path: Path, header: Header, blocks: Iterator[Block], inputs: Sequence[str | PathLike[str]]
+) -> Iterator[str]:
+    rules = rules_of(header)
+    if partial_path(path).exists():
+        yield f"{partial_path(path)}: an unfinished run stands beside the output"
+    with open_sources(inputs) as sources:
+        census = take_census(sources, rules)
+        hashes = [
+            [each["sha256"] for each in these] for these in (census.inputs, header.provenance["inputs"])
+        ]
+        if hashes[0] != hashes[1]:
+            yield "the input is not the one that the output was made from: its SHA-256 differs"
+        items = slice_of(read_records(sources, rules, census), shard_of(header), census, rules, header.width)
+        skipped: list[Skipped] = []
+        yield from _row_flaws(_records(items, skipped), _rows(blocks, header), header, rules)
+        yield from _skipped_flaws(path, skipped)
+
+
+def _records(items: Iterator[Record | Skipped], skipped: list[Skipped]) -> Iterator[Record]:
+    for item in items:
+        if isinstance(item, Record):
+            yield item
+        else:
+            skipped.append(item)
+
+
+def _rows(blocks: Iterator[Block], header: Header) -> Iterator[tuple[Row, list[Values]]]:
+    for block in blocks:
+        bounds = block.bounds() if header.per_token else range(len(block.rows) + 1)
+        for row, start, end in zip(block.rows, bounds, bounds[1:], strict=False):
+            yield row, [values[start:end] for values in block.values]
+
+
+def _row_flaws(
+    records: Iterator[Record], rows: Iterator[tuple[Row, list[Values]]], header: Header, rules: Rules
+) -> Iterator[str]:
+    count = 0
+    for number, (record, found) in enumerate(zip_longest(records, rows), start=1):
+        if record is None:
+            yield f"row {number} (id {shortened(found[0].id)}): no record of the input is left for it"
+            return
+        if found is None:
+            yield f"record {record.number} (id {shortened(record.id)}): it and all after it have no row"
+            return
+        count = number
+        row, vectors = found
+        place = f"row {number} (id {shortened(row.id)})"
+        expected = row_of(record, rules)
+        for name in ROW_COLUMNS:
+            is_, should = getattr(row, name), getattr(expected, name)
+            if is_ != should:
+                yield f"{place}: its {name} is {is_!r}, and the record's {should!r}"
+        shape = (expected.n_embedded if header.per_token else 1, header.width)
+        for values in vectors:
+            if values.shape != shape:
+                yield f"{place}: its vectors have shape {values.shape}, not {shape}"
+            elif not np.isfinite(values).all():
+                yield f"{place}: its embedding is not finite"
+    if count != header.n_rows:
+        yield f"it has {count:,} rows, and says that it has {header.n_rows:,}"
+
+
+def _skipped_flaws(path: Path, skipped: list[Skipped]) -> Iterator[str]:
+    listed: list[tuple[str, str]] = []
+    if skipped_path(path).exists():
+        with skipped_path(path).open(encoding="utf-8", newline="") as file:
+            listed = [(line["record"], line["id"]) for line in csv.DictReader(file, dialect="excel-tab")]
+    expected = [(str(each.record), each.id) for each in skipped]
+    file_name = skipped_path(path).name
+    for number, name in expected:
+        if (number, name) not in listed:
+            yield f"record {number} (id {shortened(name)}): left out, and not listed in {file_name}"
+    for number, name in listed:
+        if (number, name) not in expected:
+            yield f"{file_name}: lists record {number} (id {shortened(name)}), which has a row"

@@ -16,6 +16,9 @@ from protrna_cli.output.rows import Header
 from protrna_cli.records import Census, read_records, take_census
 from protrna_cli.report import Progress, Summary
 from protrna_cli.spool import Spool
+from protrna_cli.weights import trust
+from protrna_cli.weights.fetching import obtain
+from protrna_cli.weights.watch import Watcher
 
 if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
@@ -47,6 +50,10 @@ class EmbedOptions:
         Budget of a batch in tokens, padding included.
     overwrite
         Replace an output that exists.
+    weights_dir
+        Where the published weights are kept; by default `PROTRNA_HOME` or the user's cache folder.
+    offline
+        Do not fetch the published weights if they are not at hand; nor does `PROTRNA_OFFLINE=1` let them be.
     """
 
     model: str = weights.PUBLISHED
@@ -60,6 +67,8 @@ class EmbedOptions:
     threads: int | None = None
     batch_tokens: int = 2048
     overwrite: bool = False
+    weights_dir: str | None = None
+    offline: bool = False
 
 
 def load_model(
@@ -70,7 +79,8 @@ def load_model(
     Parameters
     ----------
     name_or_path
-        `protrna` (the published weights), `demo` (synthetic weights, for trying), or a checkpoint's path.
+        `protrna` (the published weights, fetched if they are not at hand), `demo` (synthetic weights, for
+        trying), or a checkpoint's path.
     device
         `auto`, `cpu`, `gpu` or `gpu:N`; settled by the first call in a process.
     threads
@@ -83,7 +93,9 @@ def load_model(
     UsageError
         There is no such device.
     """
-    return _load(weights.locate(str(name_or_path)), device, threads)
+    checkpoint = weights.locate(str(name_or_path))
+    obtain(checkpoint)
+    return _load_trusted(checkpoint, device, threads)[0]
 
 
 def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./weights") -> ProtRNA:
@@ -96,6 +108,7 @@ def embed_fasta(
     output_path: AnyPath,
     options: EmbedOptions | None = None,
     progress: Progress | None = None,
+    watcher: Watcher | None = None,
 ) -> Summary:
     """Embed FASTA files into one output, as `protrna embed` does.
 
@@ -107,6 +120,8 @@ def embed_fasta(
         The file to make.
     progress
         Told how far the run is.
+    watcher
+        Told how the weights are fetched, if they have to be.
 
     Raises
     ------
@@ -118,12 +133,11 @@ def embed_fasta(
     target = Path(output_path)
     format = options.format or output.format_of(target)
     _refuse_existing(output.files_of(target, format), options)
-    checkpoint = weights.locate(options.model)
+    checkpoint = weights.locate(options.model, options.weights_dir, offline=options.offline)
     census = take_census(paths)
-    with ThreadPoolExecutor(1) as background:
-        digest = background.submit(weights.sha256, checkpoint) if checkpoint else None
-        model = _load(checkpoint, options.device, options.threads)
-        header = _header(options, model, census, digest.result() if digest else None)
+    obtain(checkpoint, watcher)
+    model, digest = _load_trusted(checkpoint, options.device, options.threads)
+    header = _header(options, model, census, digest)
     progress = progress or Progress()
     with Spool(target, header) as spool:
         progress.start(census.n_records, census.n_residues)
@@ -149,6 +163,14 @@ def _refuse_existing(files: list[Path], options: EmbedOptions) -> None:
     for file in files:
         if file.exists() and not options.overwrite:
             raise OutputUnwritable(f"{file}: exists; use --overwrite to replace it, or choose another -o")
+
+
+def _load_trusted(checkpoint: Path | None, device: str, threads: int | None) -> tuple[ProtRNA, str | None]:
+    """Load a model, and hash its checkpoint meanwhile: it must be the one that was verified, if one was."""
+    with ThreadPoolExecutor(1) as background:
+        digest = background.submit(trust.sha256, checkpoint) if checkpoint else None
+        model = _load(checkpoint, device, threads)
+        return model, digest.result() if digest else None
 
 
 def _load(checkpoint: Path | None, device: str, threads: int | None) -> ProtRNA:

@@ -14,6 +14,7 @@ import click
 from protrna_cli.cli.embed import embed
 from protrna_cli.cli.info import info
 from protrna_cli.cli.terminal import say
+from protrna_cli.cli.weights import weights
 from protrna_cli.errors import ProtrnaError
 
 KEYBOARD_INTERRUPT = 130
@@ -30,6 +31,7 @@ def protrna() -> None:
 
 protrna.add_command(embed)
 protrna.add_command(info)
+protrna.add_command(weights)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

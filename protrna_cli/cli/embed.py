@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from protrna_cli.cli.terminal import hushed_libraries, progress_for, say, verbosity
+from protrna_cli.cli.weights import watcher_for, weights_dir
 from protrna_cli.machine import parse_device
 from protrna_cli.output import FORMATS, H5_LAYOUTS, format_of
 from protrna_cli.weights import DEMO, DEMO_NOTICE, PUBLISHED
@@ -44,8 +45,11 @@ Examples:
     default=PUBLISHED,
     show_default=True,
     metavar="NAME|PATH",
-    help="protrna (the published weights), demo (synthetic weights, for trying), or a checkpoint's path.",
+    help="protrna (the published weights, fetched if they are not at hand), demo (synthetic weights, for "
+    "trying), or a checkpoint's path.",
 )
+@weights_dir
+@click.option("--offline", is_flag=True, help="Fetch no weights; PROTRNA_OFFLINE=1 says the same.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
@@ -95,9 +99,10 @@ def embed(
     options["format"] = options["format"] or format_of(Path(output))
     if options["model"] == DEMO and not quiet:
         say(f"note: {DEMO_NOTICE}")
+    watcher = watcher_for(progress, quiet)
     with hushed_libraries(verbose):
         from protrna_cli.api import EmbedOptions, embed_fasta
 
-        summary = embed_fasta(inputs, output, EmbedOptions(**options), progress_for(progress, quiet))
+        summary = embed_fasta(inputs, output, EmbedOptions(**options), progress_for(progress, quiet), watcher)
     if not quiet:
         say(summary.text())

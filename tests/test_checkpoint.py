@@ -167,7 +167,7 @@ def test_damaged_names_are_refused(tmp_path: Path) -> None:
     content = (GOLDEN / "toy.h5").read_bytes()
     path = tmp_path / "flipped.h5"
     path.write_bytes(content.replace(b"layer_._1/dense_10/kernel:0", b"layer_._1/dense_10/k\xffrnel:0", 1))
-    with pytest.raises(WeightsError, match="kernel:0 is missing|damaged HDF5"):
+    with pytest.raises(WeightsError, match="damaged HDF5"):
         read_checkpoint(path, keep)
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from protrna_cli.cli.terminal import say, verbosity
 from protrna_cli.errors import UsageError, WeightsError
-from protrna_cli.weights import PUBLISHED, PUBLISHED_FILE, folder, is_offline, locate
+from protrna_cli.weights import PUBLISHED, PUBLISHED_FILE, folder, is_offline, is_there, locate
 from protrna_cli.weights.watch import Watcher, announcement
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -168,6 +168,6 @@ def _at_hand(name_or_path: str, weights_dir: str | None) -> Path:
     path = locate(name_or_path, weights_dir)
     if path is None:
         raise UsageError("demo is built in and has no file; name protrna or the path of a checkpoint")
-    if not path.exists():
+    if not is_there(path):
         raise WeightsError(f"the published weights are not at {path}; run protrna weights fetch")
     return path

@@ -31,6 +31,15 @@ def folder(weights_dir: str | None = None) -> Path:
     return Path(pooch.os_cache("protrna"))
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file is there for us; in a folder that we may not enter none is."""
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
+
+
 def is_offline(asked: bool = False) -> bool:
     """Whether nothing may be fetched: because it is asked for, or `PROTRNA_OFFLINE` is set (and not to 0)."""
     return asked or os.environ.get("PROTRNA_OFFLINE", "") not in ("", "0")
@@ -61,11 +70,11 @@ def locate(name_or_path: str, weights_dir: str | None = None, *, offline: bool =
         return None
     if name_or_path != PUBLISHED:
         path = Path(name_or_path)
-        if not path.exists():
+        if not is_there(path):
             raise WeightsError(f"{path}: no such checkpoint; --model takes protrna, demo or the path of one")
         return path
     path = folder(weights_dir) / PUBLISHED_FILE
-    if is_offline(offline) and not path.exists():
+    if is_offline(offline) and not is_there(path):
         raise WeightsError(
             f"the published weights are not at {path}, and --offline or PROTRNA_OFFLINE forbids to fetch "
             f"them; {WAYS_OUT}"

@@ -255,12 +255,14 @@ def _fetch_rest(source: Source, partial: Path, target: Path, watcher: Watcher, t
             raise Unavailable(
                 f"{place(source.address)} has {total:,} bytes, not the {source.size:,} of its record"
             )
-        if start and (start, total) != (have, origin.size):
+        version = _version(reply)
+        changed = origin.address == source.address and version != origin.version
+        if start and (changed or (start, total) != (have, origin.size)):
             raise _NotTheSame(f"{place(source.address)} has changed since its first bytes came")
         if total is not None:
             _check_space(partial, total)
         if start == 0:  # also where the server does not know ranges, or has another file than If-Range names
-            _begin(partial, _Origin(source.address, total, source.md5, reply.headers.get("ETag")))
+            _begin(partial, _Origin(source.address, total, source.md5, version))
         watcher.start(place(source.address), target, total, start)
         rest = None if total is None else total - start
         _append(partial, _chunks(reply.read1, source.address, rest), watcher)
@@ -273,7 +275,7 @@ class _Origin:
     address: str
     size: int | None = None
     md5: str | None = None
-    etag: str | None = None
+    version: str | None = None
 
 
 def _beginning(source: Source, partial: Path) -> tuple[int, _Origin]:
@@ -293,10 +295,15 @@ def _range(source: Source, have: int, origin: _Origin) -> dict[str, str]:
     if not have:
         return {}
     headers = {"Range": f"bytes={have}-"}
-    # A weak ETag is not allowed here, and another server's says nothing.
-    if origin.etag and origin.etag.startswith('"') and origin.address == source.address:
-        headers["If-Range"] = origin.etag
+    # Only a strong ETag is allowed here, and another server's says nothing.
+    if origin.version and origin.version.startswith('"') and origin.address == source.address:
+        headers["If-Range"] = origin.version
     return headers
+
+
+def _version(reply: http.client.HTTPResponse) -> str | None:
+    """What the server tells the versions of a file apart by, if by anything."""
+    return reply.headers.get("ETag") or reply.headers.get("Last-Modified")
 
 
 def _extent(reply: http.client.HTTPResponse) -> tuple[int, int | None]:

@@ -14,7 +14,7 @@ import pooch
 
 from protrna_cli.errors import OutputUnwritable, WeightsError, WriteFailed
 from protrna_cli.model.checkpoint import find_flaw
-from protrna_cli.weights import WAYS_OUT, trust
+from protrna_cli.weights import WAYS_OUT, is_there, trust
 from protrna_cli.weights.download import Patience, Source, Unavailable, copy, discard, download, place
 from protrna_cli.weights.mirrors import MIRRORS, Mirror, is_remote, look_up
 from protrna_cli.weights.watch import Logged, Watcher
@@ -30,7 +30,7 @@ def obtain(checkpoint: Path | None, watcher: Watcher | None = None) -> None:
     WeightsError, OutputUnwritable, WriteFailed
         As `fetch`.
     """
-    if checkpoint is not None and not checkpoint.exists():
+    if checkpoint is not None and not is_there(checkpoint):
         fetch(checkpoint, MIRRORS, watcher or Logged())
 
 
@@ -131,7 +131,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     """Tell a file from the one that may replace it."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except OSError:  # none, or hidden from us: what is wrong with the folder shows when it is written to
         return None
     return status.st_ino, status.st_mtime_ns
 

@@ -113,8 +113,8 @@ def fetch(name: str, to: str | None, origin: str | None, quiet: bool, verbose: b
         locate(PUBLISHED, to)  # says how to come by it if it is not there
         trust.verify(target)
     else:
-        sources = [mirrors.Mirror(origin)] if origin else mirrors.MIRRORS
-        fetching.fetch(target, sources, watcher_for("auto", quiet))
+        named = [mirrors.Mirror(origin)] if origin else None
+        fetching.fetch(target, named, watcher_for("auto", quiet))
     if not quiet:
         say(f"verified: {target}")
 

@@ -31,12 +31,12 @@ def obtain(checkpoint: Path | None, watcher: Watcher | None = None) -> None:
         As `fetch`.
     """
     if checkpoint is not None and not is_there(checkpoint):
-        fetch(checkpoint, MIRRORS, watcher or Logged())
+        fetch(checkpoint, watcher=watcher or Logged())
 
 
 def fetch(
     target: Path,
-    mirrors: Sequence[Mirror] = MIRRORS,
+    mirrors: Sequence[Mirror] | None = None,
     watcher: Watcher | None = None,
     patience: Patience | None = None,
 ) -> None:
@@ -48,7 +48,7 @@ def fetch(
         Where it is to be. Beside it stand `NAME.json`, what is known of it; `NAME.lock`; and `NAME.partial`
         until all of it has come.
     mirrors
-        Tried in order.
+        Tried in order; by default the published addresses.
 
     Raises
     ------
@@ -59,6 +59,7 @@ def fetch(
     WriteFailed
         The disk is full; the next call goes on from what has come.
     """
+    mirrors = MIRRORS if mirrors is None else mirrors
     watcher, patience = watcher or Watcher(), patience or Patience()
     at_hand = _identity(target)
     if at_hand:

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -19,9 +20,9 @@ import pytest
 
 from protrna_cli.errors import OutputUnwritable, WeightsError, WriteFailed
 from protrna_cli.weights import trust
-from protrna_cli.weights.download import Patience
 from protrna_cli.weights.fetching import fetch
 from protrna_cli.weights.mirrors import MIRRORS, Mirror, look_up
+from protrna_cli.weights.transport import Patience
 from protrna_cli.weights.watch import Watcher
 from tests.checkpoints import write_checkpoint
 from tests.zenodo import Zenodo
@@ -112,6 +113,13 @@ def test_a_server_without_range_is_asked_for_all_again(zenodo: Zenodo, target: P
     fetch(target, [zenodo.record()], patience=QUICK)
     assert_whole(target, content)
     assert [request.start for request in zenodo.log] == [0, 0, 0]
+
+
+def test_a_server_that_always_breaks_off_is_given_up(zenodo: Zenodo, target: Path) -> None:
+    zenodo.ranges, zenodo.cuts = False, [60_000] * 50
+    with pytest.raises(WeightsError, match="bytes early"):
+        fetch(target, [zenodo.record()], patience=QUICK)
+    assert len(zenodo.log) == 1 + QUICK.retries
 
 
 @pytest.mark.parametrize(
@@ -263,6 +271,15 @@ def test_a_page_in_the_place_of_the_file_keeps_what_had_come(
     assert [request.start for request in zenodo.log] == [0, 50_000]
 
 
+@pytest.mark.parametrize("cuts", [[], [50_000]])
+def test_the_record_tells_the_size_that_a_reply_does_not(
+    zenodo: Zenodo, target: Path, content: bytes, cuts: list[int]
+) -> None:
+    zenodo.sized, zenodo.cuts = False, cuts
+    fetch(target, [zenodo.record()], patience=QUICK)
+    assert_whole(target, content)
+
+
 def test_a_file_of_unknown_length_is_fetched(zenodo: Zenodo, target: Path, content: bytes) -> None:
     zenodo.sized = False
     fetch(target, [zenodo.share], patience=QUICK)
@@ -283,6 +300,14 @@ def test_without_a_network_the_answer_is_quick(target: Path, monkeypatch: pytest
     assert str(caught.value).count("cannot be reached") == 1
     for way in ("protrna weights fetch --to DIR", "--weights-dir", "--model PATH", "--model demo"):
         assert way in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://a..b/x.h5", "http://[::1/x.h5", "http://host:port/x.h5", "http:///x.h5"]
+)
+def test_what_is_no_address_is_said_to_be_none(target: Path, address: str) -> None:
+    with pytest.raises(WeightsError, match=r"is no address|cannot be reached \(no host given\)"):
+        fetch(target, [Mirror(address)], patience=QUICK)
 
 
 # Proxies and certificates.
@@ -359,9 +384,22 @@ def test_a_quota_that_is_reached(zenodo: Zenodo, target: Path, content: bytes) -
     assert zenodo.log[-1].start == 150_000
 
 
+def test_a_copy_that_fails_leaves_nothing(target: Path, tmp_path: Path, content: bytes) -> None:
+    source = tmp_path / "source.h5"
+    source.write_bytes(content)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
+    try:
+        with pytest.raises(WriteFailed, match="File too large"):
+            fetch(target, [Mirror(str(source))])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in target.parent.iterdir()] == [f"{NAME}.lock"]
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputUnwritable, match=r"cannot be written .*; choose another folder with --to"):
+    with pytest.raises(OutputUnwritable, match=r"cannot be written .*; choose another folder"):
         fetch(tmp_path / "file" / NAME, [])
 
 

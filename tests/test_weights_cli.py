@@ -156,6 +156,7 @@ def test_fetch_from_an_address(run: Run, home: Path, zenodo: Zenodo) -> None:
     ("words", "code", "message"),
     [
         (["fetch", "--from", "missing.h5"], 69, "missing.h5 cannot be read (No such file or directory)"),
+        (["fetch", "--from", "file:///etc/passwd"], 69, "file:/etc/passwd cannot be read"),
         (["fetch", "--from", SAMPLE], 69, f"{SAMPLE} gave a file that is refused: not an HDF5 file"),
         (["fetch", "--from", TOY, "--to", SAMPLE], 73, f"{SAMPLE}: cannot be written"),
         (["verify", SAMPLE], 69, f"{SAMPLE}: not an HDF5 file; run protrna weights fetch"),

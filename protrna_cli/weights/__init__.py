@@ -1,8 +1,8 @@
 """The published weights: which checkpoint a name means, where it is kept, and how it comes there.
 
 This face is light; the modules below it read files and the network, and are imported where they are needed:
-`mirrors` (addresses, what Zenodo says of a file), `download` (bytes, resumed), `trust` (hashes and records),
-`fetching` (all of it, one process at a time).
+`mirrors` (addresses, what Zenodo says of a file), `transport` (one request), `download` (many, resumed),
+`trust` (hashes and records), `fetching` (all of it, one process at a time).
 """
 
 from __future__ import annotations

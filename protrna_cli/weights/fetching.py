@@ -15,8 +15,9 @@ import pooch
 from protrna_cli.errors import OutputUnwritable, WeightsError, WriteFailed
 from protrna_cli.model.checkpoint import find_flaw
 from protrna_cli.weights import WAYS_OUT, is_there, trust
-from protrna_cli.weights.download import Patience, Source, Unavailable, copy, discard, download, place
+from protrna_cli.weights.download import Source, copy, discard, download
 from protrna_cli.weights.mirrors import MIRRORS, Mirror, is_remote, look_up
+from protrna_cli.weights.transport import Patience, Unavailable, place
 from protrna_cli.weights.watch import Logged, Watcher
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
@@ -71,18 +72,24 @@ def fetch(
     with _alone(target, watcher) as partial:
         if _identity(target) not in (None, at_hand):
             return  # another process brought it meanwhile
-        failures = []
-        for mirror in mirrors:
-            try:
-                _fetch_from(mirror, partial, target, watcher, patience)
-                return
-            except Unavailable as failure:
-                failures.append(str(failure))
-                if mirror is not mirrors[-1]:
-                    watcher.note(f"{failure}; trying the next address")
-    raise WeightsError(
-        f"{target.name} could not be fetched: {'; '.join(dict.fromkeys(failures))}; {WAYS_OUT}"
-    )
+        _fetch_from_first(mirrors, partial, target, watcher, patience)
+
+
+def _fetch_from_first(
+    mirrors: Sequence[Mirror], partial: Path, target: Path, watcher: Watcher, patience: Patience
+) -> None:
+    """Fetch from the first mirror that gives a whole checkpoint."""
+    failures = []
+    for mirror in mirrors:
+        try:
+            _fetch_from(mirror, partial, target, watcher, patience)
+            return
+        except Unavailable as failure:
+            failures.append(str(failure))
+            if mirror is not mirrors[-1]:
+                watcher.note(f"{failure}; trying the next address")
+    reasons = "; ".join(dict.fromkeys(failures))
+    raise WeightsError(f"{target.name} could not be fetched: {reasons}; {WAYS_OUT}")
 
 
 def _fetch_from(mirror: Mirror, partial: Path, target: Path, watcher: Watcher, patience: Patience) -> None:
@@ -150,7 +157,7 @@ def _alone(target: Path, watcher: Watcher) -> Iterator[Path]:
         lock = os.open(target.with_name(f"{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise OutputUnwritable(
-            f"{target.parent}: cannot be written ({error.strerror}); choose another folder with --to, "
+            f"{target.parent}: cannot be written ({error.strerror}); choose another folder with "
             "--weights-dir or PROTRNA_HOME"
         ) from error
     try:

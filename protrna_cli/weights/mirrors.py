@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from protrna_cli.weights import PUBLISHED_FILE
-from protrna_cli.weights.download import Patience, Source, Unavailable, fetch_small
+from protrna_cli.weights.download import Source
+from protrna_cli.weights.transport import Patience, Unavailable, fetch_small
 from protrna_cli.weights.watch import Watcher
 
 

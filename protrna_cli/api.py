@@ -53,7 +53,7 @@ class EmbedOptions:
     weights_dir
         Where the published weights are kept; by default `PROTRNA_HOME` or the user's cache folder.
     offline
-        Do not fetch the published weights if they are not at hand; nor does `PROTRNA_OFFLINE=1` let them be.
+        Do not fetch the published weights if they are not at hand; `PROTRNA_OFFLINE=1` says the same.
     """
 
     model: str = weights.PUBLISHED
@@ -90,6 +90,8 @@ def load_model(
     ------
     WeightsError
         The checkpoint is not at hand or not usable.
+    OutputUnwritable, WriteFailed
+        It was to be fetched, and its folder cannot be written, or the disk is full.
     UsageError
         There is no such device.
     """

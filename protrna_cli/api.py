@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -30,6 +31,9 @@ from protrna_cli.rules import DEFAULT_RULES, Rules
 from protrna_cli.shard import WHOLE, Shard
 from protrna_cli.spool import Spool, partial_path, shard_path, skipped_path
 from protrna_cli.stopping import Stop
+from protrna_cli.weights import trust
+from protrna_cli.weights.fetching import obtain
+from protrna_cli.weights.watch import Watcher
 
 if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
@@ -65,6 +69,10 @@ class EmbedOptions:
         As `load_model` takes them.
     batch_tokens
         Budget of a batch in tokens, padding included.
+    weights_dir
+        Where the published weights are kept; by default `PROTRNA_HOME` or the user's cache folder.
+    offline
+        Do not fetch the published weights if they are not at hand; `PROTRNA_OFFLINE=1` says the same.
     overwrite
         Replace an output that exists.
     resume
@@ -85,6 +93,8 @@ class EmbedOptions:
     device: str = "auto"
     threads: int | None = None
     batch_tokens: int = 2048
+    weights_dir: str | None = None
+    offline: bool = False
     overwrite: bool = False
     resume: bool = False
     shard: Shard = WHOLE
@@ -99,7 +109,8 @@ def load_model(
     Parameters
     ----------
     name_or_path
-        `protrna` (the published weights), `demo` (synthetic weights, for trying), or a checkpoint's path.
+        `protrna` (the published weights, fetched if they are not at hand), `demo` (synthetic weights, for
+        trying), or a checkpoint's path.
     device
         `auto`, `cpu`, `gpu` or `gpu:N`; settled by the first call in a process.
     threads
@@ -109,10 +120,17 @@ def load_model(
     ------
     WeightsError
         The checkpoint is not at hand or not usable.
+    OutputUnwritable, WriteFailed
+        It was to be fetched, and its folder cannot be written, or the disk is full.
     UsageError
         There is no such device.
     """
-    return _load(weights.locate(str(name_or_path)), device, threads)
+    checkpoint = weights.locate(str(name_or_path))
+    obtain(checkpoint)
+    with _hashing(checkpoint) as digest:
+        model = _load(checkpoint, device, threads)
+        digest()  # it must be the checkpoint that was verified, if one was
+    return model
 
 
 def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./weights") -> ProtRNA:
@@ -126,6 +144,7 @@ def embed_fasta(
     options: EmbedOptions | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
+    watcher: Watcher | None = None,
 ) -> Summary:
     """Embed FASTA files into one output, as `protrna embed` does.
 
@@ -139,6 +158,8 @@ def embed_fasta(
         Told how far the run is.
     stop
         Asked whether to stop; see `protrna_cli.stopping`.
+    watcher
+        Told how the weights are fetched, if they have to be.
 
     Raises
     ------
@@ -149,32 +170,20 @@ def embed_fasta(
     progress, stop = progress or Progress(), stop or Stop()
     format = options.format or output.format_of(Path(output_path))
     target = shard_path(Path(output_path), options.shard)
-    checkpoint = weights.locate(options.model)
-    size = read_size(checkpoint) if checkpoint else demo.SIZE
-    layers = (size.layer_index(options.layer),)
-    with locked(target), open_sources(_listed(inputs)) as sources, ThreadPoolExecutor(1) as background:
+    checkpoint = weights.locate(options.model, options.weights_dir, offline=options.offline)
+    with locked(target), open_sources(_listed(inputs)) as sources:
         _refuse_existing(target, format, options)
-        digest = background.submit(weights.sha256, checkpoint) if checkpoint else None
         with stop.abandoning():
             whole = take_census(sources, options.rules, unique_ids=_needs_ids(format, options))
-            part = _census_of_shard(sources, whole, options, size)
-            _check_memory(options.rules, size, part)
-            header = make_header(
-                model=options.model,
-                weights_sha256=digest.result() if digest else None,
-                size=size,
-                layers=layers,
-                **{name: getattr(options, name) for name in _OF_THE_HEADER},
-                whole=whole,
-                part=part,
-            )
+            obtain(checkpoint, watcher)
+            header, part = _plan(sources, whole, checkpoint, options)
             if options.resume and _is_whole(target, header):
                 return _summary(target, part, options, 0.0, part.n_records, already_whole=True)
             _check_space(target, format, header, progress)
             model = _load(checkpoint, options.device, options.threads)
         with Spool(target, header, run_key(header), options.resume) as spool:
             resumed = spool.position.rows
-            items = _items(sources, whole, options, size)
+            items = _items(sources, whole, options, model.size)
             try:
                 seconds = _run(items, model, spool, options, header, progress, stop)
                 spool.finish(format, options.h5_layout, stop.check)
@@ -182,6 +191,38 @@ def embed_fasta(
                 safe = f"{spool.position.rows:,} of {counted(header.n_rows, 'record')} or more are safe"
                 raise type(stopped)(f"{stopped}; {safe}") from None
     return _summary(target, part, options, seconds, resumed)
+
+
+def _plan(
+    sources: Sequence[Source], whole: Census, checkpoint: Path | None, options: EmbedOptions
+) -> tuple[Header, Census]:
+    """Say what the output will hold; gives its header, and the census of the shard."""
+    with _hashing(checkpoint) as digest:
+        size = read_size(checkpoint)[0] if checkpoint else demo.SIZE
+        layers = (size.layer_index(options.layer),)
+        part = _census_of_shard(sources, whole, options, size)
+        _check_memory(options.rules, size, part)
+        if not options.resume:
+            # TensorFlow loads while the checkpoint is hashed; a finished output that is resumed needs none.
+            import protrna_cli.model.runtime  # noqa: F401
+        header = make_header(
+            model=options.model,
+            weights_sha256=digest(),
+            size=size,
+            layers=layers,
+            **{name: getattr(options, name) for name in _OF_THE_HEADER},
+            whole=whole,
+            part=part,
+        )
+    return header, part
+
+
+@contextmanager
+def _hashing(checkpoint: Path | None) -> Iterator[Callable[[], str | None]]:
+    """Hash a checkpoint meanwhile; gives what waits for its SHA-256, None for the demo model."""
+    with ThreadPoolExecutor(1) as background:
+        digest = background.submit(trust.sha256, checkpoint) if checkpoint else None
+        yield lambda: digest.result() if digest else None
 
 
 def _census_of_shard(
@@ -326,10 +367,12 @@ def _size(model: str) -> ModelSize:
     try:
         checkpoint = weights.locate(model)
     except WeightsError:
-        if model == weights.PUBLISHED:
-            return PUBLISHED_SIZE
-        raise
-    return read_size(checkpoint) if checkpoint else demo.SIZE
+        if model != weights.PUBLISHED:
+            raise
+        return PUBLISHED_SIZE
+    if checkpoint is None:
+        return demo.SIZE
+    return read_size(checkpoint)[0] if weights.is_there(checkpoint) else PUBLISHED_SIZE
 
 
 def _rate_key(size: ModelSize, options: EmbedOptions) -> str:

@@ -46,6 +46,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return run
 
 
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test from a download of 2.6 GB that it did not mean."""
+    monkeypatch.setenv("PROTRNA_OFFLINE", "1")
+
+
 @pytest.fixture
 def fasta(tmp_path: Path) -> Callable[[str], Path]:
     """Write a FASTA file."""

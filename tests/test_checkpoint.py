@@ -24,7 +24,8 @@ def test_any_size_is_read_in_either_order(tmp_path: Path, trainable_order: bool)
     path = tmp_path / "small.h5"
     write_checkpoint(path, layers=2, width=24, heads=3, trainable_order=trainable_order)
     size, weights = read_checkpoint(path, keep)
-    assert size == read_size(path) == ModelSize(layers=2, width=24, heads=3)
+    assert size == ModelSize(layers=2, width=24, heads=3)
+    assert read_size(path) == (size, "float32")
     with h5py.File(path) as file:
         scope = file["layer_._1/ProtRNA/layer_._1"]
         assert np.array_equal(
@@ -80,6 +81,9 @@ def rename_group(file: h5py.File) -> None:
     file.attrs["layer_names"] = ["embedding", "blocks_0", "emb_layer_norm_after", "lm_head"]
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:9f86d081\nsize 2604300123\n"
+
+
 def spoil(file: h5py.File) -> None:
     file[FC1][3, 3] = np.nan
 
@@ -123,9 +127,11 @@ def test_a_broken_checkpoint_is_refused(tmp_path: Path, case: str) -> None:
     ("content", "words"),
     [
         (None, "no such checkpoint"),
-        (b"", "not an HDF5 file"),
-        (b"<!DOCTYPE html><html>504</html>", "not an HDF5 file"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "not an HDF5 file"),
+        (b"", "an empty file; run protrna weights fetch"),
+        (b"PK\x03\x04weights", "not an HDF5 file; run protrna weights fetch"),
+        (b"\n<!DOCTYPE html><html>504</html>", "an HTML page, such as a server's error or login page"),
+        (b"<HTML>Sign in</HTML>", "an HTML page"),
+        (LFS_POINTER, "a Git LFS pointer, not the weights that it points to; run git lfs pull"),
         ((GOLDEN / "toy.h5").read_bytes()[:200_000], "truncated or damaged HDF5"),
         ((GOLDEN / "toy.h5").read_bytes()[:100], "truncated or damaged HDF5"),
     ],
@@ -134,7 +140,34 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes | None,
     path = tmp_path / "foreign.h5"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(WeightsError, match=words):
+    with pytest.raises(WeightsError, match=words) as caught:
+        read_checkpoint(path, keep)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("case", ["external link", "external storage"])
+def test_no_other_file_of_the_machine_is_read(tmp_path: Path, case: str) -> None:
+    path, other = tmp_path / "sly.h5", tmp_path / "other.h5"
+    for copy in (path, other):
+        copy.write_bytes((GOLDEN / "toy.h5").read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file[FC1]
+        if case == "external link":
+            file[FC1] = h5py.ExternalLink("other.h5", FC1)
+        else:
+            external = [(str(other), 0, 40 * 160 * 4)]
+            file.create_dataset(FC1, (40, 160), "f4", external=external)
+    with pytest.raises(WeightsError, match="is kept outside the file"):
+        read_checkpoint(path, keep)
+
+
+def test_damaged_names_are_refused(tmp_path: Path) -> None:
+    """A flipped byte in a name, which h5py answers with another kind of error."""
+    content = (GOLDEN / "toy.h5").read_bytes()
+    path = tmp_path / "flipped.h5"
+    path.write_bytes(content.replace(b"layer_._1/dense_10/kernel:0", b"layer_._1/dense_10/k\xffrnel:0", 1))
+    with pytest.raises(WeightsError, match="damaged HDF5"):
         read_checkpoint(path, keep)
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import GOLDEN, SAMPLE, Run
 
 TOY = GOLDEN / "toy.h5"
-HEAVY = {"tensorflow", "numpy", "h5py", "pyarrow", "Bio"}
+HEAVY = {"tensorflow", "numpy", "h5py", "pyarrow", "Bio", "requests", "pooch"}
 
 
 def process(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -30,6 +30,9 @@ def process(*words: object, **options: object) -> subprocess.CompletedProcess[st
         ["--version"],
         ["embed", "--help"],
         ["info", "--help"],
+        ["weights", "--help"],
+        *(["weights", command, "--help"] for command in ("fetch", "verify", "path", "list")),
+        ["weights", "fetch", "nonsense"],
         ["embed"],
         ["embed", "in.fa"],
         ["embed", "in.fa", "-o", "out.parquet", "--pool", "median"],
@@ -78,16 +81,6 @@ def test_errors_have_a_code_and_one_line(
     assert errors[0].startswith("protrna: error: ")
     assert message in errors[0]
     assert not list(tmp_path.iterdir())
-
-
-def test_without_the_published_weights_there_are_three_ways_out(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PROTRNA_HOME", str(tmp_path))
-    outcome = run("embed", SAMPLE, "-o", tmp_path / "out.npy")
-    assert outcome.code == 69
-    for way in (f"{tmp_path}/ProtRNA_pretrained.h5", "https://zenodo.org/", "--model PATH", "--model demo"):
-        assert way in outcome.err
 
 
 def test_the_published_weights_are_found_where_they_are_kept(

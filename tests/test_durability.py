@@ -129,7 +129,7 @@ def test_signals_commit_and_say_how_to_go_on(tmp_path: Path, number: int, code: 
             time.sleep(0.05)
         time.sleep(2)
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert f"stopped by {signal.Signals(number).name}" in err
     assert f"go on with: protrna embed {source} -o {target} --model demo --threads 1 --resume" in err
@@ -250,13 +250,13 @@ def test_a_file_size_limit_ends_with_74_and_is_resumed(tmp_path: Path, name: str
     source = tmp_path / "in.fa"
     source.write_text("".join(f">r{i}\n{''.join(rng.choice(list('ACGU'), 20))}\n" for i in range(1600)))
     words = command("embed", source, "-o", tmp_path / name, "--model", TOY, "-q")
-    done = subprocess.run(words, preexec_fn=limited(100_000), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, preexec_fn=limited(100_000), capture_output=True, text=True, timeout=300)
     assert done.returncode == 74, done.stderr
     [line] = done.stderr.splitlines()
     assert "File too large" in line
     assert "--resume" in line
     assert not (tmp_path / name).exists()
-    done = subprocess.run([*words, "--resume"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*words, "--resume"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert verify(tmp_path / name, [source]) == []
 

@@ -17,6 +17,7 @@ from protrna_cli.cli.info import info
 from protrna_cli.cli.merge import merge
 from protrna_cli.cli.terminal import say
 from protrna_cli.cli.verify import verify
+from protrna_cli.cli.weights import weights
 from protrna_cli.errors import ProtrnaError, Stopped
 
 KEYBOARD_INTERRUPT = 130
@@ -35,6 +36,7 @@ protrna.add_command(embed)
 protrna.add_command(merge)
 protrna.add_command(verify)
 protrna.add_command(info)
+protrna.add_command(weights)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

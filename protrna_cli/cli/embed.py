@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from protrna_cli.cli.terminal import hushed_libraries, progress_for, say, verbosity
+from protrna_cli.cli.weights import watcher_for, weights_dir
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
 from protrna_cli.output import FORMATS, H5_LAYOUTS, format_of
@@ -51,8 +52,11 @@ Examples:
     default=PUBLISHED,
     show_default=True,
     metavar="NAME|PATH",
-    help="protrna (the published weights), demo (synthetic weights, for trying), or a checkpoint's path.",
+    help="protrna (the published weights, fetched if they are not at hand), demo (synthetic weights, for "
+    "trying), or a checkpoint's path.",
 )
+@weights_dir
+@click.option("--offline", is_flag=True, help="Fetch no weights; PROTRNA_OFFLINE=1 says the same.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
@@ -169,7 +173,12 @@ def embed(
         from protrna_cli.api import EmbedOptions, embed_fasta
 
         summary = embed_fasta(
-            inputs, output, EmbedOptions(**options, rules=rules), progress_for(progress, quiet), stop
+            inputs,
+            output,
+            EmbedOptions(**options, rules=rules),
+            progress_for(progress, quiet),
+            stop,
+            watcher_for(progress, quiet),
         )
     if not quiet:
         say(summary.text())

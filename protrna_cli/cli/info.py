@@ -14,16 +14,31 @@ if TYPE_CHECKING:
     from protrna_cli.output.rows import Header
 
 
-@click.command(epilog="\b\nExample:\n  protrna info out.parquet\n")
+@click.command(epilog="\b\nExamples:\n  protrna info out.parquet\n  protrna info ProtRNA_pretrained.h5\n")
 @click.argument("file", metavar="FILE")
 @verbosity
 def info(file: str, quiet: bool, verbose: bool) -> None:
-    """Show what an output of protrna embed holds, and how it was made."""
+    """Show what a file holds: an output of protrna embed and how it was made, or a checkpoint."""
     del quiet, verbose  # what is asked for is said, and no library talks here
+    from protrna_cli.model.checkpoint import is_checkpoint
     from protrna_cli.output import read_output
 
-    header, _ = read_output(Path(file))
-    click.echo(_text(file, header))
+    path = Path(file)
+    click.echo(_checkpoint_text(path) if is_checkpoint(path) else _text(file, read_output(path)[0]))
+
+
+def _checkpoint_text(path: Path) -> str:
+    from protrna_cli.model.checkpoint import read_size
+    from protrna_cli.weights import trust
+
+    size, dtype = read_size(path)
+    return "\n".join(
+        [
+            f"{path}: checkpoint, {size.parameters:,} parameters",
+            f"{size.layers} layers, width {size.width}, {size.heads} heads, {dtype}",
+            f"sha256: {trust.sha256(path)}",
+        ]
+    )
 
 
 def _text(file: str, header: Header) -> str:

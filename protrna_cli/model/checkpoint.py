@@ -47,71 +47,125 @@ def read_checkpoint(path: Path, place: Place) -> tuple[ModelSize, ModelWeights]:
     WeightsError
         The file cannot be read, is not HDF5, or is not a whole ProtRNA checkpoint.
     """
-    with _opened(path) as file:
-        groups = {name: _datasets(file, name) for name in _group_names(file)}
-        size = _size(groups)
-        shapes = weight_shapes(size)
-        _check_all_used(file, groups)
-        layers = [
-            LayerWeights(*_read(groups[f"layer_._{i}"], shape, place))
-            for i, shape in enumerate(shapes.layers)
-        ]
-        tied, *head = _read(groups["lm_head"], (shapes.embedding, *shapes.lm_head), place)
-        del tied  # the embedding once more
-        [embedding] = _read(groups["embedding"], (shapes.embedding,), place)
-        final_norm = NormWeights(*_read(groups["emb_layer_norm_after"], shapes.final_norm, place))
-    return size, ModelWeights(embedding, tuple(layers), final_norm, HeadWeights(*head))
+    with _named(path), _opened(path) as file:
+        return _read_all(file, place)
 
 
-def read_size(path: Path) -> ModelSize:
-    """Size of the model in a checkpoint, from its shapes alone.
+def read_size(path: Path) -> tuple[ModelSize, str]:
+    """Read a checkpoint's size and dtype, from its shapes alone.
 
     Raises
     ------
     WeightsError
         As `read_checkpoint`, short of what only the values can show.
     """
-    with _opened(path) as file:
-        return _size({name: _datasets(file, name) for name in _group_names(file)})
+    with _named(path), _opened(path) as file:
+        size, groups = _survey(file)
+        dtypes = {str(dataset.dtype) for datasets in groups.values() for dataset in datasets}
+        return size, ", ".join(sorted(dtypes))
+
+
+def find_flaw(path: Path) -> str | None:
+    """Say what is wrong with a checkpoint, every value read; None if it is whole."""
+    try:
+        with _opened(path) as file:
+            _read_all(file, lambda values: None)
+    except _Flaw as flaw:
+        return str(flaw)
+    return None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file means to be a checkpoint: HDF5 that lists its layers."""
+    try:
+        with h5py.File(path, "r") as file:
+            return "layer_names" in file.attrs
+    except (OSError, RuntimeError):
+        return False
+
+
+class _Flaw(Exception):
+    """What is wrong with a file, and what mends it, before its name is known to the message."""
+
+    def __init__(self, reason: str, remedy: str = "run protrna weights fetch") -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Make one line that names the file of whatever is wrong with it."""
+    try:
+        yield
+    except _Flaw as flaw:
+        raise WeightsError(f"{path}: {flaw}; {flaw.remedy}, or name another with --model") from flaw.__cause__
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
-    """Open a checkpoint; whatever is wrong with it becomes one line that names the file."""
+    """Open a checkpoint; whatever is wrong with it is a flaw."""
     try:
         with h5py.File(path, "r") as file:
             yield file
     except FileNotFoundError:
-        raise WeightsError(f"{path}: no such checkpoint") from None
+        raise _Flaw("no such checkpoint") from None
     except (OSError, RuntimeError) as error:
-        reason = _why_unreadable(path, error)
-        raise WeightsError(
-            f"{path}: {reason}; fetch the checkpoint again or name another with --model"
-        ) from error
-    except _Flaw as flaw:
-        raise WeightsError(f"{path}: not a ProtRNA checkpoint: {flaw}; name another with --model") from None
+        raise _why_unreadable(path, error) from error
 
 
-class _Flaw(Exception):
-    """What is wrong with a file, before its name is known to the message."""
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
+def _why_unreadable(path: Path, error: Exception) -> _Flaw:
     try:
         if path.is_dir():
-            return "a folder, not a checkpoint"
+            return _Flaw("a folder, not a checkpoint")
         with path.open("rb") as file:
-            magic = file.read(8)
+            start = file.read(512)
     except OSError as denied:
-        return f"cannot be read ({denied.strerror})"
-    if magic != b"\x89HDF\r\n\x1a\n":
-        return "not an HDF5 file"
-    return f"truncated or damaged HDF5 ({str(error).splitlines()[0]})"
+        return _Flaw(f"cannot be read ({denied.strerror})")
+    if start.startswith(b"version https://git-lfs.github.com/"):
+        return _Flaw(
+            "a Git LFS pointer, not the weights that it points to",
+            "run git lfs pull in the repository it is from or protrna weights fetch",
+        )
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return _Flaw("an HTML page, such as a server's error or login page, saved under this name")
+    if not start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return _Flaw("not an HDF5 file" if start else "an empty file")
+    return _Flaw(f"truncated or damaged HDF5 ({str(error).splitlines()[0]})")
+
+
+def _read_all(file: h5py.File, place: Place) -> tuple[ModelSize, ModelWeights]:
+    size, groups = _survey(file)
+    layers = [LayerWeights(*_read(groups[f"layer_._{i}"], place)) for i in range(size.layers)]
+    tied, *head = _read(groups["lm_head"], place)
+    del tied  # the embedding once more
+    [embedding] = _read(groups["embedding"], place)
+    final_norm = NormWeights(*_read(groups["emb_layer_norm_after"], place))
+    return size, ModelWeights(embedding, tuple(layers), final_norm, HeadWeights(*head))
+
+
+def _survey(file: h5py.File) -> tuple[ModelSize, dict[str, list[h5py.Dataset]]]:
+    """Find every weight, and check all that can be told before a value is read."""
+    try:
+        groups = {name: _datasets(file, name) for name in _group_names(file)}
+        size = _size(groups)
+        _check_all_used(file, groups)
+        _check_shapes(groups, weight_shapes(size))
+    except (LookupError, ValueError, TypeError) as error:  # what h5py makes of damaged names and types
+        raise _Flaw(f"damaged HDF5 ({str(error).splitlines()[0]})") from error
+    return size, groups
+
+
+def _check_shapes(groups: dict[str, list[h5py.Dataset]], shapes: ModelWeights) -> None:
+    for i, layer in enumerate(shapes.layers):
+        _check_group(groups[f"layer_._{i}"], layer)
+    _check_group(groups["lm_head"], (shapes.embedding, *shapes.lm_head))
+    _check_group(groups["embedding"], (shapes.embedding,))
+    _check_group(groups["emb_layer_norm_after"], shapes.final_norm)
 
 
 def _names(holder: h5py.File | h5py.Group, attribute: str) -> list[str]:
     if attribute not in holder.attrs:
-        raise _Flaw(f"{holder.name} has no attribute {attribute}")
+        raise _foreign(f"{holder.name} has no attribute {attribute}")
     names = np.atleast_1d(holder.attrs[attribute])
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
@@ -122,7 +176,7 @@ def _group_names(file: h5py.File) -> list[str]:
     expected = [*_FIRST, *(f"layer_._{i}" for i in range(count)), *_LAST]
     if count < 1 or sorted(names) != sorted(expected):
         odd = sorted(set(names).symmetric_difference(expected)) or names
-        raise _Flaw(
+        raise _foreign(
             f"its groups are not embedding, layer_._0 …, {', '.join(_LAST)} (look at {', '.join(odd[:3])})"
         )
     return expected
@@ -132,12 +186,15 @@ def _datasets(file: h5py.File, name: str) -> list[h5py.Dataset]:
     """List a group's datasets in order, `inv_freq` in its published place."""
     group = file.get(name)
     if not isinstance(group, h5py.Group):
-        raise _Flaw(f"group {name} is missing")
+        raise _foreign(f"group {name} is missing")
     datasets = []
     for weight in _names(group, "weight_names"):
         dataset = group.get(weight)
         if not isinstance(dataset, h5py.Dataset):
-            raise _Flaw(f"{name}/{weight} is missing")
+            raise _foreign(f"{name}/{weight} is missing")
+        # Through links and external storage a checkpoint could have any file of this machine read as weights.
+        if dataset.file.filename != file.filename or dataset.is_virtual or dataset.external:
+            raise _foreign(f"{name}/{weight} is kept outside the file")
         datasets.append(dataset)
     if name.startswith("layer_._"):
         # A file saved from a trainable model lists it last.
@@ -151,17 +208,17 @@ def _size(groups: dict[str, list[h5py.Dataset]]) -> ModelSize:
     layers = len(groups) - len(_FIRST) - len(_LAST)
     for i in range(layers):
         if len(groups[f"layer_._{i}"]) != len(LayerWeights._fields):
-            raise _Flaw(
+            raise _foreign(
                 f"layer_._{i} has {len(groups[f'layer_._{i}'])} weights, not {len(LayerWeights._fields)}"
             )
     if len(groups["embedding"]) != 1 or groups["embedding"][0].ndim != 2:
-        raise _Flaw("embedding does not hold one matrix")
+        raise _foreign("embedding does not hold one matrix")
     vocabulary, width = groups["embedding"][0].shape
     if vocabulary != VOCABULARY:
-        raise _Flaw(f"its vocabulary has {vocabulary} tokens, not {VOCABULARY}")
+        raise _foreign(f"its vocabulary has {vocabulary} tokens, not {VOCABULARY}")
     head_width = 2 * groups["layer_._0"][LayerWeights._fields.index("inv_freq")].size
     if not head_width or width % head_width:
-        raise _Flaw(f"width {width} does not divide into heads of {head_width}")
+        raise _foreign(f"width {width} does not divide into heads of {head_width}")
     return ModelSize(layers, width, width // head_width)
 
 
@@ -170,21 +227,29 @@ def _check_all_used(file: h5py.File, groups: dict[str, list[h5py.Dataset]]) -> N
     present: set[str] = set()
     file.visititems(lambda _, item: present.add(item.name) if isinstance(item, h5py.Dataset) else None)
     if repeated := sorted({name for name in used if used.count(name) > 1}):
-        raise _Flaw(f"{repeated[0]} is listed twice")
+        raise _foreign(f"{repeated[0]} is listed twice")
     if extra := sorted(present.difference(used)):
-        raise _Flaw(f"it holds {len(extra)} weights that the model has no place for, such as {extra[0]}")
+        raise _foreign(f"it holds {len(extra)} weights that the model has no place for, such as {extra[0]}")
 
 
-def _read(datasets: list[h5py.Dataset], shapes: tuple[Shape, ...], place: Place) -> Iterator[object]:
+def _check_group(datasets: list[h5py.Dataset], shapes: tuple[Shape, ...]) -> None:
     if len(datasets) != len(shapes):
-        raise _Flaw(f"{datasets[0].parent.name if datasets else 'a group'} has not {len(shapes)} weights")
+        raise _foreign(f"{datasets[0].parent.name if datasets else 'a group'} has not {len(shapes)} weights")
     for dataset, shape in zip(datasets, shapes, strict=True):
         if dataset.shape != shape:
-            raise _Flaw(f"{dataset.name} has shape {dataset.shape}, not {shape}")
+            raise _foreign(f"{dataset.name} has shape {dataset.shape}, not {shape}")
         if dataset.dtype.kind != "f":
-            raise _Flaw(f"{dataset.name} holds {dataset.dtype}, not floating point")
+            raise _foreign(f"{dataset.name} holds {dataset.dtype}, not floating point")
+
+
+def _read(datasets: list[h5py.Dataset], place: Place) -> Iterator[object]:
+    for dataset in datasets:
         values = dataset[()].astype(np.float32, copy=False)
         # The sum is a tenth of the cost of isfinite over every value, and as telling.
         if not np.isfinite(values.sum()):
-            raise _Flaw(f"{dataset.name} holds values that are not finite")
+            raise _foreign(f"{dataset.name} holds values that are not finite")
         yield place(values)
+
+
+def _foreign(reason: str) -> _Flaw:
+    return _Flaw(f"not a ProtRNA checkpoint: {reason}")

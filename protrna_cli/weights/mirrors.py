@@ -1,0 +1,73 @@
+"""Where the published checkpoint can be had, and what each place says of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from protrna_cli.weights import PUBLISHED_FILE
+from protrna_cli.weights.download import Source
+from protrna_cli.weights.transport import Patience, Unavailable, fetch_small
+from protrna_cli.weights.watch import Watcher
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A place that serves a checkpoint.
+
+    Attributes
+    ----------
+    address
+        Of the file: `http://`, `https://`, or a path.
+    record
+        Of the Zenodo record that tells its size and checksum, in Zenodo's REST API, if there is one.
+    """
+
+    address: str
+    record: str | None = None
+
+
+def zenodo(record: int, host: str = "https://zenodo.org") -> Mirror:
+    """Mirror in a record of Zenodo."""
+    return Mirror(f"{host}/records/{record}/files/{PUBLISHED_FILE}", f"{host}/api/records/{record}")
+
+
+MIRRORS = (
+    zenodo(14795554),  # what the latest published code names
+    zenodo(13888473),
+    Mirror(
+        f"https://www.dropbox.com/scl/fi/lttcohy9ix1rbsynci72h/{PUBLISHED_FILE}"
+        "?rlkey=6t37r3tbb1p9j75nqejumcqqx&st=74eku09q&dl=1"
+    ),
+)
+
+
+def is_remote(address: str) -> bool:
+    """Whether an address is of a server; else it is a path."""
+    return address.startswith(("http://", "https://"))
+
+
+def look_up(mirror: Mirror, patience: Patience, watcher: Watcher) -> Source:
+    """Ask the mirror's record for the size and the checksum of its file.
+
+    Raises
+    ------
+    Unavailable
+        There is no answer, or the record does not list the file.
+    """
+    if mirror.record is None:
+        return Source(mirror.address)
+    record = fetch_small(mirror.record, patience, watcher)
+    try:
+        files = json.loads(record)["files"]
+        [entry] = [file for file in files if file["key"] == mirror.address.rpartition("/")[2]]
+        return Source(mirror.address, int(entry["size"]), _md5(entry.get("checksum")))
+    except (ValueError, KeyError, TypeError):
+        raise Unavailable(f"{mirror.record} does not tell the size of {PUBLISHED_FILE}") from None
+
+
+def _md5(checksum: Any) -> str | None:
+    found = re.fullmatch(r"md5:([0-9a-f]{32})", str(checksum))
+    return found[1] if found else None

@@ -340,11 +340,11 @@ def estimate_fasta(
     size = _size(options.model)
     format = options.format or output.format_of(Path(output_path))
     with open_sources(_listed(inputs)) as sources:
-        census = take_census(sources, options.rules, unique_ids=_needs_ids(format, options))
+        whole = take_census(sources, options.rules, unique_ids=_needs_ids(format, options))
         vector = size.width * (2 if options.dtype == "float16" else 4)
         return estimate(
-            read_records(sources, options.rules, census),
-            census,
+            _items(sources, whole, options, size),
+            _census_of_shard(sources, whole, options, size),
             options.rules,
             size,
             options.batch_tokens,

@@ -155,3 +155,28 @@ def test_a_failed_run_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(ProtRNA, "embed", fail)
     assert run("embed", SAMPLE, "-o", tmp_path / "out.h5", "--model", TOY).code == 130
     assert not list(tmp_path.iterdir())
+
+
+def shell(line: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run a shell line in which `protrna` is ours; words are $1, $2 and so on."""
+    function = f'protrna() {{ "{sys.executable}" -m protrna_cli "$@"; }}'
+    script = ["bash", "-c", f"{function}; {line}", "bash", *map(str, words)]
+    return subprocess.run(script, capture_output=True, text=True, timeout=120)
+
+
+def test_closed_streams_are_no_hindrance(tmp_path: Path) -> None:
+    out = tmp_path / "out.npy"
+    done = shell('protrna embed "$1" -o "$2" --model "$3" <&- >&- 2>&-', SAMPLE, out, TOY)
+    assert done.returncode == 0
+    assert shell('protrna verify "$1" "$2"', out, SAMPLE).returncode == 0
+
+
+def test_a_reader_that_has_enough_is_no_error_to_speak_of(tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "out.npy"
+    assert run("embed", SAMPLE, "-o", out, "--model", TOY).code == 0
+    done = shell('protrna info "$1" | true; echo "${PIPESTATUS[0]}"', out)
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("0", "74")
+    done = shell('protrna info "$1" > /dev/full', out)
+    assert done.returncode == 74
+    assert done.stderr.strip() == "protrna: error: standard output: writing failed (No space left on device)"

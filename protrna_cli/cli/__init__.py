@@ -6,6 +6,7 @@ must answer at once.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from protrna_cli.cli.merge import merge
 from protrna_cli.cli.terminal import say
 from protrna_cli.cli.verify import verify
 from protrna_cli.cli.weights import weights
-from protrna_cli.errors import ProtrnaError, Stopped
+from protrna_cli.errors import ProtrnaError, Stopped, WriteFailed
 
 KEYBOARD_INTERRUPT = 130
 
@@ -56,6 +57,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except ProtrnaError as error:
         say(f"error: {error}")
         return error.exit_code
+    except SystemExit:  # click's answer to a closed pipe: whoever read our output has enough of it
+        return WriteFailed.exit_code
+    except OSError as error:
+        say(f"error: standard output: writing failed ({error.strerror or error})")
+        return WriteFailed.exit_code
     except (KeyboardInterrupt, click.Abort):
         say("interrupted")
         return KEYBOARD_INTERRUPT
@@ -64,4 +70,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
+    _open_standard_streams()
     sys.exit(run())
+
+
+def _open_standard_streams() -> None:
+    """Give a closed standard stream (`2>&-`) the null device, lest a file of ours take its number."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115

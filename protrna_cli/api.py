@@ -55,8 +55,8 @@ class EmbedOptions:
     ----------
     model
         `protrna` (the published weights), `demo`, or the path of a checkpoint.
-    layer
-        Layer to take: 0 is the embedding, negatives count from the end.
+    layers
+        Layers to take, from one run of the model: 0 is the embedding, negatives count from the end.
     per_token
         One vector a residue, not one a record.
     pool
@@ -84,7 +84,7 @@ class EmbedOptions:
     """
 
     model: str = weights.PUBLISHED
-    layer: int = -1
+    layers: tuple[int, ...] = (-1,)
     per_token: bool = False
     pool: str = "mean"
     dtype: str = "float32"
@@ -199,7 +199,7 @@ def _plan(
     """Say what the output will hold; gives its header, and the census of the shard."""
     with _hashing(checkpoint) as digest:
         size = read_size(checkpoint)[0] if checkpoint else demo.SIZE
-        layers = (size.layer_index(options.layer),)
+        layers = tuple(dict.fromkeys(map(size.layer_index, options.layers)))
         part = _census_of_shard(sources, whole, options, size)
         _check_memory(options.rules, size, part)
         if not options.resume:
@@ -341,7 +341,7 @@ def estimate_fasta(
     format = options.format or output.format_of(Path(output_path))
     with open_sources(_listed(inputs)) as sources:
         whole = take_census(sources, options.rules, unique_ids=_needs_ids(format, options))
-        vector = size.width * (2 if options.dtype == "float16" else 4)
+        vector = size.width * len(options.layers) * (2 if options.dtype == "float16" else 4)
         return estimate(
             _items(sources, whole, options, size),
             _census_of_shard(sources, whole, options, size),

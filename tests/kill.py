@@ -35,12 +35,13 @@ KINDS = [
         h5_layout=h5_layout,
         per_token=per_token,
         pool=pool,
+        layers=layers,
         resume=True,
         batch_tokens=150,
         rules=Rules(on_invalid="skip", max_length=60),
     )
     for format, h5_layout in (("parquet", "flat"), ("npy", "flat"), ("h5", "flat"), ("h5", "packed"))
-    for per_token, pool in ((False, "mean"), (False, "max"), (True, "mean"))
+    for per_token, pool, layers in ((False, "mean", (1, 3)), (False, "max", (3,)), (True, "mean", (3, 0)))
 ]
 
 

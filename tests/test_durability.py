@@ -168,7 +168,7 @@ def test_resume_can_always_be_said(tmp_path: Path, source: Path, run: Run) -> No
     ("change", "field"),
     [
         ({"pool": "max"}, 'its pooling was "mean", not "max"'),
-        ({"layer": 1}, r"its layers was \[3\], not \[1\]"),
+        ({"layers": (1,)}, r"its layers was \[3\], not \[1\]"),
         ({"dtype": "float16"}, 'its dtype was "float32", not "float16"'),
         ({"per_token": True}, "its per_token was false, not true"),
         ({"batch_tokens": 151}, "its batch_tokens was 150, not 151"),

@@ -75,13 +75,31 @@ def test_pooling_and_layer_are_what_was_asked(
     tmp_path: Path, inputs: tuple[Path, list[str]], pool: str, layer: int
 ) -> None:
     path, sequences = inputs
-    embed_fasta(path, tmp_path / "out.npy", EmbedOptions(model=str(TOY), pool=pool, layer=layer))
+    embed_fasta(path, tmp_path / "out.npy", EmbedOptions(model=str(TOY), pool=pool, layers=(layer,)))
     weights = reference.read_weights(TOY)
     for row, sequence in zip(np.load(tmp_path / "out.npy"), sequences, strict=True):
         tokens = np.array([[0, *(LETTERS[c] for c in sequence), 2]])
         hidden = reference.forward(weights, tokens).representations[layer][0]
         expected = {"max": hidden[1:-1].max(0), "cls": hidden[0], "mean": hidden[1:-1].mean(0)}[pool]
         np.testing.assert_allclose(row, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize(("format", "h5_layout"), KINDS)
+def test_several_layers_come_from_one_run(
+    tmp_path: Path, inputs: tuple[Path, list[str]], format: str, h5_layout: str, per_token: bool, run: Run
+) -> None:
+    path, sequences = inputs
+    out = tmp_path / f"out.{format}"
+    kind = ["--per-token"] if per_token else []
+    words = ["embed", path, "-o", out, "--model", TOY, "--h5-layout", h5_layout, *kind]
+    assert run(*words, "--layer", 1, "--layer", -1, "--layer", 3).code == 0
+    header, blocks = read_output(out)
+    assert header.layers == (1, 3)
+    for layer, values in zip(header.layers, joined(blocks)[1], strict=True):
+        residues = expected_residues(sequences, layer)
+        expected = np.concatenate(residues) if per_token else np.stack([each.mean(0) for each in residues])
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-4)
 
 
 def test_the_batch_budget_changes_nothing(tmp_path: Path, inputs: tuple[Path, list[str]]) -> None:

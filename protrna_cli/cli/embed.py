@@ -22,7 +22,7 @@ EPILOG = """\b
 Examples:
   protrna embed input.fa -o out.parquet
   protrna embed a.fa b.fa -o residues.h5 --per-token
-  protrna embed input.fa -o out.npy --model ProtRNA_pretrained.h5 --layer 20
+  protrna embed input.fa -o out.h5 --model ProtRNA_pretrained.h5 --layer 20 --layer 33
 """
 
 
@@ -42,10 +42,13 @@ Examples:
 )
 @click.option(
     "--layer",
+    "layers",
     type=int,
-    default=-1,
+    multiple=True,
+    default=[-1],
     metavar="N",
-    help="Layer to take: 0 is the embedding, negatives count from the end.  [default: the last, 33]",
+    help="Layer to take; may be given several times. 0 is the embedding, negatives count from the end.  "
+    "[default: the last, 33]",
 )
 @click.option(
     "--model",

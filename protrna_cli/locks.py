@@ -12,13 +12,16 @@ from pathlib import Path
 
 from protrna_cli.errors import OutputUnwritable
 
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
+"""What a file system that knows no locks answers, as some network ones do."""
+
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
     """Hold the lock of an output: the file `OUT.lock`, which says who holds it.
 
-    The lock is the kernel's, so that it ends with the process however that ends. A file system without locks
-    (ENOTSUP, ENOSYS) goes without.
+    The lock is the kernel's, so that it ends with the process however that ends. A file system that knows no
+    locks goes without.
 
     Raises
     ------
@@ -52,7 +55,7 @@ def _acquire(path: Path) -> int:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                if error.errno not in (errno.ENOTSUP, errno.ENOSYS):
+                if error.errno not in NO_LOCKS:
                     raise
             # Whoever held it before may have removed the file between our opening and our locking it.
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):

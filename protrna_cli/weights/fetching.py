@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import socket
@@ -13,14 +12,13 @@ from pathlib import Path
 import pooch
 
 from protrna_cli.errors import OutputUnwritable, WeightsError, WriteFailed
+from protrna_cli.locks import NO_LOCKS
 from protrna_cli.model.checkpoint import find_flaw
 from protrna_cli.weights import WAYS_OUT, is_there, trust
 from protrna_cli.weights.download import Source, copy, discard, download
 from protrna_cli.weights.mirrors import MIRRORS, Mirror, is_remote, look_up
 from protrna_cli.weights.transport import Patience, Unavailable, place
 from protrna_cli.weights.watch import Logged, Watcher
-
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def obtain(checkpoint: Path | None, watcher: Watcher | None = None) -> None:
@@ -182,7 +180,7 @@ def _locked(lock: int, target: Path, watcher: Watcher) -> bool:
             watcher.note(f"another process is fetching {target}; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         watcher.note(f"{target.parent} knows no file locks ({error.strerror}): fetching without one")
         return False

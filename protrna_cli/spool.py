@@ -81,6 +81,8 @@ class Spool:
                 self._folder.mkdir()
                 self._journal = Journal.create(self._folder / "journal", key)
             self._open_files()
+            for folder in (self._folder, output.parent):  # the names, too, outlast a lost node
+                _sync(folder)
         except OSError as error:
             raise OutputUnwritable(
                 f"{output}: cannot be created ({error.strerror}); choose another -o"

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 AnyPath = str | PathLike[str]
 
+DTYPE_BYTES = {"float32": 4, "float16": 2}
+
 _OF_THE_HEADER = ("per_token", "pool", "dtype", "batch_tokens", "rules", "shard")
 """Options that decide the values, and so stand in the header."""
 
@@ -312,7 +314,7 @@ def _check_space(target: Path, format: str, header: Header, progress: Progress) 
     partial = partial_path(target)
     if partial.exists():  # what is there already has its space
         return
-    vectors = header.n_vectors * header.width * len(header.layers) * (2 if header.dtype == "float16" else 4)
+    vectors = header.n_vectors * header.width * len(header.layers) * DTYPE_BYTES[header.dtype]
     free = shutil.disk_usage(target.parent).free
     if vectors > free:
         raise OutputUnwritable(
@@ -341,7 +343,7 @@ def estimate_fasta(
     format = options.format or output.format_of(Path(output_path))
     with open_sources(_listed(inputs)) as sources:
         whole = take_census(sources, options.rules, unique_ids=_needs_ids(format, options))
-        vector = size.width * len(options.layers) * (2 if options.dtype == "float16" else 4)
+        vector = size.width * len(options.layers) * DTYPE_BYTES[options.dtype]
         return estimate(
             _items(sources, whole, options, size),
             _census_of_shard(sources, whole, options, size),

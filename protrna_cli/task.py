@@ -97,12 +97,9 @@ class Joiner:
         """
         piece, count = self._task.pieces[i], self._task.count(i)
         if count > 1:
-            pooled = self._pooling in ("mean", "cls")
-            length, place = (
-                (1, slice(0, 1))
-                if pooled
-                else (self._task.embedded(piece.record), slice(piece.start, piece.stop))
-            )
+            length, place = self._task.embedded(piece.record), slice(piece.start, piece.stop)
+            if self._pooling in ("mean", "cls"):
+                length, place = 1, slice(0, 1)
             # A mean's shares are in its weights already; the <cls> of a record is the mean of its pieces'.
             factor = {"mean": 1.0, "cls": 1 / count}.get(self._pooling, self._task.share(i)[:, None])
             whole = self._open.setdefault(

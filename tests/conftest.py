@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,3 +76,20 @@ def golden_records() -> list[tuple[str, str]]:
     """Id and letters of the golden records, read without the package."""
     records = (GOLDEN / "sequences.fa").read_text().split(">")[1:]
     return [(name, "".join(lines)) for name, *lines in (record.split("\n") for record in records)]
+
+
+def on_a_terminal(*words: object, columns: int) -> tuple[int, str]:
+    """Run `python -m protrna_cli` on a pseudo-terminal; returns its exit code and what was shown."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    command = [sys.executable, "-m", "protrna_cli", *map(str, words)]
+    with subprocess.Popen(command, stderr=theirs, stdout=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while piece := os.read(ours, 4096):
+                shown += piece
+        except OSError:  # Linux says so when the other side has closed
+            pass
+    os.close(ours)
+    return process.returncode, shown.decode()

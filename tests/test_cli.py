@@ -1,17 +1,12 @@
 """The command as its users meet it: words, exit codes, and what stands on stderr."""
 
-import fcntl
-import os
-import pty
-import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import GOLDEN, SAMPLE, Run
+from tests.conftest import GOLDEN, SAMPLE, Run, on_a_terminal
 
 TOY = GOLDEN / "toy.h5"
 HEAVY = {"tensorflow", "numpy", "h5py", "pyarrow", "Bio", "requests", "pooch"}
@@ -120,30 +115,10 @@ def test_quiet_says_nothing_and_verbose_lets_tensorflow_speak(tmp_path: Path) ->
 
 def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
     """On a pseudo-terminal: records, a rate and the time left."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    command = [
-        sys.executable,
-        "-m",
-        "protrna_cli",
-        "embed",
-        SAMPLE,
-        "-o",
-        tmp_path / "out.npy",
-        "--model",
-        TOY,
-    ]
-    with subprocess.Popen(list(map(str, command)), stderr=theirs, stdout=theirs):
-        os.close(theirs)
-        shown = b""
-        try:
-            while piece := os.read(ours, 4096):
-                shown += piece
-        except OSError:  # Linux says so when the other side has closed
-            pass
-    os.close(ours)
-    assert "46/46 records" in shown.decode()
-    assert "residues/s" in shown.decode()
+    code, shown = on_a_terminal("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY, columns=80)
+    assert code == 0
+    assert "46/46 records" in shown
+    assert "residues/s" in shown
 
 
 def test_a_failed_run_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

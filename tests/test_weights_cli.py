@@ -1,13 +1,6 @@
 """`protrna weights`, and `protrna embed` without a checkpoint at hand, as their users meet them."""
 
-import fcntl
 import hashlib
-import os
-import pty
-import struct
-import subprocess
-import sys
-import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +9,7 @@ import numpy as np
 import pytest
 
 from protrna_cli.weights import fetching
-from tests.conftest import GOLDEN, SAMPLE, Run
+from tests.conftest import GOLDEN, SAMPLE, Run, on_a_terminal
 from tests.zenodo import Zenodo
 
 TOY = GOLDEN / "toy.h5"
@@ -177,20 +170,8 @@ def test_errors_have_a_code_and_one_line(
 
 def test_a_terminal_shows_how_far_it_is(zenodo: Zenodo, tmp_path: Path) -> None:
     zenodo.pace = 0.02
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    words = ["weights", "fetch", "--from", zenodo.share.address, "--to", str(tmp_path)]
-    with subprocess.Popen(
-        [sys.executable, "-m", "protrna_cli", *words], stderr=theirs, stdout=theirs
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        try:
-            while piece := os.read(ours, 4096):
-                shown += piece
-        except OSError:  # Linux says so when the other side has closed
-            pass
-    os.close(ours)
-    assert process.returncode == 0
-    assert "339k/339k" in shown.decode()
-    assert "B/s" in shown.decode()
+    words = ["weights", "fetch", "--from", zenodo.share.address, "--to", tmp_path]
+    code, shown = on_a_terminal(*words, columns=100)
+    assert code == 0
+    assert "339k/339k" in shown
+    assert "B/s" in shown

@@ -107,9 +107,9 @@ class ProtRNA:
                 for index, hidden in self._hidden(tokens, max(repr_layers))
                 if index in repr_layers
             }
+            return [pooled[index].numpy() for index in repr_layers]  # where a device that runs ahead fails
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(str(error)) from error
-        return [pooled[index].numpy() for index in repr_layers]
 
     def _hidden(
         self, tokens: Tokens | Tensor, last: int, attentions: list[Tensor] | None = None

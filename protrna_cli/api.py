@@ -42,7 +42,7 @@ AnyPath = str | PathLike[str]
 
 DTYPE_BYTES = {"float32": 4, "float16": 2}
 
-_OF_THE_HEADER = ("per_token", "pool", "dtype", "batch_tokens", "rules", "shard")
+_OF_THE_HEADER = ("per_token", "pool", "precision", "dtype", "batch_tokens", "rules", "shard")
 """Options that decide the values, and so stand in the header."""
 
 MEASURABLE_SECONDS = 5.0
@@ -63,14 +63,16 @@ class EmbedOptions:
         One vector a residue, not one a record.
     pool
         `mean` or `max` over the residues, or `cls`; nothing per token.
+    precision
+        Of the model's matmuls: `float32` or `bfloat16`. All else is computed in float32.
     dtype
-        Of what is written: `float32` or `float16`. The model computes in float32.
+        Of what is written: `float32` or `float16`.
     format, h5_layout
         `parquet`, `h5` or `npy`, by default told by the suffix; `flat` or `packed`.
     device, threads
         As `load_model` takes them.
     batch_tokens
-        Budget of a batch in tokens, padding included.
+        Budget of a batch in tokens.
     weights_dir
         Where the published weights are kept; by default `PROTRNA_HOME` or the user's cache folder.
     offline
@@ -89,6 +91,7 @@ class EmbedOptions:
     layers: tuple[int, ...] = (-1,)
     per_token: bool = False
     pool: str = "mean"
+    precision: str = "float32"
     dtype: str = "float32"
     format: str | None = None
     h5_layout: str = "flat"
@@ -104,7 +107,11 @@ class EmbedOptions:
 
 
 def load_model(
-    name_or_path: AnyPath = weights.PUBLISHED, *, device: str = "auto", threads: int | None = None
+    name_or_path: AnyPath = weights.PUBLISHED,
+    *,
+    precision: str = "float32",
+    device: str = "auto",
+    threads: int | None = None,
 ) -> ProtRNA:
     """Load a model.
 
@@ -113,6 +120,8 @@ def load_model(
     name_or_path
         `protrna` (the published weights, fetched if they are not at hand), `demo` (synthetic weights, for
         trying), or a checkpoint's path.
+    precision
+        Of the matmuls: `float32` or `bfloat16`, which halves the memory of the weights.
     device
         `auto`, `cpu`, `gpu` or `gpu:N`; settled by the first call in a process.
     threads
@@ -130,7 +139,7 @@ def load_model(
     checkpoint = weights.locate(str(name_or_path))
     obtain(checkpoint)
     with _hashing(checkpoint) as digest:
-        model = _load(checkpoint, device, threads)
+        model = _load(checkpoint, precision, device, threads)[0]
         digest()  # it must be the checkpoint that was verified, if one was
     return model
 
@@ -182,7 +191,8 @@ def embed_fasta(
             if options.resume and _is_whole(target, header):
                 return _summary(target, part, options, 0.0, part.n_records, already_whole=True)
             _check_space(target, format, header, progress)
-            model = _load(checkpoint, options.device, options.threads)
+            model, device = _load(checkpoint, options.precision, options.device, options.threads)
+            _recommend(options, device, progress)
         with Spool(target, header, run_key(header), options.resume) as spool:
             resumed = spool.position.rows
             items = _items(sources, whole, options, model.size)
@@ -378,7 +388,8 @@ def _size(model: str) -> ModelSize:
 
 
 def _rate_key(size: ModelSize, options: EmbedOptions) -> str:
-    return f"{size.layers}x{size.width} float32 {options.device} {options.threads or available_cpus()}"
+    threads = options.threads or available_cpus()
+    return f"{size.layers}x{size.width} {options.precision} {options.device} {threads}"
 
 
 def _refuse_existing(target: Path, format: str, options: EmbedOptions) -> None:
@@ -420,11 +431,19 @@ def _is_whole(target: Path, header: Header) -> bool:
     return True
 
 
-def _load(checkpoint: Path | None, device: str, threads: int | None) -> ProtRNA:
+def _load(checkpoint: Path | None, precision: str, device: str, threads: int | None) -> tuple[ProtRNA, str]:
+    """Load a model; returns it with the device that it is on."""
     from protrna_cli.model import runtime
     from protrna_cli.model.transformer import ProtRNA
 
-    runtime.configure(device, threads)
-    return ProtRNA(
-        *(read_checkpoint(checkpoint, runtime.place) if checkpoint else demo.demo_weights(runtime.place))
-    )
+    device = runtime.configure(device, threads)
+    place = runtime.placer(precision)
+    return ProtRNA(*(read_checkpoint(checkpoint, place) if checkpoint else demo.demo_weights(place))), device
+
+
+def _recommend(options: EmbedOptions, device: str, progress: Progress) -> None:
+    """Tell who computes in float32 where bfloat16 is much faster; the demo model is fast anyway."""
+    from protrna_cli.model import runtime
+
+    if options.precision == "float32" and options.model != weights.DEMO and runtime.bfloat16_is_fast(device):
+        progress.note("this machine is several times faster with --precision bfloat16, see the README")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from protrna_cli import plan
-from protrna_cli.model.structure import ModelSize
+from protrna_cli.model.structure import ModelSize, row_count
 from protrna_cli.records import Census, Record, Skipped
 from protrna_cli.report import amount
 from protrna_cli.rules import Rules
@@ -29,7 +29,7 @@ class Estimate:
     records, residues, unknown, long, repeats, skipped
         As the census counts them.
     tokens, batches, padding_share
-        Tokens that run, in how many batches, and the share of padding among all that the batches hold.
+        Tokens that run, in how many batches, and the share of empty rows among all that run.
     output_bytes
         Size of the vectors as they are; Parquet makes them some tenth smaller.
     memory_bytes
@@ -94,14 +94,15 @@ def estimate(
     rate
         Tokens per second, if known.
     """
-    tokens = padded = batches = scores = 0
+    tokens = rows = batches = scores = 0
     for window in plan.windows(records):
         task = Task([item for item in window if isinstance(item, Record)], rules, max_tokens)
         batches += len(task.batches)
         for batch in task.batches:
             width = task.pieces[batch[0]].length + 2
-            tokens += sum(task.pieces[i].length + 2 for i in batch)
-            padded += len(batch) * width
+            held = sum(task.pieces[i].length + 2 for i in batch)
+            tokens += held
+            rows += row_count(held)
             scores = max(scores, len(batch) * size.heads * width**2)
     activations = max(max_tokens, census.longest if rules.long == "whole" else 0) * size.width * ACTIVATIONS
     return Estimate(
@@ -113,7 +114,7 @@ def estimate(
         skipped=census.n_skipped,
         tokens=tokens,
         batches=batches,
-        padding_share=1 - tokens / padded if padded else 0.0,
+        padding_share=1 - tokens / rows if rows else 0.0,
         output_bytes=census.n_records * bytes_a_row[0] + census.n_embedded * bytes_a_row[1],
         memory_bytes=RUNTIME_BYTES + 4 * (size.parameters + activations + 2 * scores),
         seconds=tokens / rate if rate else None,

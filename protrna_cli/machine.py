@@ -55,6 +55,15 @@ def available_memory() -> int | None:
     return min(limits, default=None)
 
 
+def cpu_flags() -> frozenset[str]:
+    """What the processor says that it can do, such as `avx512f` or `amx_bf16`; empty where Linux is not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), ()))
+
+
 def parse_device(device: str) -> tuple[str, int]:
     """Split `auto`, `cpu`, `gpu` or `gpu:N` into its kind and its number.
 

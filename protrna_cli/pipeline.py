@@ -74,7 +74,7 @@ class Job:
     repr_layers, pooling
         As `ProtRNA.embed` takes them.
     max_tokens
-        Budget of a batch in tokens, padding included.
+        Budget of a batch in tokens.
     dtype
         Of the vectors written.
     """
@@ -99,7 +99,7 @@ def embed(
     Returns
     -------
     int
-        How many tokens ran, padding left out.
+        How many tokens ran.
 
     Raises
     ------

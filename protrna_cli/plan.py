@@ -16,10 +16,6 @@ from protrna_cli.shard import Shard
 WINDOW_RECORDS = 4096
 WINDOW_RESIDUES = 1 << 20
 
-BATCH_COST_TOKENS = 64
-"""A batch costs as much as so many tokens before its first: every weight passes through the processor.
-Padding of one piece that is worth more than that ends a batch early."""
-
 
 class HasLength(Protocol):
     """Anything counted in residues."""
@@ -164,30 +160,33 @@ def cost(length: int, rules: Rules, width: int) -> int:
 
 
 def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Pack pieces of like length into batches, longest first.
+    """Pack pieces into batches, longest first.
+
+    A piece of less than half the tokens of the batch's longest starts another batch: attention alone is
+    padded, and it is never made more than twice as wide.
 
     Parameters
     ----------
     lengths
         Residues of each piece; with `<cls>` and `<eos>` a piece takes `length + 2` tokens.
     max_tokens
-        Budget of a batch in tokens, padding included. A piece beyond it runs alone.
+        Budget of a batch in tokens. A piece beyond it runs alone.
 
     Returns
     -------
     list
         The places in `lengths`, each once, batch by batch; equal lengths keep their order.
 
-    >>> batches([5, 8, 6], max_tokens=20)
-    [[1, 2], [0]]
+    >>> batches([5, 8, 6, 1], max_tokens=20)
+    [[1, 2], [0, 3]]
     """
     packed: list[list[int]] = []
-    width = 0
+    longest = held = 0
     for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         tokens = lengths[place] + 2
-        full = not packed or width * (len(packed[-1]) + 1) > max_tokens
-        if full or width - tokens > BATCH_COST_TOKENS:
+        if not packed or held + tokens > max_tokens or 2 * tokens < longest:
             packed.append([])
-            width = tokens
+            longest, held = tokens, 0
         packed[-1].append(place)
+        held += tokens
     return packed

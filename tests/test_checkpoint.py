@@ -15,7 +15,7 @@ from tests.checkpoints import write_checkpoint
 from tests.conftest import GOLDEN
 
 
-def keep(values: np.ndarray) -> np.ndarray:
+def keep(name: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
@@ -45,7 +45,7 @@ def test_no_more_than_one_weight_is_held_twice(tmp_path: Path) -> None:
     largest = 512 * 2048 * 4
     tracemalloc.start()
     try:
-        read_checkpoint(path, lambda values: None)
+        read_checkpoint(path, lambda name, values: None)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

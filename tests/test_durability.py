@@ -172,6 +172,7 @@ def test_resume_can_always_be_said(tmp_path: Path, source: Path, run: Run) -> No
     [
         ({"pool": "max"}, 'its pooling was "mean", not "max"'),
         ({"layers": (1,)}, r"its layers was \[3\], not \[1\]"),
+        ({"precision": "bfloat16"}, 'its precision was "float32", not "bfloat16"'),
         ({"dtype": "float16"}, 'its dtype was "float32", not "float16"'),
         ({"per_token": True}, "its per_token was false, not true"),
         ({"batch_tokens": 151}, "its batch_tokens was 150, not 151"),

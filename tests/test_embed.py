@@ -327,7 +327,7 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, run: Run) -> None:
     assert counted == {"records": 5, "residues": 1234, "unknown": 1, "long": 1, "repeats": 1, "skipped": 0}
     # Three pieces of 510 in two batches, for the budget holds two of them; then 10 and 4 together.
     assert (found["tokens"], found["batches"]) == (3 * 512 + 12 + 6, 3)
-    assert found["padding_share"] == pytest.approx(1 - (3 * 512 + 12 + 6) / (3 * 512 + 2 * 12))
+    assert found["padding_share"] == pytest.approx(1 - (3 * 512 + 12 + 6) / (3 * 512 + 128))
     assert found["output_bytes"] == 5 * 40 * 4
     assert found["seconds"] is None
     table = run(*words).out

@@ -35,7 +35,9 @@ def test_batches_hold_every_place_once_within_the_budget(lengths: list[int], bud
     packed = plan.batches(lengths, budget)
     assert sorted(place for batch in packed for place in batch) == list(range(len(lengths)))
     for batch in packed:
-        assert len(batch) == 1 or len(batch) * (max(lengths[i] for i in batch) + 2) <= budget
+        tokens = [lengths[i] + 2 for i in batch]
+        assert len(batch) == 1 or sum(tokens) <= budget
+        assert 2 * min(tokens) >= max(tokens)
 
 
 @given(LENGTHS, st.integers(1, 200))

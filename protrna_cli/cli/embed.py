@@ -61,11 +61,19 @@ Examples:
 @weights_dir
 @click.option("--offline", is_flag=True, help="Fetch no weights; PROTRNA_OFFLINE=1 says the same.")
 @click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the model's matmuls. bfloat16 halves the memory of the weights and is several times faster on "
+    "CPUs with AMX and on GPUs.",
+)
+@click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="Of the numbers written; the model computes in float32.",
+    help="Of the numbers written.",
 )
 @click.option(
     "--h5-layout",
@@ -118,7 +126,7 @@ Examples:
     default=2048,
     show_default=True,
     metavar="N",
-    help="Tokens of a batch, padding included: more need more memory.",
+    help="Tokens of a batch: more need more memory.",
 )
 @click.option(
     "--shard",

@@ -8,7 +8,7 @@ that saved the file. Every shape is checked and every dataset of the file must b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,8 +39,8 @@ def read_checkpoint(path: Path, place: Place) -> tuple[ModelSize, ModelWeights]:
     path
         HDF5 file in the published layout.
     place
-        Called with every weight (float32) as soon as it is read, so that no more than one weight is held
-        twice; the result holds what it returns.
+        Called with every weight's name and values (float32) as soon as they are read, so that no more than
+        one weight is held twice; the result holds what it returns.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def find_flaw(path: Path) -> str | None:
     """Say what is wrong with a checkpoint, every value read; None if it is whole."""
     try:
         with _opened(path) as file:
-            _read_all(file, lambda values: None)
+            _read_all(file, lambda name, values: None)
     except _Flaw as flaw:
         return str(flaw)
     return None
@@ -135,11 +135,13 @@ def _why_unreadable(path: Path, error: Exception) -> _Flaw:
 
 def _read_all(file: h5py.File, place: Place) -> tuple[ModelSize, ModelWeights]:
     size, groups = _survey(file)
-    layers = [LayerWeights(*_read(groups[f"layer_._{i}"], place)) for i in range(size.layers)]
-    tied, *head = _read(groups["lm_head"], place)
+    layers = [
+        LayerWeights(*_read(groups[f"layer_._{i}"], LayerWeights._fields, place)) for i in range(size.layers)
+    ]
+    tied, *head = _read(groups["lm_head"], ("embedding", *HeadWeights._fields), place)
     del tied  # the embedding once more
-    [embedding] = _read(groups["embedding"], place)
-    final_norm = NormWeights(*_read(groups["emb_layer_norm_after"], place))
+    [embedding] = _read(groups["embedding"], ("embedding",), place)
+    final_norm = NormWeights(*_read(groups["emb_layer_norm_after"], NormWeights._fields, place))
     return size, ModelWeights(embedding, tuple(layers), final_norm, HeadWeights(*head))
 
 
@@ -242,13 +244,13 @@ def _check_group(datasets: list[h5py.Dataset], shapes: tuple[Shape, ...]) -> Non
             raise _foreign(f"{dataset.name} holds {dataset.dtype}, not floating point")
 
 
-def _read(datasets: list[h5py.Dataset], place: Place) -> Iterator[object]:
-    for dataset in datasets:
+def _read(datasets: list[h5py.Dataset], names: Sequence[str], place: Place) -> Iterator[object]:
+    for name, dataset in zip(names, datasets, strict=True):
         values = dataset[()].astype(np.float32, copy=False)
         # The sum is a tenth of the cost of isfinite over every value, and as telling.
         if not np.isfinite(values.sum()):
             raise _foreign(f"{dataset.name} holds values that are not finite")
-        yield place(values)
+        yield place(name, values)
 
 
 def _foreign(reason: str) -> _Flaw:

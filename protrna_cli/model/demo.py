@@ -28,7 +28,7 @@ def demo_weights(place: Place) -> tuple[ModelSize, ModelWeights]:
     Parameters
     ----------
     place
-        Called with every weight (float32), as in `read_checkpoint`.
+        Called with every weight's name and values (float32), as in `read_checkpoint`.
     """
     # RandomState, not Generator: only its stream is promised never to change.
     rng = np.random.RandomState(SEED)
@@ -42,7 +42,7 @@ def demo_weights(place: Place) -> tuple[ModelSize, ModelWeights]:
             values = 1 + 0.1 * rng.standard_normal(shape)
         else:
             values = (1.0 if name == "embedding" else 0.02) * rng.standard_normal(shape)
-        return place(values.astype(np.float32))
+        return place(name, values.astype(np.float32))
 
     shapes = weight_shapes(SIZE)
     return SIZE, ModelWeights(

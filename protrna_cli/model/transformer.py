@@ -1,6 +1,7 @@
 """The forward pass: tokens in; representations, logits, attention weights or pooled rows out.
 
-Legend: B batch, T tokens, H heads, D width, V vocabulary.
+Legend: B sequences, T tokens of the longest, N rows (tokens of a batch, one after another), H heads, D width,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import tensorflow as tf
 
 from protrna_cli.alphabet import Alphabet, Tokens
 from protrna_cli.model import layers
+from protrna_cli.model.layers import Layout
 from protrna_cli.model.pooling import POOLINGS
-from protrna_cli.model.structure import LayerWeights, ModelSize, ModelWeights, weight_shapes
+from protrna_cli.model.structure import LayerWeights, ModelSize, ModelWeights, row_count
 
 Tensor = Any
 
@@ -27,14 +29,17 @@ class ProtRNA:
     Parameters
     ----------
     size, weights
-        As `read_checkpoint` or `demo_weights` give them, weights as float32 tensors.
+        As `read_checkpoint` or `demo_weights` give them, weights as tensors: kernels in the dtype in which
+        matmuls are to run, float32 or bfloat16, all others in float32.
     """
 
     def __init__(self, size: ModelSize, weights: ModelWeights) -> None:
         self.size = size
         self.alphabet = Alphabet()
         self._weights = weights
-        self._pool = {name: tf.function(pool, reduce_retracing=True) for name, pool in POOLINGS.items()}
+        self._pool = {
+            name: tf.function(pool, reduce_retracing=True, autograph=False) for name, pool in POOLINGS.items()
+        }
 
     def __call__(
         self, tokens: Tokens | Tensor, repr_layers: Sequence[int] = (), need_head_weights: bool = False
@@ -64,11 +69,14 @@ class ProtRNA:
         """
         wanted = {layer: self.size.layer_index(layer) for layer in repr_layers}
         attentions: list[Tensor] = []
-        hidden = dict(self._hidden(tokens, self.size.layers, attentions if need_head_weights else None))
-        last = hidden[self.size.layers]
+        tokens = np.asarray(tokens, np.int32)
+        everywhere = np.ones(tokens.shape, bool)  # as published, pads have representations too
+        x, layout = self._rows(tokens, everywhere)
+        hidden = dict(self._hidden(x, layout, self.size.layers, attentions if need_head_weights else None))
+        logits = layers.lm_head(hidden[self.size.layers], self._weights.embedding, self._weights.lm_head)
         results: dict[str, Any] = {
-            "logits": layers.lm_head(last, self._weights.embedding, self._weights.lm_head),
-            "representations": {layer: hidden[index] for layer, index in wanted.items()},
+            "logits": tf.gather(logits, layout.rows),
+            "representations": {layer: tf.gather(hidden[i], layout.rows) for layer, i in wanted.items()},
         }
         if need_head_weights:
             results["attentions"] = tf.stack(attentions, axis=1)
@@ -102,54 +110,65 @@ class ProtRNA:
         """
         pool = self._pool[pooling]
         try:
+            x, layout = self._rows(tokens, tokens != self.alphabet.padding_idx)
             pooled = {
-                index: pool(hidden, tf.constant(weights))
-                for index, hidden in self._hidden(tokens, max(repr_layers))
+                index: pool(tf.gather(hidden, layout.rows), tf.constant(weights))
+                for index, hidden in self._hidden(x, layout, max(repr_layers))
                 if index in repr_layers
             }
             return [pooled[index].numpy() for index in repr_layers]  # where a device that runs ahead fails
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(str(error)) from error
 
-    def _hidden(
-        self, tokens: Tokens | Tensor, last: int, attentions: list[Tensor] | None = None
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Yield representations 0 … last; attention weights (B, H, T, T) are kept only where asked for."""
+    def _rows(self, tokens: Tokens, computed: npt.NDArray[np.bool_]) -> tuple[Tensor, Layout]:
+        """Embed those tokens (B, T) that are to be computed: rows (N, D), and their layout."""
         pad = self.alphabet.padding_idx
-        tokens = tf.convert_to_tensor(tokens, tf.int32)
-        x = layers.embed_tokens(tokens, self._weights.embedding, pad)
+        places = np.flatnonzero(computed).astype(np.int32)
+        n_rows = row_count(len(places))
+        of_rows = np.zeros(n_rows, np.int32)
+        of_rows[: len(places)] = places
+        of_tokens = np.zeros(tokens.shape, np.int32)
+        of_tokens.flat[places] = np.arange(len(places))
+        ids = np.full(n_rows, pad, np.int32)
+        ids[: len(places)] = tokens.flat[places]
+        key_bias = np.where(tokens != pad, np.float32(0), np.float32(layers.MASKED))[:, None, None, :]
+        cos, sin = layers.rotary_tables(of_rows % tokens.shape[1], self._weights.layers[0].inv_freq)
+        layout = Layout(tf.constant(of_tokens), tf.constant(of_rows), tf.constant(key_bias), cos, sin)
+        return layers.embed_tokens(tf.constant(ids), self._weights.embedding, pad), layout
+
+    def _hidden(
+        self, x: Tensor, layout: Layout, last: int, attentions: list[Tensor] | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield representations 0 … last (N, D); attention weights (B, H, T, T) are kept where asked for."""
         yield 0, x
-        bias = layers.key_bias(tokens, pad)
-        cos, sin = layers.rotary_tables(tokens.shape[1], self._weights.layers[0].inv_freq)
         for index, weights in enumerate(self._weights.layers[:last], start=1):
             if attentions is None:
-                x = self._layer(x, bias, cos, sin, weights)
+                x = self._layer(x, layout, weights)
             else:
-                x, attention = self._layer_with_attention(x, bias, cos, sin, weights)
+                x, attention = self._layer_with_attention(x, layout, weights)
                 attentions.append(attention)
-            yield index, layers.layer_norm(x, *self._weights.final_norm) if index == self.size.layers else x
+            final = index == self.size.layers
+            yield index, layers.layer_norm(x, *self._weights.final_norm) if final else x
 
     @cached_property
     def _layer(self) -> Any:
         """One layer, traced once for all layers and all shapes."""
 
-        def run(x: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, w: LayerWeights) -> Tensor:
-            return layers.encoder_layer(x, bias, cos, sin, w)[0]
+        def run(x: Tensor, layout: Layout, w: LayerWeights) -> Tensor:
+            return layers.encoder_layer(x, layout, w)[0]
 
-        return tf.function(run, input_signature=self._signature)
+        return tf.function(run, input_signature=self._signature, autograph=False)
 
     @cached_property
     def _layer_with_attention(self) -> Any:
-        return tf.function(layers.encoder_layer, input_signature=self._signature)
+        return tf.function(layers.encoder_layer, input_signature=self._signature, autograph=False)
 
     @property
     def _signature(self) -> list[Any]:
-        layer = weight_shapes(self.size).layers[0]
-        table = tf.TensorSpec((None, self.size.head_width // 2))
+        table = tf.TensorSpec((None, 1, self.size.head_width // 2))
+        rows, tokens = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None,), tf.int32)
         return [
-            tf.TensorSpec((None, None, self.size.width)),
-            tf.TensorSpec((None, 1, 1, None)),
-            table,
-            table,
-            LayerWeights(*map(tf.TensorSpec, layer)),
+            tf.TensorSpec((None, self.size.width)),
+            Layout(rows, tokens, tf.TensorSpec((None, 1, 1, None)), table, table),
+            LayerWeights(*(tf.TensorSpec(w.shape, w.dtype) for w in self._weights.layers[0])),
         ]

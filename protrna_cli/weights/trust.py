@@ -102,7 +102,7 @@ def verify(checkpoint: Path) -> Record:
         It is not.
     """
     found = sha256(checkpoint)
-    read_checkpoint(checkpoint, lambda values: None)
+    read_checkpoint(checkpoint, lambda name, values: None)
     known = read_record(checkpoint) or Record(checkpoint.stat().st_size, found, "")
     record = replace(known, verified=now())
     with contextlib.suppress(OSError):  # in a shared read-only folder what its keeper recorded stays

@@ -66,6 +66,13 @@ def placer(precision: str) -> Place:
     return place
 
 
+def gpu_names() -> tuple[str, ...]:
+    """Say what GPUs TensorFlow sees."""
+    gpus = tf.config.list_physical_devices("GPU")
+    details = map(tf.config.experimental.get_device_details, gpus)
+    return tuple(str(each.get("device_name", "unknown")) for each in details)
+
+
 def bfloat16_is_fast(device: str) -> bool:
     """Whether a device, as `configure` names it, multiplies bfloat16 several times faster than float32.
 

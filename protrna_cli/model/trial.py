@@ -1,0 +1,77 @@
+"""Trials of a machine and a model: how fast they are, and whether the numbers are right.
+
+Rates are medians, for machines that others use too do not keep one speed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+if TYPE_CHECKING:
+    from protrna_cli.model.transformer import ProtRNA
+
+MATMUL = (2048, 1280, 5120)
+"""Rows, width and inner width of the published model's largest matmul, in a batch of the usual size."""
+
+REFERENCE_SEQUENCE = "GGGGCCCCAAAAUUUUGCGCAUAUGGAUCCNAGCU"
+REFERENCE_ROW = (-0.7513578, -1.7711610, -1.1199075, 0.7073146, -0.7041183, 0.9128749, 0.5635683, 1.0495993)
+"""First values of the demo model's row of that sequence (mean, last layer), computed in float64 without
+TensorFlow, by the model in the tests."""
+
+
+def matmul_rate(dtype: str) -> float:
+    """Operations per second of a plain matmul of the model's size."""
+    rows, inner, columns = MATMUL
+    left = tf.cast(tf.random.stateless_normal((rows, inner), (1, 2)), dtype)
+    right = tf.cast(tf.random.stateless_normal((inner, columns), (3, 4)), dtype)
+    return 2 * rows * inner * columns / _median_seconds(lambda: tf.matmul(left, right)[0, 0].numpy(), 5)
+
+
+def token_rate(model: ProtRNA, lengths: tuple[int, ...] = (126,) * 8) -> float:
+    """Tokens per second of a model, for one batch of sequences of these lengths."""
+    tokens, weights = _batch(model, [("ACGU" * length)[:length] for length in lengths])
+    return sum(length + 2 for length in lengths) / _median_seconds(
+        lambda: model.embed(tokens, weights, [model.size.layers], "mean"), 3
+    )
+
+
+def reference_error(demo: ProtRNA) -> float:
+    """Largest distance of the demo model's values from those computed in float64."""
+    tokens, weights = _batch(demo, [REFERENCE_SEQUENCE])
+    [[row]] = demo.embed(tokens, weights, [demo.size.layers], "mean")
+    return float(np.abs(row[: len(REFERENCE_ROW)] - REFERENCE_ROW).max())
+
+
+def batch_error(model: ProtRNA) -> float:
+    """Largest distance between a sequence's row alone and its row in a batch with longer and shorter ones."""
+    sequences = [REFERENCE_SEQUENCE, "ACGU" * 30, "GC"]
+    together = model.embed(*_batch(model, sequences), [model.size.layers], "mean")[0]
+    alone = [model.embed(*_batch(model, [each]), [model.size.layers], "mean")[0][0] for each in sequences]
+    return float(np.abs(together - np.stack(alone)).max())
+
+
+def _batch(model: ProtRNA, sequences: list[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Tokens (B, T) of sequences, and the weights (B, T) of their means."""
+    tokens = model.alphabet.frame([model.alphabet.encode(each) for each in sequences])
+    weights = np.zeros(tokens.shape, np.float32)
+    for row, sequence in zip(weights, sequences, strict=True):
+        row[1 : len(sequence) + 1] = 1 / len(sequence)
+    return tokens, weights
+
+
+def _median_seconds(work: Callable[[], object], repeats: int) -> float:
+    """Seconds that some work takes, once it has run a first time."""
+    work()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)

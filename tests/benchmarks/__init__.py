@@ -1,0 +1,1 @@
+"""Speed, measured and never asserted: not collected by pytest."""

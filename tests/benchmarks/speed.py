@@ -1,0 +1,102 @@
+"""How fast protrna embeds a FASTA file: the whole command, and the engine alone.
+
+    python -m tests.benchmarks.speed INPUT.fa CHECKPOINT.h5 [--precision float32 bfloat16] [--repeats 3]
+
+Prints one JSON line a measurement, each made in a process of its own. Tokens are residues, and two more a
+piece; the share is that of the rate of a plain matmul, measured just before and after. On a machine
+that others use too, compare only what ran in turn.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+
+def command(fasta: Path, checkpoint: Path, precision: str, budget: int) -> dict[str, Any]:
+    """Time `protrna embed`, from the command to the finished file."""
+    words = [sys.executable, "-m", "protrna_cli", "embed", fasta, "--model", checkpoint, "-q"]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.parquet"
+        words += ["-o", out, "--precision", precision, "--batch-tokens", budget]
+        started = time.perf_counter()
+        subprocess.run([str(word) for word in words], check=True)
+        seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    return {"seconds": round(seconds, 2), "peak_gib": round(peak, 2)}
+
+
+def engine(fasta: Path, checkpoint: Path, precision: str, budget: int) -> dict[str, Any]:
+    """Time the forward pass and pooling of all batches, compiling included; loading apart."""
+    started = time.perf_counter()
+    from protrna_cli import load_model
+    from protrna_cli.inputs import open_sources
+    from protrna_cli.model import trial
+    from protrna_cli.records import Record, read_records, take_census
+    from protrna_cli.rules import DEFAULT_RULES
+    from protrna_cli.task import Task
+
+    model = load_model(checkpoint, precision=precision)
+    startup = time.perf_counter() - started
+    with open_sources([fasta]) as sources:
+        census = take_census(sources, DEFAULT_RULES)
+        items = read_records(sources, DEFAULT_RULES, census)
+        task = Task([item for item in items if isinstance(item, Record)], DEFAULT_RULES, budget)
+    before = trial.matmul_rate(precision)
+    started = time.perf_counter()
+    for batch in task.batches:
+        model.embed(*task.tokens(batch, model.alphabet), [model.size.layers], "mean")
+    seconds = time.perf_counter() - started
+    matmul = statistics.mean([before, trial.matmul_rate(precision)])
+    tokens = sum(piece.length + 2 for piece in task.pieces)
+    return {
+        "tokens": tokens,
+        "seconds": round(seconds, 2),
+        "tokens_per_s": round(tokens / seconds, 1),
+        "matmul_gflops": round(matmul / 1e9),
+        "share": round(tokens / seconds * model.size.operations / matmul, 3),
+        "startup_s": round(startup, 2),
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+
+
+MEASUREMENTS = {"command": command, "engine": engine}
+
+
+def main() -> None:
+    """Measure in turn, a process each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("fasta", type=Path)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--batch-tokens", nargs="+", type=int, default=[2048])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=MEASUREMENTS, help="measure once, in this process")
+    args = parser.parse_args()
+    if args.only:
+        [precision], [budget] = args.precision, args.batch_tokens
+        found = MEASUREMENTS[args.only](args.fasta, args.checkpoint, precision, budget)
+        print(
+            json.dumps({"what": args.only, "precision": precision, "batch_tokens": budget, **found}),
+            flush=True,
+        )
+        return
+    for _ in range(args.repeats):
+        for budget in map(str, args.batch_tokens):
+            for precision in args.precision:
+                for what in MEASUREMENTS:
+                    words = [args.fasta, args.checkpoint, "--only", what, "--precision", precision]
+                    again = [sys.executable, "-m", "tests.benchmarks.speed", *words, "--batch-tokens", budget]
+                    subprocess.run(again, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -23,7 +23,7 @@ from protrna_cli.model import demo
 from protrna_cli.model.checkpoint import read_checkpoint, read_size
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.output.rows import Header
-from protrna_cli.pipeline import Job
+from protrna_cli.pipeline import Job, Product
 from protrna_cli.provenance import make_header, run_key
 from protrna_cli.records import Census, Record, Skipped, read_records, shortened, slice_of, take_census
 from protrna_cli.report import Progress, Summary, amount, counted
@@ -42,7 +42,7 @@ AnyPath = str | PathLike[str]
 
 DTYPE_BYTES = {"float32": 4, "float16": 2}
 
-_OF_THE_HEADER = ("per_token", "pool", "precision", "dtype", "batch_tokens", "rules", "shard")
+_OF_THE_HEADER = ("pool", "precision", "dtype", "batch_tokens", "rules", "shard")
 """Options that decide the values, and so stand in the header."""
 
 MEASURABLE_SECONDS = 5.0
@@ -61,6 +61,8 @@ class EmbedOptions:
         Layers to take, from one run of the model: 0 is the embedding, negatives count from the end.
     per_token
         One vector a residue, not one a record.
+    per_token_output
+        A second output, with one vector a residue, from the same run of the model.
     pool
         `mean` or `max` over the residues, or `cls`; nothing per token.
     precision
@@ -84,12 +86,13 @@ class EmbedOptions:
     shard
         Embed one slice of the input.
     rules
-        What becomes of invalid letters, gaps and long records.
+        What becomes of invalid letters, gaps and long records, and of which residues a row speaks.
     """
 
     model: str = weights.PUBLISHED
     layers: tuple[int, ...] = (-1,)
     per_token: bool = False
+    per_token_output: str | None = None
     pool: str = "mean"
     precision: str = "float32"
     dtype: str = "float32"
@@ -179,36 +182,103 @@ def embed_fasta(
     """
     options = options or EmbedOptions()
     progress, stop = progress or Progress(), stop or Stop()
-    format = options.format or output.format_of(Path(output_path))
-    target = shard_path(Path(output_path), options.shard)
+    targets = _targets(Path(output_path), options)
     checkpoint = weights.locate(options.model, options.weights_dir, offline=options.offline)
-    with locked(target), open_sources(_listed(inputs)) as sources:
-        _refuse_existing(target, format, options)
+    with ExitStack() as stack:
+        for target in targets:
+            stack.enter_context(locked(target.path))
+        sources = stack.enter_context(open_sources(_listed(inputs)))
+        for target in targets:
+            _refuse_existing(target, options)
         with stop.abandoning():
-            whole = take_census(sources, options.rules, unique_ids=_needs_ids(format, options))
+            whole = take_census(sources, options.rules, unique_ids=_need_ids(targets, options))
             obtain(checkpoint, watcher)
-            header, part = _plan(sources, whole, checkpoint, options)
-            if options.resume and _is_whole(target, header):
-                return _summary(target, part, options, 0.0, part.n_records, already_whole=True)
-            _check_space(target, format, header, progress)
+            headers, part = _plan(sources, whole, checkpoint, targets, options)
+            if options.resume:  # an output that is whole is left alone; the others are made
+                headers = {
+                    target: head for target, head in headers.items() if not _is_whole(target.path, head)
+                }
+            if not headers:
+                return _summary(targets, part, options, 0.0, part.n_records, already_whole=True)
+            _check_space(headers, progress)
             model, device = _load(checkpoint, options.precision, options.device, options.threads)
             _recommend(options, device, progress)
-        with Spool(target, header, run_key(header), options.resume) as spool:
-            resumed = spool.position.rows
+        spools = {
+            target: stack.enter_context(Spool(target.path, header, run_key(header), options.resume))
+            for target, header in headers.items()
+        }
+        products = [
+            Product("none" if target.per_token else options.pool, spool) for target, spool in spools.items()
+        ]
+        resumed = min(spool.position.rows for spool in spools.values())
+        try:
             items = _items(sources, whole, options, model.size)
-            try:
-                seconds = _run(items, model, spool, options, header, progress, stop)
-                spool.finish(format, options.h5_layout, stop.check)
-            except Stopped as stopped:
-                safe = f"{spool.position.rows:,} of {counted(header.n_rows, 'record')} or more are safe"
-                raise type(stopped)(f"{stopped}; {safe}") from None
-    return _summary(target, part, options, seconds, resumed)
+            seconds = _run(items, model, products, options, part, progress, stop)
+            for target, spool in spools.items():
+                spool.finish(target.format, options.h5_layout, stop.check)
+        except Stopped as stopped:
+            safe = min(spool.position.rows for spool in spools.values())
+            rows = counted(next(iter(headers.values())).n_rows, "row")
+            raise type(stopped)(f"{stopped}; {safe:,} of {rows} or more are safe") from None
+    return _summary(targets, part, options, seconds, resumed)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A file that a run makes, and what it holds: a vector a residue, or pooled rows."""
+
+    path: Path
+    format: str
+    per_token: bool
+
+
+def _targets(path: Path, options: EmbedOptions) -> list[_Target]:
+    """Every file that a run makes.
+
+    Raises
+    ------
+    UsageError
+        The options contradict one another.
+    """
+    _refuse_contradictions(options)
+    targets = [
+        _Target(shard_path(path, options.shard), options.format or output.format_of(path), options.per_token)
+    ]
+    if options.per_token_output:
+        beside = Path(options.per_token_output)
+        if beside.absolute() == path.absolute():
+            raise UsageError(f"{path}: named by -o and by --per-token-output; give each a file of its own")
+        targets.append(_Target(shard_path(beside, options.shard), output.format_of(beside), True))
+    return targets
+
+
+def _refuse_contradictions(options: EmbedOptions) -> None:
+    """Make sure that what is asked for can be had together."""
+    rules = options.rules
+    for name, given in (
+        ("--per-token-output", options.per_token_output),
+        ("--skip-unknown", rules.skip_unknown),
+        ("--regions", rules.regions),
+    ):
+        if given and options.per_token:
+            raise UsageError(
+                f"{name} is for pooled rows, and --per-token makes none; "
+                "to have both, give --per-token-output a file instead"
+            )
+    if rules.skip_unknown and options.pool != "mean":
+        raise UsageError(f"--skip-unknown is for --pool mean, not for --pool {options.pool}")
+    if rules.regions and options.pool == "cls":
+        raise UsageError("--regions is for --pool mean and max: cls speaks of a whole record")
 
 
 def _plan(
-    sources: Sequence[Source], whole: Census, checkpoint: Path | None, options: EmbedOptions
-) -> tuple[Header, Census]:
-    """Say what the output will hold; gives its header, and the census of the shard."""
+    sources: Sequence[Source],
+    whole: Census,
+    checkpoint: Path | None,
+    targets: Sequence[_Target],
+    options: EmbedOptions,
+) -> tuple[dict[_Target, Header], Census]:
+    """Say what the outputs will hold; gives their headers, and the census of the shard."""
     with _hashing(checkpoint) as digest:
         size = read_size(checkpoint)[0] if checkpoint else demo.SIZE
         layers = tuple(dict.fromkeys(map(size.layer_index, options.layers)))
@@ -217,16 +287,20 @@ def _plan(
         if not options.resume:
             # TensorFlow loads while the checkpoint is hashed; a finished output that is resumed needs none.
             import protrna_cli.model.runtime  # noqa: F401
-        header = make_header(
-            model=options.model,
-            weights_sha256=digest(),
-            size=size,
-            layers=layers,
-            **{name: getattr(options, name) for name in _OF_THE_HEADER},
-            whole=whole,
-            part=part,
-        )
-    return header, part
+        headers = {
+            target: make_header(
+                model=options.model,
+                weights_sha256=digest(),
+                size=size,
+                layers=layers,
+                per_token=target.per_token,
+                **{name: getattr(options, name) for name in _OF_THE_HEADER},
+                whole=whole,
+                part=part,
+            )
+            for target in targets
+        }
+    return headers, part
 
 
 @contextmanager
@@ -259,19 +333,19 @@ def _items(
 def _run(
     items: Iterator[Record | Skipped],
     model: ProtRNA,
-    spool: Spool,
+    products: Sequence[Product],
     options: EmbedOptions,
-    header: Header,
+    part: Census,
     progress: Progress,
     stop: Stop,
 ) -> float:
     """Embed the records; returns the seconds it took, and keeps the rate for `--dry-run`."""
-    pooling = "none" if options.per_token else options.pool
-    job = Job(options.rules, header.layers, pooling, options.batch_tokens, options.dtype)
-    progress.start(header.n_rows, header.n_residues)
+    layers = tuple(dict.fromkeys(map(model.size.layer_index, options.layers)))
+    job = Job(options.rules, layers, options.batch_tokens, options.dtype)
+    progress.start(part.n_records, part.n_embedded)
     started = time.perf_counter()
     try:
-        tokens = pipeline.embed(items, model, spool, job, progress, stop)
+        tokens = pipeline.embed(items, model, products, job, progress, stop)
     finally:
         progress.close()
     seconds = time.perf_counter() - started
@@ -281,7 +355,7 @@ def _run(
 
 
 def _summary(
-    target: Path,
+    targets: Sequence[_Target],
     part: Census,
     options: EmbedOptions,
     seconds: float,
@@ -289,15 +363,16 @@ def _summary(
     already_whole: bool = False,
 ) -> Summary:
     return Summary(
-        output=str(target),
+        output=" and ".join(str(target.path) for target in targets),
         n_records=part.n_records,
+        n_regions=part.n_rows if options.rules.regions else 0,
         n_residues=part.n_embedded,
         n_unknown=part.n_unknown,
         n_long=part.n_long,
         long=options.rules.long,
         max_length=options.rules.max_length,
         n_skipped=part.n_skipped,
-        skipped_list=str(skipped_path(target)),
+        skipped_list=str(skipped_path(targets[0].path)),
         n_repeats=part.n_repeats,
         seconds=seconds,
         n_resumed=n_resumed,
@@ -319,23 +394,27 @@ def _check_memory(rules: Rules, size: ModelSize, census: Census) -> None:
         )
 
 
-def _check_space(target: Path, format: str, header: Header, progress: Progress) -> None:
-    """Refuse an output that cannot fit on its disk, before anything is computed."""
-    partial = partial_path(target)
-    if partial.exists():  # what is there already has its space
-        return
-    vectors = header.n_vectors * header.width * len(header.layers) * DTYPE_BYTES[header.dtype]
-    free = shutil.disk_usage(target.parent).free
-    if vectors > free:
-        raise OutputUnwritable(
-            f"{target}: needs {amount(vectors)}, and {amount(free)} are free; "
-            "choose another -o, or --dtype float16"
-        )
-    if format != "npy" and 2 * vectors > free:
-        progress.note(
-            f"{target} and {partial.name}, from which it is made at the end, need up to "
-            f"{amount(2 * vectors)}, and {amount(free)} are free"
-        )
+def _check_space(headers: dict[_Target, Header], progress: Progress) -> None:
+    """Refuse outputs that cannot fit on their disks, before anything is computed."""
+    claimed: dict[int, int] = {}
+    for target, header in headers.items():
+        partial = partial_path(target.path)
+        if partial.exists():  # what is there already has its space
+            continue
+        vectors = header.n_vectors * header.width * len(header.layers) * DTYPE_BYTES[header.dtype]
+        disk = target.path.parent.stat().st_dev
+        free = shutil.disk_usage(target.path.parent).free - claimed.get(disk, 0)
+        claimed[disk] = claimed.get(disk, 0) + vectors
+        if vectors > free:
+            raise OutputUnwritable(
+                f"{target.path}: needs {amount(vectors)}, and {amount(free)} are free; "
+                "choose another -o, or --dtype float16"
+            )
+        if target.format != "npy" and 2 * vectors > free:
+            progress.note(
+                f"{target.path} and {partial.name}, from which it is made at the end, need up to "
+                f"{amount(2 * vectors)}, and {amount(free)} are free"
+            )
 
 
 def estimate_fasta(
@@ -350,9 +429,9 @@ def estimate_fasta(
     """
     options = options or EmbedOptions()
     size = _size(options.model)
-    format = options.format or output.format_of(Path(output_path))
+    targets = _targets(Path(output_path), options)
     with open_sources(_listed(inputs)) as sources:
-        whole = take_census(sources, options.rules, unique_ids=_needs_ids(format, options))
+        whole = take_census(sources, options.rules, unique_ids=_need_ids(targets, options))
         vector = size.width * len(options.layers) * DTYPE_BYTES[options.dtype]
         return estimate(
             _items(sources, whole, options, size),
@@ -360,7 +439,10 @@ def estimate_fasta(
             options.rules,
             size,
             options.batch_tokens,
-            bytes_a_row=(0, vector) if options.per_token else (vector, 0),
+            bytes_a_row=(
+                vector * any(not target.per_token for target in targets),
+                vector * any(target.per_token for target in targets),
+            ),
             rate=rates.recall(weights.folder() / "rates.json", _rate_key(size, options)),
         )
 
@@ -369,9 +451,10 @@ def _listed(inputs: AnyPath | Sequence[AnyPath]) -> Sequence[AnyPath]:
     return [inputs] if isinstance(inputs, (str, PathLike)) else inputs
 
 
-def _needs_ids(format: str, options: EmbedOptions) -> bool:
-    """Whether the output names its datasets by the ids of the records."""
-    return (format, options.h5_layout) == ("h5", "flat")
+def _need_ids(targets: Sequence[_Target], options: EmbedOptions) -> bool:
+    """Whether an output names its datasets by the ids of its rows; ids with regions never repeat."""
+    flat = [target for target in targets if (target.format, options.h5_layout) == ("h5", "flat")]
+    return any(not (target.per_token and options.rules.regions) for target in flat)
 
 
 def _size(model: str) -> ModelSize:
@@ -392,18 +475,18 @@ def _rate_key(size: ModelSize, options: EmbedOptions) -> str:
     return f"{size.layers}x{size.width} {options.precision} {options.device} {threads}"
 
 
-def _refuse_existing(target: Path, format: str, options: EmbedOptions) -> None:
+def _refuse_existing(target: _Target, options: EmbedOptions) -> None:
     """Leave what exists alone unless the options speak of it."""
     if options.resume and options.overwrite:
         raise UsageError("--resume goes on and --overwrite starts again; use one of them")
     if options.resume or options.overwrite:
         return
-    for file in [*output.files_of(target, format), skipped_path(target)]:
+    for file in [*output.files_of(target.path, target.format), skipped_path(target.path)]:
         if file.exists():
             raise OutputUnwritable(f"{file}: exists; use --overwrite to replace it, or choose another -o")
-    if partial_path(target).exists():
+    if partial_path(target.path).exists():
         raise OutputUnwritable(
-            f"{partial_path(target)}: a run that did not finish; use --resume to go on with it, "
+            f"{partial_path(target.path)}: a run that did not finish; use --resume to go on with it, "
             "or --overwrite to start again"
         )
 

@@ -26,7 +26,7 @@ class Estimate:
 
     Attributes
     ----------
-    records, residues, unknown, long, repeats, skipped
+    records, rows, residues, unknown, long, repeats, skipped
         As the census counts them.
     tokens, batches, padding_share
         Tokens that run, in how many batches, and the share of empty rows among all that run.
@@ -39,6 +39,7 @@ class Estimate:
     """
 
     records: int
+    rows: int
     residues: int
     unknown: int
     long: int
@@ -60,6 +61,7 @@ class Estimate:
         time = f"{self.seconds:,.0f} s" if self.seconds is not None else "unknown before a first run"
         lines = {
             "records": f"{self.records:,}",
+            "rows": f"{self.rows:,}",
             "residues": f"{self.residues:,}",
             "unknown residues": f"{self.unknown:,}",
             "long records": f"{self.long:,}",
@@ -90,7 +92,7 @@ def estimate(
     records
         As the run will read them.
     bytes_a_row
-        Bytes of the output a record and a residue.
+        Bytes of the outputs a pooled row and a residue.
     rate
         Tokens per second, if known.
     """
@@ -107,6 +109,7 @@ def estimate(
     activations = max(max_tokens, census.longest if rules.long == "whole" else 0) * size.width * ACTIVATIONS
     return Estimate(
         records=census.n_records,
+        rows=census.n_rows,
         residues=census.n_embedded,
         unknown=census.n_unknown,
         long=census.n_long,
@@ -115,7 +118,7 @@ def estimate(
         tokens=tokens,
         batches=batches,
         padding_share=1 - tokens / rows if rows else 0.0,
-        output_bytes=census.n_records * bytes_a_row[0] + census.n_embedded * bytes_a_row[1],
+        output_bytes=census.n_rows * bytes_a_row[0] + census.n_embedded * bytes_a_row[1],
         memory_bytes=RUNTIME_BYTES + 4 * (size.parameters + activations + 2 * scores),
         seconds=tokens / rate if rate else None,
     )

@@ -85,15 +85,22 @@ def _ordered(parts: Sequence[Path]) -> dict[Path, Header]:
 
 def _joined(headers: list[Header], parts: dict[Path, Header]) -> Header:
     """Header of all parts together; the records of the input must be what they hold and leave out."""
-    skipped = sum(header.provenance["skipped"] for header in headers)
-    rows = sum(header.n_rows for header in headers)
+    embedded, skipped = (
+        sum(header.provenance[name] for header in headers) for name in ("embedded", "skipped")
+    )
     records = headers[0].provenance["records"]
-    if rows + skipped != records:
+    if embedded + skipped != records:
         raise RunMismatch(
-            f"{', '.join(map(str, parts))}: hold {rows:,} and leave out {skipped:,} of {records:,} records; "
-            "make the parts again, all with one version"
+            f"{', '.join(map(str, parts))}: hold {embedded:,} and leave out {skipped:,} of {records:,} "
+            "records; make the parts again, all with one version"
         )
-    provenance = {**headers[0].provenance, "shard": str(WHOLE), "skipped": skipped}
+    provenance = {
+        **headers[0].provenance,
+        "shard": str(WHOLE),
+        "embedded": embedded,
+        "skipped": skipped,
+    }
+    rows = sum(header.n_rows for header in headers)
     residues = sum(header.n_residues for header in headers)
     return replace(headers[0], n_rows=rows, n_residues=residues, provenance=provenance)
 

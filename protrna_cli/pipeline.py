@@ -1,4 +1,4 @@
-"""The one loop: records to windows, to pieces, to batches, through the model, into the sink in input order.
+"""The one loop: records to windows, to pieces, to batches, through the model, into the sinks in input order.
 
 Legend: B batch, T tokens, D width.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from protrna_cli.errors import NotFinite, OutOfMemory, Stopped
 from protrna_cli.journal import Position
 from protrna_cli.output.rows import Row, Values
 from protrna_cli.plan import Piece
-from protrna_cli.records import Record, Skipped
+from protrna_cli.records import Record, Skipped, rows_of
 from protrna_cli.report import Progress
 from protrna_cli.rules import Rules
 from protrna_cli.stopping import Stop
@@ -34,9 +35,9 @@ class Embedder(Protocol):
     alphabet: Alphabet
 
     def embed(
-        self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], pooling: str
+        self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str
     ) -> list[Floats]:
-        """Embed a batch, one array a layer; see `ProtRNA.embed`."""
+        """Embed a batch, one array a layer and pooling; see `ProtRNA.embed`."""
 
 
 class Sink(Protocol):
@@ -70,8 +71,8 @@ class Job:
     Attributes
     ----------
     rules
-        How long records are cut.
-    repr_layers, pooling
+        How long records are cut, and of which residues a row speaks.
+    repr_layers
         As `ProtRNA.embed` takes them.
     max_tokens
         Budget of a batch in tokens.
@@ -81,15 +82,35 @@ class Job:
 
     rules: Rules
     repr_layers: Sequence[int]
-    pooling: str
     max_tokens: int
     dtype: str = "float32"
 
 
+@dataclass(frozen=True)
+class Product:
+    """What the one pass through the model makes for one output.
+
+    Attributes
+    ----------
+    pooling
+        Of a record or a region: `mean`, `max` or `cls`; or `none` for the residues of a record.
+    sink
+        Where it goes.
+    """
+
+    pooling: str
+    sink: Sink
+
+
 def embed(
-    items: Iterable[Record | Skipped], model: Embedder, sink: Sink, job: Job, progress: Progress, stop: Stop
+    items: Iterable[Record | Skipped],
+    model: Embedder,
+    products: Sequence[Product],
+    job: Job,
+    progress: Progress,
+    stop: Stop,
 ) -> int:
-    """Embed records into a sink, from the sink's position on.
+    """Embed records into the sink of each product, from its position on.
 
     Parameters
     ----------
@@ -108,55 +129,116 @@ def embed(
     NotFinite, OutOfMemory
         A record cannot be embedded; the message names it. The batches before it are committed.
     """
-    done = sink.position
     tokens = 0
     for number, window in enumerate(plan.windows(items)):
         stop.check()
         records = [item for item in window if isinstance(item, Record)]
-        if number < done.windows:
+        lacking = [product for product in products if product.sink.position.windows <= number]
+        if not lacking:
             progress.advance(len(records), sum(plan.embedded_length(r.length, job.rules) for r in records))
             continue
         task = Task(records, job.rules, job.max_tokens)
-        rows = [row_of(record, job.rules) for record in records]
-        starts = sink.open_window(rows, [item for item in window if isinstance(item, Skipped)])
-        first = done.batches if number == done.windows else 0
-        tokens += _embed_window(task, starts, first, model, sink, job, progress, stop)
-        sink.close_window()
+        skipped = [item for item in window if isinstance(item, Skipped)]
+        # A sink that has more batches is filled with the same once more.
+        first = min(product.sink.position.batches for product in lacking)
+        makers = [_Maker(product, task, records, skipped, job) for product in lacking]
+        tokens += _embed_window(task, makers, first, model, job, progress, stop)
+        for product in lacking:
+            product.sink.close_window()
     return tokens
+
+
+class _Maker:
+    """Makes one product of a window: takes pieces from the model, and fills the rows of whole records."""
+
+    def __init__(
+        self, product: Product, task: Task, records: list[Record], skipped: list[Skipped], job: Job
+    ) -> None:
+        per_token = product.pooling == "none"
+        rows = [rows_of(record, job.rules, per_token) for record in records]
+        starts = product.sink.open_window([row for each in rows for row in each], skipped)
+        firsts = accumulate((len(each) for each in rows), initial=0)
+        self._starts = [starts[first] for first in islice(firsts, len(rows))]
+        by_id = {} if per_token or not job.rules.regions else job.rules.regions.by_id
+        self._regions = [by_id.get(record.id, []) for record in records]
+        self._joiner = Joiner(task, "none" if by_id else product.pooling)
+        self._task, self._dtype = task, job.dtype
+        self._pooling, self.sink = product.pooling, product.sink
+
+    @property
+    def idle(self) -> bool:
+        """Whether no record waits for more of its pieces."""
+        return self._joiner.idle
+
+    def asks(self, batch: list[int]) -> str:
+        """Pooling that the model is to do for a batch."""
+        # The maximum of a record in pieces is that of its joined residues, so that they are needed.
+        in_pieces = any(self._task.count(i) > 1 for i in batch)
+        return "none" if self._joiner.pooling == "max" and in_pieces else self._joiner.pooling
+
+    def take(self, i: int, vectors: list[Floats]) -> None:
+        """Take what the model made of piece `i`; a whole record fills its rows, and those equal to it."""
+        joined = self._joiner.add(i, vectors)
+        if joined is None:
+            return
+        record = self._task.pieces[i].record
+        for place in self._task.places[record]:
+            for layer, each in enumerate(joined):
+                with np.errstate(over="ignore"):
+                    row = self._pooled(place, record, each).astype(self._dtype)
+                if not np.isfinite(row).all():
+                    raise NotFinite(
+                        f"{self._task.name(record)}: its embedding is not finite in {self._dtype}; "
+                        "try --dtype float32, and check the checkpoint (--model)"
+                    )
+                self.sink.fill(layer, self._starts[place], row)
+
+    def _pooled(self, place: int, record: int, vectors: Floats) -> Values:
+        """Pool the residues (L, D) of a record's regions: (regions, D); without regions all is done."""
+        if not self._regions[place]:
+            return vectors
+        counted = self._task.counted(record)
+        spans = [slice(region.start, region.stop) for region in self._regions[place]]
+        parts = [vectors[span][counted[span]] for span in spans]
+        if self._pooling == "max":
+            return np.stack([part.max(axis=0) for part in parts])
+        return np.stack([part.mean(axis=0, dtype=np.float64) for part in parts])
 
 
 def _embed_window(
     task: Task,
-    starts: list[int],
+    makers: list[_Maker],
     first: int,
     model: Embedder,
-    sink: Sink,
     job: Job,
     progress: Progress,
     stop: Stop,
 ) -> int:
     """Run a window's batches from the `first` on, committing now and then; returns the tokens that ran."""
-    joiner = Joiner(task, job.pooling)
     tokens, safe, committed = 0, first, time.monotonic()
     for piece in (task.pieces[i] for batch in task.batches[:first] for i in batch):
         _advance(progress, task, piece)
     try:
         for number, batch in enumerate(task.batches[first:], start=first + 1):
-            for i, vectors in _run(model, task, batch, job, stop):
-                joined = joiner.add(i, vectors)
-                if joined is not None:
-                    _fill(sink, task, i, starts, joined, job.dtype)
+            for i, taken in _run(model, task, makers, batch, job, stop):
+                for maker, vectors in zip(makers, taken, strict=True):
+                    maker.take(i, vectors)
                 _advance(progress, task, task.pieces[i])
                 tokens += task.pieces[i].length + 2
-            if joiner.idle:
+            if makers[0].idle:
                 safe = number
                 if time.monotonic() - committed > COMMIT_SECONDS:
-                    sink.commit(safe)
+                    _commit(makers, safe)
                     committed = time.monotonic()
     except (Stopped, NotFinite, OutOfMemory):
-        sink.commit(safe)
+        _commit(makers, safe)
         raise
     return tokens
+
+
+def _commit(makers: list[_Maker], batches: int) -> None:
+    for maker in makers:
+        maker.sink.commit(batches)
 
 
 def _advance(progress: Progress, task: Task, piece: Piece) -> None:
@@ -166,43 +248,16 @@ def _advance(progress: Progress, task: Task, piece: Piece) -> None:
     progress.advance(copies * last, copies * piece.fresh)
 
 
-def _fill(sink: Sink, task: Task, i: int, starts: list[int], joined: list[Floats], dtype: str) -> None:
-    """Write a record's vectors to its row, and to those of the records equal to it."""
-    record = task.pieces[i].record
-    for layer, each in enumerate(joined):
-        with np.errstate(over="ignore"):
-            vectors = each.astype(dtype)
-        if not np.isfinite(vectors).all():
-            raise NotFinite(
-                f"{task.name(record)}: its embedding is not finite in {dtype}; "
-                "try --dtype float32, and check the checkpoint (--model)"
-            )
-        for place in task.places[record]:
-            sink.fill(layer, starts[place], vectors)
-
-
-def row_of(record: Record, rules: Rules) -> Row:
-    """What stands beside a record's embedding."""
-    return Row(
-        record.id,
-        record.description,
-        record.length,
-        plan.embedded_length(record.length, rules),
-        record.n_unknown,
-        len(plan.cut(0, record.length, rules)),
-    )
-
-
 def _run(
-    model: Embedder, task: Task, batch: list[int], job: Job, stop: Stop
-) -> Iterator[tuple[int, list[Floats]]]:
-    """Run a batch, in halves where it does not fit; yields each piece and what `Joiner.add` takes of it."""
+    model: Embedder, task: Task, makers: list[_Maker], batch: list[int], job: Job, stop: Stop
+) -> Iterator[tuple[int, list[list[Floats]]]]:
+    """Run a batch, in halves where it does not fit; yields each piece and what each maker takes of it."""
     tokens, weights = task.tokens(batch, model.alphabet)
-    # The maximum of a record in pieces is that of its joined residues, so that they are needed.
-    residues = job.pooling == "none" or (job.pooling == "max" and any(task.count(i) > 1 for i in batch))
+    asked = [maker.asks(batch) for maker in makers]
+    poolings = list(dict.fromkeys(asked))
     try:
         with stop.abandoning():
-            layers = model.embed(tokens, weights, job.repr_layers, "none" if residues else job.pooling)
+            arrays = model.embed(tokens, weights, job.repr_layers, *poolings)
     except MemoryError:
         if len(batch) == 1:
             raise OutOfMemory(
@@ -210,9 +265,20 @@ def _run(
                 "at once do not fit into memory; use --long window with a smaller --max-length"
             ) from None
         half = len(batch) // 2
-        yield from _run(model, task, batch[:half], job, stop)
-        yield from _run(model, task, batch[half:], job, stop)
+        yield from _run(model, task, makers, batch[:half], job, stop)
+        yield from _run(model, task, makers, batch[half:], job, stop)
         return
+    layers = len(job.repr_layers)
+    made = {pooling: arrays[k * layers : (k + 1) * layers] for k, pooling in enumerate(poolings)}
     for row, i in enumerate(batch):
-        length = task.pieces[i].length if residues else 1
-        yield i, [values[row].reshape(-1, values.shape[-1])[:length] for values in layers]
+        length = {"none": task.pieces[i].length}
+        yield (
+            i,
+            [
+                [
+                    values[row].reshape(-1, values.shape[-1])[: length.get(pooling, 1)]
+                    for values in made[pooling]
+                ]
+                for pooling in asked
+            ],
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from protrna_cli import __version__, weights
@@ -10,6 +10,7 @@ from protrna_cli.journal import RunKey
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.rows import Header
 from protrna_cli.records import Census
+from protrna_cli.regions import Regions
 from protrna_cli.rules import Rules
 from protrna_cli.shard import Shard
 
@@ -47,15 +48,21 @@ def make_header(
         "precision": precision,
         "dtype": dtype,
         "batch_tokens": batch_tokens,
-        "rules": {**asdict(rules), "overlap": rules.shared},
+        "rules": {
+            **asdict(replace(rules, regions=None)),
+            "overlap": rules.shared,
+            "regions": rules.regions and rules.regions.origin,
+        },
         "shard": str(shard),
         "inputs": whole.inputs,
         "records": whole.n_records + whole.n_skipped,
+        "embedded": part.n_records,
         "skipped": part.n_skipped,
     }
     if weights_sha256 is None:
         provenance["notice"] = weights.DEMO_NOTICE
-    return Header(per_token, layers, size.width, dtype, part.n_records, part.n_embedded, provenance)
+    rows = (part.n_records, part.n_embedded) if per_token else (part.n_rows, part.n_pooled)
+    return Header(per_token, layers, size.width, dtype, *rows, provenance)
 
 
 def run_key(header: Header) -> RunKey:
@@ -67,6 +74,7 @@ def run_key(header: Header) -> RunKey:
         The header is none that `make_header` made.
     """
     provenance = header.provenance
+    regions = provenance["rules"]["regions"]
     return {
         "version": provenance["version"],
         "weights": provenance["model"]["weights_sha256"] or provenance["model"]["name"],
@@ -74,14 +82,15 @@ def run_key(header: Header) -> RunKey:
         "per_token": header.per_token,
         **{name: provenance[name] for name in ("pooling", "precision", "dtype", "batch_tokens")},
         **provenance["rules"],
+        "regions": regions and regions["sha256"],
         "shard": provenance["shard"],
         "input SHA-256": [each["sha256"] for each in provenance["inputs"]],
     }
 
 
-def rules_of(header: Header) -> Rules:
-    """The rules under which an output was made."""
-    return Rules(**header.provenance["rules"])
+def rules_of(header: Header, regions: Regions | None) -> Rules:
+    """The rules under which an output was made; the regions are those of a file of the same SHA-256."""
+    return Rules(**{**header.provenance["rules"], "regions": regions})
 
 
 def shard_of(header: Header) -> Shard:

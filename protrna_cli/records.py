@@ -18,6 +18,8 @@ from Bio.SeqIO.FastaIO import SimpleFastaParser
 from protrna_cli import plan
 from protrna_cli.errors import InputError
 from protrna_cli.inputs import Source, fasta_lines
+from protrna_cli.output.rows import Row
+from protrna_cli.regions import Regions
 from protrna_cli.rules import Rules
 from protrna_cli.shard import WHOLE, Shard
 
@@ -54,6 +56,24 @@ class Record:
     def length(self) -> int:
         """Count of residues."""
         return len(self.sequence)
+
+
+def rows_of(record: Record, rules: Rules, per_token: bool) -> list[Row]:
+    """What stands beside a record's embeddings: a row a region where there are regions, otherwise one row."""
+    n_windows = len(plan.cut(0, record.length, rules))
+    if per_token or not rules.regions:
+        n_embedded = plan.embedded_length(record.length, rules)
+        if rules.skip_unknown and not per_token:
+            n_embedded -= record.sequence.count(UNKNOWN, 0, n_embedded)
+        counts = (record.length, n_embedded, record.n_unknown, n_windows)
+        return [Row(record.id, record.description, *counts)]
+    rows = []
+    for region in rules.regions.by_id[record.id]:
+        n_unknown = record.sequence.count(UNKNOWN, region.start, region.stop)
+        n_embedded = region.length - n_unknown * rules.skip_unknown
+        counts = (region.length, n_embedded, n_unknown, n_windows)
+        rows.append(Row(f"{record.id}:{region.name}", record.description, *counts))
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +121,8 @@ class Census:
         Records to embed, and records that the rules leave out.
     n_residues, n_embedded, n_unknown
         Residues of the records to embed, those that `truncate` leaves, and the unknown among the residues.
+    n_rows, n_pooled
+        Rows that pooling makes, one a record or a region, and the residues of which they speak.
     n_long, n_repeats
         Records longer than `max_length`, and records equal to another of their window.
     longest, longest_id
@@ -117,6 +139,8 @@ class Census:
     n_residues: int = 0
     n_embedded: int = 0
     n_unknown: int = 0
+    n_rows: int = 0
+    n_pooled: int = 0
     n_long: int = 0
     n_repeats: int = 0
     longest: int = 0
@@ -141,6 +165,9 @@ class Census:
         self.n_residues += record.length
         self.n_embedded += plan.embedded_length(record.length, rules)
         self.n_unknown += record.n_unknown
+        rows = rows_of(record, rules, per_token=False)
+        self.n_rows += len(rows)
+        self.n_pooled += sum(row.n_embedded for row in rows)
         self.n_long += record.length > rules.max_length
         self.n_tokens += sum(tokens)
         self.n_scores += sum(each**2 for each in tokens)
@@ -166,12 +193,14 @@ def take_census(sources: Sequence[Source], rules: Rules, unique_ids: bool = Fals
     InputUnreadable
         An input cannot be read.
     InputError
-        An input is not FASTA of RNA or DNA under the rules, an id is not unique that must be, or no record is
-        left to embed.
+        An input is not FASTA of RNA or DNA under the rules, an id is not unique that must be, no record has
+        the id of a region, or no record is left to embed.
     """
     census = Census()
     items = _read(sources, rules, census.inputs)
-    census.count(_with_own_ids(items, sources, census) if unique_ids else items, rules)
+    if rules.regions:
+        items = _with_all_regions(items, rules.regions)
+    census.count(_with_own_ids(items, sources, census, rules) if unique_ids else items, rules)
     if not census.n_records:
         names = ", ".join(source.name for source in sources)
         raise InputError(f"{names}: all {census.n_skipped} records were skipped; nothing is left to embed")
@@ -179,20 +208,35 @@ def take_census(sources: Sequence[Source], rules: Rules, unique_ids: bool = Fals
 
 
 def _with_own_ids(
-    items: Iterable[Record | Skipped], sources: Sequence[Source], census: Census
+    items: Iterable[Record | Skipped], sources: Sequence[Source], census: Census, rules: Rules
 ) -> Iterator[Record | Skipped]:
-    """Pass records on as long as each has an id of its own."""
+    """Pass records on as long as each of their rows has an id of its own."""
     seen: set[int] = set()
     for item in items:
         if isinstance(item, Record):
-            if not item.id or hash(item.id) in seen:
-                raise InputError(_unfit_id(sources[len(census.inputs)], item))
-            seen.add(hash(item.id))
+            for row in rows_of(item, rules, per_token=False):
+                if not row.id or hash(row.id) in seen:
+                    raise InputError(_unfit_id(sources[len(census.inputs)], item, row.id))
+                seen.add(hash(row.id))
         yield item
 
 
-def _unfit_id(source: Source, record: Record) -> str:
-    what = f"the id {shortened(record.id)} repeats" if record.id else "it has no id"
+def _with_all_regions(items: Iterable[Record | Skipped], regions: Regions) -> Iterator[Record | Skipped]:
+    """Pass records on, and make sure that every id of the regions is that of one record."""
+    missing = {name: f"{regions.file}: line {of[0].line}" for name, of in regions.by_id.items()}
+    for item in items:
+        if item.id in regions.by_id and not missing.pop(item.id, None):
+            raise InputError(
+                f"{regions.file}: more than one record of the input has the id {shortened(item.id)}; "
+                "give every record an id of its own"
+            )
+        yield item
+    for name, place in missing.items():
+        raise InputError(f"{place}: no record of the input has the id {shortened(name)}")
+
+
+def _unfit_id(source: Source, record: Record, row_id: str) -> str:
+    what = f"the id {shortened(row_id)} repeats" if row_id else "it has no id"
     return (
         f"{source.name}: record {record.number}: {what}, and flat HDF5 names a dataset by it; "
         "use --h5-layout packed, or an output in .parquet or .npy"
@@ -308,7 +352,40 @@ def _judged(
         if rules.long == "error":
             raise InputError(f"{flaw}; use --long window, truncate, skip or whole")
         return flaw
-    return Record(number, name, description, sequence, sequence.count(UNKNOWN))
+    record = Record(number, name, description, sequence, sequence.count(UNKNOWN))
+    return _without_rows(source, record, line, rules) or record
+
+
+def _without_rows(source: Source, record: Record, header: int, rules: Rules) -> Skipped | None:
+    """Say why no row can speak of a record, if none can; raised unless the rules skip it."""
+    if rules.regions:
+        if record.id not in rules.regions.by_id:
+            reason = f"no region in {rules.regions.file}"
+            return Skipped(source.name, record.number, record.id, header, 0, reason)
+        _check_ends(record, rules.regions, rules)
+    if rules.skip_unknown:
+        for row in rows_of(record, rules, per_token=False):
+            if not row.n_embedded:
+                where = f" in region {shortened(row.id)}" if rules.regions else ""
+                reason = f"no known residue{where}"
+                flaw = Skipped(source.name, record.number, record.id, header, 0, reason)
+                if rules.on_invalid != "skip":
+                    remedy = "remove it, leave out --skip-unknown, or use --on-invalid skip"
+                    raise InputError(f"{flaw}; {remedy}")
+                return flaw
+    return None
+
+
+def _check_ends(record: Record, regions: Regions, rules: Rules) -> None:
+    """Make sure that no region of a record ends behind its embedded residues."""
+    embedded = plan.embedded_length(record.length, rules)
+    for region in regions.by_id[record.id]:
+        if region.stop > embedded:
+            end = "ends" if embedded == record.length else "is cut by --long truncate"
+            raise InputError(
+                f"{regions.file}: line {region.line}: region {shortened(region.name)} ends at "
+                f"{region.stop:,}, and record {shortened(record.id)} {end} at {embedded:,}"
+            )
 
 
 def _flawed(source: Source, number: int, name: str, header: int, sequence: str, rules: Rules) -> Skipped:

@@ -49,6 +49,8 @@ class Summary:
         The file it made.
     n_records, n_residues, n_unknown
         What was embedded; unknown residues are among the residues.
+    n_regions
+        Regions of the records, each a row; 0 where the records are the rows.
     n_long, long, max_length
         Records longer than `max_length` residues, and what became of them.
     n_skipped, skipped_list
@@ -58,7 +60,7 @@ class Summary:
     seconds
         Wall time from the first batch to the last; loading the model is not in it.
     n_resumed
-        Records that an earlier process had embedded.
+        Rows that an earlier process had embedded.
     already_whole
         Whether the output was there, and nothing was left to do.
     """
@@ -75,11 +77,13 @@ class Summary:
     n_repeats: int
     seconds: float
     n_resumed: int = 0
+    n_regions: int = 0
     already_whole: bool = False
 
     def text(self) -> str:
         """Say it in one line."""
-        parts = [counted(self.n_records, "record"), counted(self.n_residues, "residue")]
+        of_what = f"{counted(self.n_regions, 'region')} of " if self.n_regions else ""
+        parts = [of_what + counted(self.n_records, "record"), counted(self.n_residues, "residue")]
         if self.n_unknown:
             parts.append(f"{self.n_unknown:,} of them unknown")
         if self.n_long:

@@ -1,10 +1,16 @@
-"""The rules of a run: what becomes of letters and records that the model does not read as they are."""
+"""The rules of a run: what becomes of letters and records that the model does not read as they are, and of
+which residues a row speaks.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from protrna_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from protrna_cli.regions import Regions
 
 TRAINED_LENGTH = 510
 """Residues of the longest sequence that the model was trained on."""
@@ -32,6 +38,10 @@ class Rules:
         Residues of the longest piece.
     overlap
         Residues that neighbouring pieces share, at the least; by default a quarter of `max_length`.
+    skip_unknown
+        Leave unknown residues out of a mean. A record, or a region, without a known residue is invalid.
+    regions
+        One pooled row a region, not one a record. A record without a region is left out.
 
     Raises
     ------
@@ -44,6 +54,8 @@ class Rules:
     long: str = "window"
     max_length: int = TRAINED_LENGTH
     overlap: int | None = None
+    skip_unknown: bool = False
+    regions: Regions | None = None
 
     def __post_init__(self) -> None:
         if self.max_length < 2:

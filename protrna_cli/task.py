@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from protrna_cli import plan
 from protrna_cli.alphabet import Alphabet, Tokens
-from protrna_cli.records import Record, shortened
+from protrna_cli.records import UNKNOWN, Record, shortened
 from protrna_cli.rules import Rules
 
 Floats = npt.NDArray[np.float32]
@@ -29,6 +29,7 @@ class Task:
 
     def __init__(self, window: list[Record], rules: Rules, max_tokens: int) -> None:
         self._window = window
+        self._skip_unknown = rules.skip_unknown
         self.places: dict[int, list[int]] = {}
         first: dict[str, int] = {}
         for place, record in enumerate(window):
@@ -63,17 +64,31 @@ class Task:
         tokens = alphabet.frame([alphabet.encode(each) for each in letters])
         weights = np.zeros(tokens.shape, np.float32)
         for row, i in zip(weights, batch, strict=True):
-            share = self._shares[i]
-            row[1 : len(share) + 1] = share / self.embedded(self.pieces[i].record)
+            piece, share = self.pieces[i], self._shares[i]
+            counted = self.counted(piece.record)
+            row[1 : len(share) + 1] = share * counted[piece.start : piece.stop] / int(counted.sum())
         return tokens, weights
+
+    def counted(self, record: int) -> npt.NDArray[np.bool_]:
+        """Which embedded residues (L,) of a record count in its mean: all, or those that are known."""
+        if not self._skip_unknown:
+            return np.ones(self.embedded(record), bool)
+        letters = self._window[record].sequence[: self.embedded(record)]
+        return np.not_equal(np.frombuffer(letters.encode(), np.uint8), ord(UNKNOWN))
 
 
 class Joiner:
-    """Puts the pieces of a record together; most records are one piece and pass through."""
+    """Puts the pieces of a record together; most records are one piece and pass through.
+
+    Attributes
+    ----------
+    pooling
+        `mean`, `max`, `cls`, or `none` for residues.
+    """
 
     def __init__(self, task: Task, pooling: str) -> None:
         self._task = task
-        self._pooling = pooling
+        self.pooling = pooling
         self._open: dict[int, list[Floats]] = {}
         self._missing: dict[int, int] = {}
 
@@ -98,10 +113,10 @@ class Joiner:
         piece, count = self._task.pieces[i], self._task.count(i)
         if count > 1:
             length, place = self._task.embedded(piece.record), slice(piece.start, piece.stop)
-            if self._pooling in ("mean", "cls"):
+            if self.pooling in ("mean", "cls"):
                 length, place = 1, slice(0, 1)
             # A mean's shares are in its weights already; the <cls> of a record is the mean of its pieces'.
-            factor = {"mean": 1.0, "cls": 1 / count}.get(self._pooling, self._task.share(i)[:, None])
+            factor = {"mean": 1.0, "cls": 1 / count}.get(self.pooling, self._task.share(i)[:, None])
             whole = self._open.setdefault(
                 piece.record, [np.zeros((length, each.shape[1]), np.float32) for each in vectors]
             )
@@ -111,6 +126,6 @@ class Joiner:
             if self._missing[piece.record]:
                 return None
             vectors = self._open.pop(piece.record)
-        if self._pooling == "max":
+        if self.pooling == "max":
             return [each.max(axis=0, keepdims=True) for each in vectors]
         return vectors

@@ -11,20 +11,27 @@ from pathlib import Path
 import numpy as np
 
 from protrna_cli import output
-from protrna_cli.errors import InputError
+from protrna_cli.errors import InputError, UsageError
 from protrna_cli.inputs import open_sources
 from protrna_cli.output.rows import ROW_COLUMNS, Block, Header, Row, Values
-from protrna_cli.pipeline import row_of
 from protrna_cli.provenance import rules_of, run_key, shard_of
-from protrna_cli.records import Record, Skipped, read_records, shortened, slice_of, take_census
+from protrna_cli.records import Record, Skipped, read_records, rows_of, shortened, slice_of, take_census
+from protrna_cli.regions import read_bed
 from protrna_cli.rules import Rules
 from protrna_cli.spool import partial_path, skipped_path
 
 MOST_FLAWS = 20
 
 
-def verify(path: Path, inputs: Sequence[str | PathLike[str]]) -> list[str]:
+def verify(
+    path: Path, inputs: Sequence[str | PathLike[str]], regions_file: str | PathLike[str] | None = None
+) -> list[str]:
     """Hold an output against the input that it was made from.
+
+    Parameters
+    ----------
+    regions_file
+        The BED file of its regions, if it was made with one.
 
     Returns
     -------
@@ -35,20 +42,26 @@ def verify(path: Path, inputs: Sequence[str | PathLike[str]]) -> list[str]:
     ------
     InputUnreadable, InputError
         The output or the input cannot be read at all.
+    UsageError
+        The regions that it was made with are missing, or they are others.
     """
     header, blocks = output.read_output(path)
     try:
         run_key(header)
     except KeyError as error:
         raise InputError(f"{path}: its provenance lacks {error}; was it made by protrna embed?") from None
-    flaws = _flaws(path, header, blocks, inputs)
+    regions = read_bed(regions_file) if regions_file else None
+    made_with = header.provenance["rules"]["regions"]
+    if (regions and regions.sha256) != (made_with and made_with["sha256"]):
+        wanted = f"with --regions {made_with['name']}" if made_with else "without --regions"
+        raise UsageError(f"{path}: made {wanted}; verify it so{', with the same file' if made_with else ''}")
+    flaws = _flaws(path, header, blocks, inputs, rules_of(header, regions))
     return [flaw for flaw, _ in zip(flaws, range(MOST_FLAWS), strict=False)]
 
 
 def _flaws(
-    path: Path, header: Header, blocks: Iterator[Block], inputs: Sequence[str | PathLike[str]]
+    path: Path, header: Header, blocks: Iterator[Block], inputs: Sequence[str | PathLike[str]], rules: Rules
 ) -> Iterator[str]:
-    rules = rules_of(header)
     if partial_path(path).exists():
         yield f"{partial_path(path)}: an unfinished run stands beside the output"
     with open_sources(inputs) as sources:
@@ -60,14 +73,18 @@ def _flaws(
             yield "the input is not the one that the output was made from: its SHA-256 differs"
         items = slice_of(read_records(sources, rules, census), shard_of(header), census, rules, header.width)
         skipped: list[Skipped] = []
-        yield from _row_flaws(_records(items, skipped), _rows(blocks, header), header, rules)
+        yield from _row_flaws(_expected(items, skipped, header, rules), _rows(blocks, header), header)
         yield from _skipped_flaws(path, skipped)
 
 
-def _records(items: Iterator[Record | Skipped], skipped: list[Skipped]) -> Iterator[Record]:
+def _expected(
+    items: Iterator[Record | Skipped], skipped: list[Skipped], header: Header, rules: Rules
+) -> Iterator[tuple[Record, Row]]:
+    """Give every row that there should be, with its record; what is left out is added to `skipped`."""
     for item in items:
         if isinstance(item, Record):
-            yield item
+            for row in rows_of(item, rules, header.per_token):
+                yield item, row
         else:
             skipped.append(item)
 
@@ -80,20 +97,20 @@ def _rows(blocks: Iterator[Block], header: Header) -> Iterator[tuple[Row, list[V
 
 
 def _row_flaws(
-    records: Iterator[Record], rows: Iterator[tuple[Row, list[Values]]], header: Header, rules: Rules
+    expected_rows: Iterator[tuple[Record, Row]], rows: Iterator[tuple[Row, list[Values]]], header: Header
 ) -> Iterator[str]:
     count = 0
-    for number, (record, found) in enumerate(zip_longest(records, rows), start=1):
-        if record is None:
+    for number, (wanted, found) in enumerate(zip_longest(expected_rows, rows), start=1):
+        if wanted is None:
             yield f"row {number} (id {shortened(found[0].id)}): no record of the input is left for it"
             return
+        record, expected = wanted
         if found is None:
-            yield f"record {record.number} (id {shortened(record.id)}): it and all after it have no row"
+            yield f"record {record.number} (id {shortened(expected.id)}): it and all after it have no row"
             return
         count = number
         row, vectors = found
         place = f"row {number} (id {shortened(row.id)})"
-        expected = row_of(record, rules)
         for name in ROW_COLUMNS:
             is_, should = getattr(row, name), getattr(expected, name)
             if is_ != should:

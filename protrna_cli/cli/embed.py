@@ -13,6 +13,7 @@ from protrna_cli.cli.weights import watcher_for, weights_dir
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
 from protrna_cli.output import FORMATS, H5_LAYOUTS, format_of
+from protrna_cli.regions import read_bed
 from protrna_cli.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
 from protrna_cli.shard import Shard
 from protrna_cli.stopping import SignalStop
@@ -34,11 +35,26 @@ Examples:
 )
 @click.option("--per-token", is_flag=True, help="One vector a residue, not one a record.")
 @click.option(
+    "--per-token-output",
+    metavar="OUT2",
+    help="A second file to make from the same run, with one vector a residue.",
+)
+@click.option(
     "--pool",
     type=click.Choice(["mean", "max", "cls"]),
     default="mean",
     show_default=True,
     help="How the residues of a record become one vector; cls takes the <cls> token's.",
+)
+@click.option(
+    "--skip-unknown",
+    is_flag=True,
+    help="Leave unknown residues out of the mean; n_embedded counts the rest.",
+)
+@click.option(
+    "--regions",
+    metavar="BED",
+    help="One vector a region of BED, from records that run whole. Rows are named ID:NAME.",
 )
 @click.option(
     "--layer",
@@ -166,6 +182,8 @@ def embed(
     """
     parse_device(options["device"])
     options["shard"] = Shard.parse(options["shard"])
+    if options["regions"]:
+        options["regions"] = read_bed(options["regions"])
     rules = Rules(**{field.name: options.pop(field.name) for field in fields(Rules)})
     as_json = options["format"] == "json"
     if as_json and not dry_run:

@@ -13,8 +13,9 @@ from protrna_cli.errors import InputError
 @click.command(epilog="\b\nExample:\n  protrna verify out.parquet input.fa\n")
 @click.argument("output", metavar="OUT")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--regions", metavar="BED", help="The regions that OUT was made with.")
 @verbosity
-def verify(output: str, inputs: tuple[str, ...], quiet: bool, verbose: bool) -> None:
+def verify(output: str, inputs: tuple[str, ...], regions: str | None, quiet: bool, verbose: bool) -> None:
     """Prove that an output is complete.
 
     OUT is held against the INPUT that it was made from: every record is a row, in order, with its id, its
@@ -23,7 +24,7 @@ def verify(output: str, inputs: tuple[str, ...], quiet: bool, verbose: bool) -> 
     del verbose  # no library talks here
     from protrna_cli.verifying import verify as find_flaws
 
-    flaws = find_flaws(Path(output), inputs)
+    flaws = find_flaws(Path(output), inputs, regions)
     for flaw in flaws:
         say(flaw)
     if flaws:

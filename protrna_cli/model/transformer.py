@@ -83,7 +83,7 @@ class ProtRNA:
         return results
 
     def embed(
-        self, tokens: Tokens, weights: npt.NDArray[np.float32], repr_layers: Sequence[int], pooling: str
+        self, tokens: Tokens, weights: npt.NDArray[np.float32], repr_layers: Sequence[int], *poolings: str
     ) -> list[npt.NDArray[np.float32]]:
         """Run the model for embeddings alone: no LM head, no attention weights, pooled on the device.
 
@@ -94,29 +94,31 @@ class ProtRNA:
             residues that a row speaks of and 0 elsewhere.
         repr_layers
             Layers, each 0 … `size.layers`.
-        pooling
-            `mean` (the sum by weight), `max` (of what has a weight), `cls`, or `none` for residues.
+        poolings
+            One or more of `mean` (the sum by weight), `max` (of what has a weight), `cls`, and `none` for
+            residues.
 
         Returns
         -------
         list
-            One float32 array a layer, in the order asked: (B, D), or (B, T - 1, D) for `none`, from the first
-            residue on; its rows past a sequence's end have no meaning.
+            One float32 array a layer, in the order asked, pooling after pooling: (B, D), or (B, T - 1, D) for
+            `none`, from the first residue on; its rows past a sequence's end have no meaning.
 
         Raises
         ------
         MemoryError
             The batch does not fit on the device.
         """
-        pool = self._pool[pooling]
+        pooled: dict[tuple[str, int], Tensor] = {}
         try:
             x, layout = self._rows(tokens, tokens != self.alphabet.padding_idx)
-            pooled = {
-                index: pool(tf.gather(hidden, layout.rows), tf.constant(weights))
-                for index, hidden in self._hidden(x, layout, max(repr_layers))
-                if index in repr_layers
-            }
-            return [pooled[index].numpy() for index in repr_layers]  # where a device that runs ahead fails
+            for index, hidden in self._hidden(x, layout, max(repr_layers)):
+                if index in repr_layers:
+                    batch = tf.gather(hidden, layout.rows)
+                    for pooling in poolings:
+                        pooled[pooling, index] = self._pool[pooling](batch, tf.constant(weights))
+            # Where a device that runs ahead fails.
+            return [pooled[pooling, index].numpy() for pooling in poolings for index in repr_layers]
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(str(error)) from error
 

@@ -14,7 +14,7 @@ import pytest
 
 from protrna_cli.errors import InputError, InputUnreadable, OutputUnwritable, UsageError
 from protrna_cli.output import files_of, format_of, read_output, write_output
-from protrna_cli.output.hdf5 import dataset_name
+from protrna_cli.output.flat import dataset_name
 from protrna_cli.output.rows import Block, Header, Row
 
 KINDS = [("parquet", "flat"), ("npy", "flat"), ("h5", "flat"), ("h5", "packed")]

@@ -52,9 +52,24 @@ def read_blocks(path: Path, header: Header) -> Iterator[Block]:
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
-            columns = (table[name].to_pylist() for name in ROW_COLUMNS)
-            rows = [Row(*values) for values in zip(*columns, strict=True)]
-            yield Block(rows, [_vectors(table[name], header) for name in header.columns])
+            yield Block(list(_rows(table)), [_vectors(table[name], header) for name in header.columns])
+
+
+def read_rows(path: Path, header: Header) -> Iterator[Row]:
+    """Read the columns beside the embeddings alone."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=list(ROW_COLUMNS)):
+            yield from _rows(batch)
+
+
+def schema(path: Path, header: Header) -> dict[str, str]:
+    """Name the columns and their Arrow types."""
+    return {field.name: str(field.type) for field in pq.read_schema(path)}
+
+
+def _rows(table: Any) -> Iterator[Row]:
+    columns = (table[name].to_pylist() for name in ROW_COLUMNS)
+    return (Row(*values) for values in zip(*columns, strict=True))
 
 
 def _schema(header: Header) -> Any:

@@ -1,0 +1,1 @@
+"""Measurements that print a table of the README; none is a test."""

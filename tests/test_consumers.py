@@ -4,7 +4,6 @@ pip install -e ".[test,consumers]" && python -m pytest -m consumers
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,19 +224,17 @@ def test_the_projectors_files_as_any_program_reads_them(pooled: Known) -> None:
 
 
 @pytest.fixture
-def families(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def families(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files of which the README speaks."""
+    for name in ("anndata", "datasets", "duckdb", "scanpy"):
+        library(name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     assert run("embed", SAMPLE, "-o", "families.parquet", "--model", "demo").code == 0
     assert run("convert", "families.parquet", "-o", "families.h5ad").code == 0
-    yield
 
 
 @pytest.mark.usefixtures("families")
 def test_the_readme() -> None:
-    for name in ("anndata", "datasets", "duckdb", "scanpy"):
-        library(name)
     names: dict[str, Any] = {}
     [block] = blocks("python consumers")
     exec(block, names)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from protrna_cli import output
-from protrna_cli.errors import OutputUnwritable, RunMismatch, WriteFailed
+from protrna_cli.errors import RunMismatch
 from protrna_cli.journal import compare_keys
-from protrna_cli.locks import locked
-from protrna_cli.output.rows import Block, Header
+from protrna_cli.making import make_output
+from protrna_cli.output.rows import Header
 from protrna_cli.provenance import run_key, shard_of
 from protrna_cli.shard import WHOLE
-from protrna_cli.spool import partial_path, publish, skipped_path
 
 
 def merge(parts: Sequence[Path], target: Path, format: str, h5_layout: str, overwrite: bool) -> Header:
@@ -34,32 +32,18 @@ def merge(parts: Sequence[Path], target: Path, format: str, h5_layout: str, over
     Raises
     ------
     RunMismatch
-        A part is missing, doubled, incomplete or of another run.
+        A part is missing, doubled or of another run.
+    InputUnreadable, InputError
+        A part cannot be read, is damaged, or lacks rows.
     OutputUnwritable
         The output exists, or cannot be created.
     WriteFailed
         Writing broke off; the parts are as they were.
     """
-    with locked(target):
-        if not overwrite and any(file.exists() for file in output.files_of(target, format)):
-            raise OutputUnwritable(f"{target}: exists; use --overwrite to replace it, or choose another -o")
-        ordered = _ordered(parts)
-        header = _joined(list(ordered.values()), ordered)
-        folder = partial_path(target)
-        if folder.exists():
-            raise OutputUnwritable(f"{folder}: a run that did not finish; finish it or remove it first")
-        try:
-            folder.mkdir()
-            made = folder / target.name
-            blocks = chain.from_iterable(_blocks(path, head) for path, head in ordered.items())
-            output.write_output(made, format, h5_layout, header, blocks)
-            publish(made, target, format, _join_skipped(list(ordered), folder / "skipped.tsv"))
-        except OSError as error:
-            raise WriteFailed(
-                f"{target}: writing failed ({error.strerror or error}); make room first"
-            ) from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    ordered = _ordered(parts)
+    header = _joined(list(ordered.values()), ordered)
+    blocks = chain.from_iterable(output.read_whole(part)[1] for part in ordered)
+    make_output(target, format, h5_layout, overwrite, header, blocks, list(ordered))
     return header
 
 
@@ -96,28 +80,3 @@ def _joined(headers: list[Header], parts: dict[Path, Header]) -> Header:
     provenance = {**headers[0].provenance, "shard": str(WHOLE), "skipped": skipped}
     residues = sum(header.n_residues for header in headers)
     return replace(headers[0], n_rows=rows, n_residues=residues, provenance=provenance)
-
-
-def _blocks(part: Path, header: Header) -> Iterator[Block]:
-    """Read a part's rows and make sure that there are as many as it says."""
-    rows = 0
-    for block in output.read_output(part)[1]:
-        rows += len(block.rows)
-        yield block
-    if rows != header.n_rows:
-        raise RunMismatch(f"{part}: has {rows:,} rows, not {header.n_rows:,}; make this part again")
-
-
-def _join_skipped(parts: list[Path], target: Path) -> Path | None:
-    """Join the lists of skipped records; None when no part has one."""
-    lists = [skipped_path(part) for part in parts if skipped_path(part).exists()]
-    if not lists:
-        return None
-    with target.open("wb") as joined:
-        for i, each in enumerate(lists):
-            with each.open("rb") as file:
-                header = file.readline()
-                if i == 0:
-                    joined.write(header)
-                shutil.copyfileobj(file, joined)
-    return target

@@ -25,6 +25,8 @@ def process(*words: object, **options: object) -> subprocess.CompletedProcess[st
         ["--version"],
         ["embed", "--help"],
         ["info", "--help"],
+        ["convert", "--help"],
+        ["convert", "in.npy", "-o", "out.csv"],
         ["weights", "--help"],
         *(["weights", command, "--help"] for command in ("fetch", "verify", "path", "list")),
         ["weights", "fetch", "nonsense"],

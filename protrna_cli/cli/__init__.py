@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import click
 
+from protrna_cli.cli.convert import convert
 from protrna_cli.cli.doctor import doctor
 from protrna_cli.cli.embed import embed
 from protrna_cli.cli.info import info
@@ -38,6 +39,7 @@ protrna.add_command(embed)
 protrna.add_command(merge)
 protrna.add_command(verify)
 protrna.add_command(info)
+protrna.add_command(convert)
 protrna.add_command(weights)
 protrna.add_command(doctor)
 

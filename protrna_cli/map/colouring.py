@@ -21,6 +21,7 @@ MARKERS = ("circle", "triangle", "square")
 OTHER_COLOUR = "#BBBBBB"
 MOST_FAMILIES = 20
 LONGEST_LABEL = 36
+TABLE_FORM = "a table of families has lines id<TAB>family"
 WIDE = 10
 """The scale is logarithmic from this ratio of the largest value to the smallest on."""
 
@@ -45,8 +46,15 @@ class Scale:
         """Whether the values are so far apart that a linear scale would show the largest alone."""
         return bool(self.values.min() > 0 and self.values.max() >= WIDE * self.values.min())
 
+    @property
+    def ticks(self) -> list[int]:
+        """Numbers to write beside a logarithmic scale: 1, 2 and 5 of each power of ten that it spans."""
+        low, high = self.values.min(), self.values.max()
+        powers = (10**power for power in range(len(str(int(high)))))
+        return [digit * power for power in powers for digit in (1, 2, 5) if low <= digit * power <= high]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Group:
     """The records that look alike: those of one family, or all that have none of their own.
 
@@ -90,35 +98,44 @@ class Families:
         sizes = Counter(name for name in self.names if name is not None)
         kept = sorted(sizes, key=lambda name: (-sizes[name], name))[:MOST_FAMILIES]
         place = {name: i for i, name in enumerate(kept)}
-        places = np.array([place.get(name, len(kept)) if name is not None else len(kept) for name in self.names])
+        places = np.array([place.get(name or "", len(kept)) for name in self.names])
         groups = []
         for i, name in enumerate(kept):
-            members = np.flatnonzero(places == i)
             shape, colour = divmod(i, len(COLOURS))
-            groups.append(Group(_label(name, members.size), members, COLOURS[colour], MARKERS[shape]))
-        others = np.flatnonzero(places == len(kept))
-        if others.size:
-            groups.append(Group(_label("other", others.size), others, OTHER_COLOUR, MARKERS[0]))
-        return groups
+            groups.append(_group(name, places == i, COLOURS[colour], MARKERS[shape]))
+        others = places == len(kept)
+        return [*groups, _group("other", others, OTHER_COLOUR, MARKERS[0])] if others.any() else groups
 
     def notes(self) -> list[str]:
         """What the picture does not tell apart."""
-        found = {name for name in self.names if name is not None}
-        without = self.names.count(None)
         notes = []
-        if without:
+        if without := self.names.count(None):
             notes.append(f"{without:,} of {len(self.names):,} records have no family; they are grey")
-        if len(found) > MOST_FAMILIES:
-            notes.append(f"{len(found):,} families: the {MOST_FAMILIES} largest have a colour, the rest are grey")
+        if (count := len({*self.names} - {None})) > MOST_FAMILIES:
+            notes.append(f"{count:,} families: the {MOST_FAMILIES} largest have a colour, the rest are grey")
         return notes
 
 
 Colouring = Scale | Families
 
 
-def _label(name: str, size: int) -> str:
-    short = name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}…"
-    return f"{short} ({size:,})"
+def _group(name: str, among: npt.NDArray[np.bool_], colour: str, marker: str) -> Group:
+    members = np.flatnonzero(among)
+    return Group(f"{cut(name)} ({members.size:,})", members, colour, marker)
+
+
+def cut(text: str, longest: int = LONGEST_LABEL) -> str:
+    """A text, or the beginning of a long one.
+
+    >>> cut("ribozyme"), cut("ribozyme", 5)
+    ('ribozyme', 'ribo…')
+    """
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def in_drawing_order(groups: Sequence[Group]) -> list[Group]:
+    """The grey records first, then the smaller a family, the later, so that it is not covered."""
+    return sorted(groups, key=lambda group: (group.colour != OTHER_COLOUR, -group.members.size))
 
 
 def colour_by(rows: Sequence[Row], wanted: str) -> Colouring:
@@ -148,16 +165,10 @@ def colour_by(rows: Sequence[Row], wanted: str) -> Colouring:
     if path.is_file():
         families = read_families(path)
         names = [families.get(row.id) for row in rows]
-        problem = f"{wanted}: has no id of the output; its lines are id<TAB>family"
-    else:
-        names = _matches(rows, wanted)
-        problem = (
-            f"--color-by {wanted!r}: no column ({', '.join(ROW_COLUMNS)}), no file, and as a regular expression "
-            "it matches no record; try 'family=(\\S+)'"
-        )
-    if not any(names):
-        raise UsageError(problem)
-    return Families(path.name if path.is_file() else wanted, names)
+        if not any(names):
+            raise InputError(f"{path}: names no id of the output; {TABLE_FORM}")
+        return Families(path.name, names)
+    return Families(wanted, _matches(rows, wanted))
 
 
 def read_families(path: Path) -> dict[str, str]:
@@ -178,14 +189,14 @@ def read_families(path: Path) -> dict[str, str]:
     except OSError as error:
         raise InputUnreadable(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; its lines are id<TAB>family") from None
+        raise InputError(f"{path}: is not UTF-8 text; {TABLE_FORM}") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         name, tab, rest = line.partition("\t")
         family = rest.split("\t")[0].strip()
         if not tab:
-            raise InputError(f"{path}, line {number}: {shortened(line)} has no tab; its lines are id<TAB>family")
+            raise InputError(f"{path}, line {number}: {shortened(line)} has no tab; {TABLE_FORM}")
         if family and families.setdefault(name, family) != family:
             raise InputError(
                 f"{path}, line {number}: id {shortened(name)} has the family {shortened(families[name])} "
@@ -195,12 +206,14 @@ def read_families(path: Path) -> dict[str, str]:
 
 
 def _matches(rows: Sequence[Row], wanted: str) -> list[str | None]:
+    """What a regular expression finds in each record; it must find something."""
+    problem = f"--color-by {wanted!r} is no column ({', '.join(ROW_COLUMNS)}) and no file, and as a regular "
     try:
         pattern = re.compile(wanted)
     except re.error as error:
-        raise UsageError(
-            f"--color-by {wanted!r}: no column ({', '.join(ROW_COLUMNS)}), no file, and as a regular expression "
-            f"it is wrong ({error})"
-        ) from None
+        raise UsageError(f"{problem}expression it is wrong ({error}); quote it, as 'family=(\\S+)'") from None
     found = (pattern.search(f"{row.id} {row.description}") for row in rows)
-    return [match and (match[1 if pattern.groups else 0] or None) for match in found]
+    names = [(match[1 if pattern.groups else 0] or None) if match else None for match in found]
+    if not any(names):
+        raise UsageError(f"{problem}expression it matches no record; see ids and descriptions in the output")
+    return names

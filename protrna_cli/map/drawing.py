@@ -22,10 +22,11 @@ from protrna_cli.errors import (
 from protrna_cli.locks import locked
 from protrna_cli.map.colouring import Families, colour_by
 from protrna_cli.map.picture import Picture, subtitle
-from protrna_cli.map.projection import Points, project
+from protrna_cli.map.projection import FEWEST, Points, project
 from protrna_cli.output.rows import Block, Header, Row
+from protrna_cli.provenance import run_key
 from protrna_cli.records import shortened
-from protrna_cli.report import Progress
+from protrna_cli.report import Progress, counted
 from protrna_cli.spool import partial_path
 
 LIBRARIES = {"umap": "umap", "tsne": "sklearn", "pca": "sklearn", ".html": "bokeh", ".png": "matplotlib"}
@@ -79,13 +80,13 @@ def draw_map(
             raise OutputUnwritable(f"{target}: exists; use --overwrite to replace it, or choose another -o")
         header, blocks = output.read_output(source)
         column = _column(source, header, layer)
-        rows, vectors = _read(source, header, blocks, column)
+        rows, vectors = _read(source, blocks, column)
         colouring = colour_by(rows, color_by)
         for note in colouring.notes() if isinstance(colouring, Families) else []:
             (progress or Progress()).note(note)
         picture = Picture(
             title=source.name,
-            subtitle=subtitle(header, header.layers[column], method),
+            subtitle=subtitle(header, header.layers[column], method, colouring),
             notice=header.provenance.get("notice", ""),
             rows=rows,
             projection=project(vectors, method, seed),
@@ -106,6 +107,10 @@ def _require_libraries(method: str, suffix: str) -> None:
 
 def _column(source: Path, header: Header, layer: int | None) -> int:
     """Which of the header's columns to draw."""
+    try:
+        run_key(header)
+    except KeyError as error:
+        raise InputError(f"{source}: its provenance lacks {error}; was it made by protrna embed?") from None
     if header.per_token:
         raise InputError(
             f"{source}: has a vector a residue, and a map needs one a record; make it without --per-token"
@@ -121,22 +126,23 @@ def _column(source: Path, header: Header, layer: int | None) -> int:
     return header.layers.index(wanted)
 
 
-def _read(source: Path, header: Header, blocks: Iterable[Block], column: int) -> tuple[list[Row], Points]:
+def _read(source: Path, blocks: Iterable[Block], column: int) -> tuple[list[Row], Points]:
     """Read the rows, and one layer's vectors, float32 (N, D)."""
     rows: list[Row] = []
-    vectors = np.empty((header.n_rows, header.width), np.float32)
+    vectors: list[Points] = []
     for block in blocks:
-        start = len(rows)
-        rows += block.rows
-        vectors[start : len(rows)] = block.values[column]
         finite = np.isfinite(block.values[column]).all(axis=1)
         if not finite.all():
-            place = start + int(np.argmin(finite))
+            bad = int(np.argmin(finite))
             raise NotFinite(
-                f"{source}, row {place + 1} (id {shortened(rows[place].id)}): its embedding is not finite; "
-                "make it again"
+                f"{source}, row {len(rows) + bad + 1} (id {shortened(block.rows[bad].id)}): its embedding is "
+                "not finite; make the output again"
             )
-    return rows, vectors
+        rows += block.rows
+        vectors.append(block.values[column].astype(np.float32, copy=False))
+    if len(rows) < FEWEST:
+        raise InputError(f"{source}: has {counted(len(rows), 'record')}, and a map needs {FEWEST} or more")
+    return rows, np.concatenate(vectors)
 
 
 def _drawn(picture: Picture, suffix: str) -> bytes:

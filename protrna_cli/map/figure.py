@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from protrna_cli.map.colouring import Families, Group, Scale
+from protrna_cli.map.colouring import Families, Group, Scale, in_drawing_order
 from protrna_cli.map.picture import Picture, point_size
 
 INCHES = (180 / 25.4, 125 / 25.4)
@@ -40,12 +40,15 @@ def png(picture: Picture) -> bytes:
 
 def _frame(axes: Axes, picture: Picture) -> None:
     """Write what is shown above the points, and the axes' names beside them; `$` is no formula."""
-    notice = f"\n{picture.notice}" if picture.notice else ""
-    axes.set_title(picture.title, loc="left", fontsize=LARGE, fontweight="bold", pad=34, parse_math=False)
+    lines = [picture.subtitle, *([picture.notice] if picture.notice else [])]
+    height = 8 + 11 * len(lines)  # of the lines between title and points, in points of 1/72 inch
+    axes.set_title(
+        picture.title, loc="left", fontsize=LARGE, fontweight="bold", pad=height + 3, parse_math=False
+    )
     axes.annotate(
-        picture.subtitle + notice,
+        "\n".join(lines),
         (0, 1),
-        (0, 30),
+        (0, height),
         xycoords="axes fraction",
         textcoords="offset points",
         fontsize=SMALL,
@@ -74,16 +77,21 @@ def _draw_scale(figure: Figure, axes: Axes, picture: Picture, scale: Scale) -> N
     norm = (LogNorm if scale.logarithmic else Normalize)(scale.values.min(), scale.values.max())
     drawn = _scatter(axes, picture, slice(None), c=scale.values, cmap="viridis", norm=norm)
     bar = figure.colorbar(drawn, ax=axes, fraction=0.05)
+    if scale.logarithmic:
+        bar.set_ticks(scale.ticks, labels=[f"{tick:,}" for tick in scale.ticks])
+        bar.minorticks_off()
     bar.set_label(scale.title, fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
 
 
 def _draw_families(figure: Figure, axes: Axes, picture: Picture, families: Families) -> None:
     groups = families.groups()
-    for group in reversed(groups):  # the smaller a family, the later, so that it is not covered
+    for group in in_drawing_order(groups):
         _scatter(axes, picture, group.members, c=group.colour, marker=MARKERS[group.marker])
     handles = [_handle(group) for group in groups]
-    legend = figure.legend(handles, ["family"] * len(groups), loc="outside right upper", fontsize=SMALL, frameon=False)
+    legend = figure.legend(
+        handles, ["family"] * len(groups), loc="outside right upper", fontsize=SMALL, frameon=False
+    )
     for text, group in zip(legend.get_texts(), groups, strict=True):
         text.set(text=group.label, parse_math=False)  # set now: a label that begins with _ would be left out
 

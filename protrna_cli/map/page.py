@@ -1,7 +1,7 @@
 """The interactive page: one HTML file with all that it needs in it, drawn by Bokeh on WebGL.
 
-Ids, descriptions and families come from files that anyone may have written: they reach the page as data, which
-Bokeh shows as text, or escaped.
+Ids, descriptions and families come from files that anyone may have written: they reach the page as data,
+which Bokeh shows as text, or escaped.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bokeh.models import (
     ColumnDataSource,
     CustomJS,
     Div,
+    FixedTicker,
     GlyphRenderer,
     HoverTool,
     IndexFilter,
@@ -31,7 +32,7 @@ from bokeh.models import (
 from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
-from protrna_cli.map.colouring import Families, Scale
+from protrna_cli.map.colouring import Families, Scale, cut, in_drawing_order
 from protrna_cli.map.picture import Picture, point_size
 
 LONGEST_DESCRIPTION = 300
@@ -77,30 +78,30 @@ def html(picture: Picture) -> str:
         _draw_scale(plot, source, picture.colouring)
     else:
         _draw_families(plot, source, picture.colouring)
-    heading = Div(text=_heading(picture), disable_math=True, margin=(10, 10, 0, 10))
+    heading = Div(text=_heading(picture), disable_math=True, margin=(10, 5, 5, 5))
     page = column(heading, _search(plot, source, picture), plot, sizing_mode="stretch_both")
-    return file_html(page, INLINE, title=picture.title)
+    text: str = file_html(page, INLINE, title=picture.title)
+    return text
 
 
 def _source(picture: Picture) -> ColumnDataSource:
     points = picture.projection.points
-    descriptions = (row.description for row in picture.rows)
     return ColumnDataSource(
         {
             "x": points[:, 0],
             "y": points[:, 1],
             "id": [row.id for row in picture.rows],
-            "description": [
-                text if len(text) <= LONGEST_DESCRIPTION else f"{text[:LONGEST_DESCRIPTION]}…"
-                for text in descriptions
-            ],
+            "description": [cut(row.description, LONGEST_DESCRIPTION) for row in picture.rows],
             "length": np.array([row.length for row in picture.rows], np.int32),
         }
     )
 
 
 def _heading(picture: Picture) -> str:
-    lines = [f'<b style="font-size: 17px">{escape(picture.title)}</b>', f'<span style="font-size: 14px">{escape(picture.subtitle)}</span>']
+    lines = [
+        f'<b style="font-size: 17px">{escape(picture.title)}</b>',
+        f'<span style="font-size: 14px">{escape(picture.subtitle)}</span>',
+    ]
     if picture.notice:
         lines.append(f'<span style="color: #A23B00">{escape(picture.notice)}</span>')
     return "<br>".join(lines)
@@ -112,6 +113,7 @@ def _plot(picture: Picture) -> Any:
         sizing_mode="stretch_both",
         min_height=420,
         match_aspect=True,
+        toolbar_location="above",
         tools="pan,wheel_zoom,box_zoom,reset,save",
         active_scroll="wheel_zoom",
         x_axis_label=picture.projection.axes[0],
@@ -138,7 +140,7 @@ def _draw(plot: Any, source: ColumnDataSource, members: Any, **look: Any) -> Gly
         line_width=0.5,
         selection_line_alpha=1.0,
         selection_line_width=1.5,
-        nonselection_fill_alpha=0.08,
+        nonselection_fill_alpha=0.12,
         nonselection_line_alpha=0.0,
         **look,
     )
@@ -151,26 +153,26 @@ def _draw_scale(plot: Any, source: ColumnDataSource, scale: Scale) -> None:
     mapper = kind(palette="Viridis256", low=scale.values.min(), high=scale.values.max())
     everything = np.arange(len(scale.values))
     _draw(plot, source, everything, fill_color={"field": "value", "transform": mapper})
-    plot.add_layout(ColorBar(color_mapper=mapper, title=scale.title, width=14), "right")
+    bar = ColorBar(color_mapper=mapper, width=14)
+    if scale.logarithmic:
+        bar.ticker = FixedTicker(ticks=scale.ticks)
+    plot.add_layout(bar, "right")
 
 
 def _draw_families(plot: Any, source: ColumnDataSource, families: Families) -> None:
     groups = families.groups()
-    renderers = [
-        _draw(plot, source, group.members, fill_color=group.colour, marker=group.marker)
-        for group in reversed(groups)  # the smaller a family, the later, so that it is not covered
-    ]
-    items = [
-        LegendItem(label={"value": group.label}, renderers=[renderer])
-        for group, renderer in zip(groups, reversed(renderers), strict=True)
-    ]
+    renderers = {
+        group: _draw(plot, source, group.members, fill_color=group.colour, marker=group.marker)
+        for group in in_drawing_order(groups)
+    }
+    items = [LegendItem(label={"value": group.label}, renderers=[renderers[group]]) for group in groups]
     legend = Legend(items=items, title="Click to hide or show", click_policy="hide")
     plot.add_layout(legend, "right")
 
 
 def _search(plot: Any, source: ColumnDataSource, picture: Picture) -> Any:
     box = TextInput(placeholder="Search ids; Enter shows what is found", width=300)
-    count = Div(text="", width=160, margin=(12, 5, 0, 5))
+    count = Div(text="", width=160, margin=(14, 5, 5, 5))
     search = CustomJS(args={"input": box, "source": source, "count": count}, code=SEARCH)
     # Units of the axes a pixel, at most: one record found is shown in a tenth of the whole.
     nearest = float(np.ptp(picture.projection.points, axis=0).max()) / 10 / 800

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from protrna_cli.map.colouring import Colouring
+from protrna_cli.map.colouring import Colouring, cut
 from protrna_cli.map.projection import Projection
 from protrna_cli.output.rows import Header, Row
 from protrna_cli.report import counted
@@ -36,7 +37,7 @@ class Picture:
     colouring: Colouring
 
 
-def subtitle(header: Header, layer: int, method: str) -> str:
+def subtitle(header: Header, layer: int, method: str, colouring: Colouring) -> str:
     """Say how a picture was made.
 
     Raises
@@ -52,10 +53,11 @@ def subtitle(header: Header, layer: int, method: str) -> str:
             POOLING_NAMES[provenance["pooling"]],
             METHOD_NAMES[method],
             f"model {Path(provenance['model']['name']).name}",
+            f"colour: {cut(colouring.title)}",
         ]
     )
 
 
 def point_size(count: int) -> float:
     """Diameter of a point, in pixels of 1/96 inch, at which so many can be told apart."""
-    return min(max(250 / count**0.5, 3.5), 10.0)
+    return min(max(250 / math.sqrt(count), 3.5), 10.0)

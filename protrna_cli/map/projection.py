@@ -14,11 +14,13 @@ from protrna_cli.errors import InputError
 from protrna_cli.machine import available_cpus
 
 FEWEST = 3
-"""Points of which the distances can differ."""
+"""Records of a map: among fewer there are no distances to compare."""
 COMPONENTS = 50
 """Principal components that t-SNE and UMAP see, as is usual: the rest is mostly noise, and costs time."""
 NEIGHBOURS = 15
 PERPLEXITY = 30.0
+WORTH_THREADS = 2000
+"""Fewer points are one thread's work: a step is so short that threads would wait for one another."""
 
 Points = npt.NDArray[np.float32]
 
@@ -43,18 +45,16 @@ class Projection:
 
 
 def project(vectors: Points, method: str, seed: int) -> Projection:
-    """Project vectors (N, D), finite float32, by a method of `METHODS`.
+    """Project three or more vectors (N, D), finite float32, by a method of `METHODS`.
 
     Principal components are exact and have no use for the seed. The others see the first 50 of them, begin
-    with the first two, and are the same in each run on the same machine with the same libraries.
+    with the first two, and are the same in each run on one machine with the same libraries.
 
     Raises
     ------
     InputError
-        There are fewer than three vectors, or they do not differ.
+        The vectors do not differ.
     """
-    if len(vectors) < FEWEST:
-        raise InputError(f"a map needs {FEWEST} records or more, and here are {len(vectors)}; embed more")
     components, shares = _principal_components(vectors)
     if not components[:, 0].any():
         raise InputError(f"all {len(vectors):,} embeddings are equal; a map needs records that differ")
@@ -71,7 +71,7 @@ def _principal_components(vectors: Points) -> tuple[Points, list[float]]:
     from sklearn.decomposition import PCA
 
     count, width = vectors.shape
-    # Both ways are exact; that of the covariance (D, D) takes a quarter of the time where there are many rows.
+    # Both ways are exact; that of the covariance (D, D) is the quicker where there are many rows.
     solver = "covariance_eigh" if count > width else "full"
     pca = PCA(min(COMPONENTS, count, width), svd_solver=solver)
     with np.errstate(invalid="ignore"):  # the shares in no variance at all
@@ -81,15 +81,18 @@ def _principal_components(vectors: Points) -> tuple[Points, list[float]]:
 
 def _tsne(components: Points, seed: int) -> Points:
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     perplexity = min(PERPLEXITY, (len(components) - 1) / 3)
-    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=available_cpus())
-    points: Points = tsne.fit_transform(components)
+    threads = available_cpus() if len(components) >= WORTH_THREADS else 1
+    with threadpool_limits(threads, user_api="openmp"):
+        tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=threads)
+        points: Points = tsne.fit_transform(components)
     return points
 
 
 def _umap(components: Points, seed: int) -> Points:
-    # The package imports TensorFlow, 20 s, for a class that is not used here, and does without where it is not.
+    # The package imports TensorFlow, some 20 s, for a class that is not used here, and can do without.
     modules: dict[str, Any] = sys.modules
     modules.setdefault("umap.parametric_umap", None)
     with warnings.catch_warnings():

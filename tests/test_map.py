@@ -151,7 +151,7 @@ def test_every_record_is_in_one_group_and_groups_look_different(names: list[str 
 
 
 def test_the_colours_are_apart_for_every_eye() -> None:
-    """Simulated by Machado, Oliveira and Fernandes (2009), no two are nearer than others are by default."""
+    """By the simulation of Machado, Oliveira and Fernandes (2009), at full severity: ΔE*ab above 10."""
     deficient = {
         "protanopia": [
             [0.152286, 1.052583, -0.204868],

@@ -18,7 +18,7 @@ from protrna_cli.records import shortened
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Okabe and Ito's, which people with any of the colour blindnesses tell apart (https://jfly.uni-koeln.de/color/)."""
 MARKERS = ("circle", "triangle", "square")
-OTHER_COLOUR = "#BBBBBB"
+OTHER_COLOUR = "#DDDDDD"
 MOST_FAMILIES = 20
 LONGEST_LABEL = 36
 TABLE_FORM = "a table of families has lines id<TAB>family"

@@ -381,8 +381,9 @@ def test_a_missing_extra_is_named(
     assert util.find_spec(library), "the tests themselves need it"
 
 
+@pytest.mark.slow
 def test_umap_runs_without_tensorflow_or_a_word(output: Path, tmp_path: Path) -> None:
-    """In a process of its own: its package would load TensorFlow, and warn."""
+    """In a process of its own, where it compiles itself: its package would load TensorFlow, and warn."""
     script = (
         "import json, sys; from protrna_cli import cli; code = cli.run(sys.argv[1:]);"
         "print(json.dumps([code, 'tensorflow' in sys.modules]), file=sys.__stdout__)"

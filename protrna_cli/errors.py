@@ -5,6 +5,7 @@ ProtrnaError
 ├── InputError           65   the input is not FASTA of RNA or DNA
 ├── InputUnreadable      66   the input cannot be opened or read
 ├── WeightsError         69   the checkpoint is not at hand or not usable
+├── MissingExtra         69   a command's libraries are not installed
 ├── NotFinite            70   an embedding is not a number
 ├── OutOfMemory          71   one record alone does not fit into memory
 ├── OutputUnwritable     73   the output cannot be created
@@ -44,6 +45,12 @@ class InputUnreadable(ProtrnaError):
 
 class WeightsError(ProtrnaError):
     """The checkpoint is not at hand, or it is not a ProtRNA checkpoint."""
+
+    exit_code = 69
+
+
+class MissingExtra(ProtrnaError):
+    """The libraries of a command are an extra that is not installed."""
 
     exit_code = 69
 

@@ -10,6 +10,7 @@ from tests.conftest import GOLDEN, SAMPLE, Run, on_a_terminal
 
 TOY = GOLDEN / "toy.h5"
 HEAVY = {"tensorflow", "numpy", "h5py", "pyarrow", "Bio", "requests", "pooch"}
+HEAVY |= {"bokeh", "matplotlib", "sklearn", "umap"}
 
 
 def process(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -30,6 +31,8 @@ def process(*words: object, **options: object) -> subprocess.CompletedProcess[st
         ["weights", "--help"],
         *(["weights", command, "--help"] for command in ("fetch", "verify", "path", "list")),
         ["weights", "fetch", "nonsense"],
+        ["map", "--help"],
+        ["map", "out.parquet", "-o", "map.svg"],
         ["embed"],
         ["embed", "in.fa"],
         ["embed", "in.fa", "-o", "out.parquet", "--pool", "median"],

@@ -17,6 +17,7 @@ from protrna_cli.cli.convert import convert
 from protrna_cli.cli.doctor import doctor
 from protrna_cli.cli.embed import embed
 from protrna_cli.cli.info import info
+from protrna_cli.cli.map import map_
 from protrna_cli.cli.merge import merge
 from protrna_cli.cli.terminal import say
 from protrna_cli.cli.verify import verify
@@ -40,6 +41,7 @@ protrna.add_command(merge)
 protrna.add_command(verify)
 protrna.add_command(info)
 protrna.add_command(convert)
+protrna.add_command(map_)
 protrna.add_command(weights)
 protrna.add_command(doctor)
 

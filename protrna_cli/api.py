@@ -19,13 +19,14 @@ from protrna_cli.inputs import Source, open_sources
 from protrna_cli.journal import compare_keys
 from protrna_cli.locks import locked
 from protrna_cli.machine import available_cpus, available_memory
+from protrna_cli.merging import read_whole
 from protrna_cli.model import demo
 from protrna_cli.model.checkpoint import read_checkpoint, read_size
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.output.rows import Header
 from protrna_cli.pipeline import Job
 from protrna_cli.provenance import make_header, run_key
-from protrna_cli.records import Census, Record, Skipped, read_records, shortened, slice_of, take_census
+from protrna_cli.records import Census, Record, Skipped, read_slice, shortened, take_census
 from protrna_cli.report import Progress, Summary, amount, counted
 from protrna_cli.rules import DEFAULT_RULES, Rules
 from protrna_cli.shard import WHOLE, Shard
@@ -130,7 +131,7 @@ def load_model(
     checkpoint = weights.locate(str(name_or_path))
     obtain(checkpoint)
     with _hashing(checkpoint) as digest:
-        model = _load(checkpoint, device, threads)
+        model = load_checkpoint(checkpoint, device, threads)
         digest()  # it must be the checkpoint that was verified, if one was
     return model
 
@@ -174,32 +175,69 @@ def embed_fasta(
     target = shard_path(Path(output_path), options.shard)
     checkpoint = weights.locate(options.model, options.weights_dir, offline=options.offline)
     with locked(target), open_sources(_listed(inputs)) as sources:
-        _refuse_existing(target, format, options)
+        refuse_existing(target, format, options)
         with stop.abandoning():
             whole = take_census(sources, options.rules, unique_ids=_needs_ids(format, options))
             obtain(checkpoint, watcher)
-            header, part = _plan(sources, whole, checkpoint, options)
-            if options.resume and _is_whole(target, header):
-                return _summary(target, part, options, 0.0, part.n_records, already_whole=True)
-            _check_space(target, format, header, progress)
-            model = _load(checkpoint, options.device, options.threads)
-        with Spool(target, header, run_key(header), options.resume) as spool:
-            resumed = spool.position.rows
-            items = _items(sources, whole, options, model.size)
-            try:
-                seconds = _run(items, model, spool, options, header, progress, stop)
-                spool.finish(format, options.h5_layout, stop.check)
-            except Stopped as stopped:
-                safe = f"{spool.position.rows:,} of {counted(header.n_rows, 'record')} or more are safe"
-                raise type(stopped)(f"{stopped}; {safe}") from None
-    return _summary(target, part, options, seconds, resumed)
+        return embed_slice(sources, whole, target, checkpoint, options, progress, stop)
 
 
-def _plan(
-    sources: Sequence[Source], whole: Census, checkpoint: Path | None, options: EmbedOptions
+def embed_slice(
+    sources: Sequence[Source],
+    whole: Census,
+    target: Path,
+    checkpoint: Path | None,
+    options: EmbedOptions,
+    progress: Progress,
+    stop: Stop,
+    sha256: Callable[[Path], str] = trust.sha256,
+    load: Callable[[Path | None, str, int | None], ProtRNA] | None = None,
+) -> Summary:
+    """Embed the shard of an input that was counted into one output, whose lock the caller holds.
+
+    Parameters
+    ----------
+    whole
+        Census of all the input.
+    checkpoint
+        As `weights.locate` gives it.
+    sha256, load
+        Hash a checkpoint, and load it (onto which device, for how many threads); a process that embeds many
+        slices gives functions that remember.
+
+    Raises
+    ------
+    ProtrnaError
+        As `embed_fasta`.
+    """
+    format = options.format or output.format_of(target)
+    with stop.abandoning():
+        header, part = plan_slice(sources, whole, checkpoint, options, sha256)
+        if options.resume and is_whole(target, header):
+            return summary_of(target, part, options, 0.0, part.n_records, already_whole=True)
+        _check_space(target, format, header, progress)
+        model = (load or load_checkpoint)(checkpoint, options.device, options.threads)
+    with Spool(target, header, run_key(header), options.resume) as spool:
+        resumed = spool.position.rows
+        items = read_slice(sources, options.rules, whole, options.shard, model.size.width)
+        try:
+            seconds = _run(items, model, spool, options, header, progress, stop)
+            spool.finish(format, options.h5_layout, stop.check)
+        except Stopped as stopped:
+            safe = f"{spool.position.rows:,} of {counted(header.n_rows, 'record')} or more are safe"
+            raise type(stopped)(f"{stopped}; {safe}") from None
+    return summary_of(target, part, options, seconds, resumed)
+
+
+def plan_slice(
+    sources: Sequence[Source],
+    whole: Census,
+    checkpoint: Path | None,
+    options: EmbedOptions,
+    sha256: Callable[[Path], str] = trust.sha256,
 ) -> tuple[Header, Census]:
-    """Say what the output will hold; gives its header, and the census of the shard."""
-    with _hashing(checkpoint) as digest:
+    """Say what the output of a shard will hold; gives its header, and the census of the shard."""
+    with _hashing(checkpoint, sha256) as digest:
         size = read_size(checkpoint)[0] if checkpoint else demo.SIZE
         layers = tuple(dict.fromkeys(map(size.layer_index, options.layers)))
         part = _census_of_shard(sources, whole, options, size)
@@ -220,10 +258,12 @@ def _plan(
 
 
 @contextmanager
-def _hashing(checkpoint: Path | None) -> Iterator[Callable[[], str | None]]:
+def _hashing(
+    checkpoint: Path | None, sha256: Callable[[Path], str] = trust.sha256
+) -> Iterator[Callable[[], str | None]]:
     """Hash a checkpoint meanwhile; gives what waits for its SHA-256, None for the demo model."""
     with ThreadPoolExecutor(1) as background:
-        digest = background.submit(trust.sha256, checkpoint) if checkpoint else None
+        digest = background.submit(sha256, checkpoint) if checkpoint else None
         yield lambda: digest.result() if digest else None
 
 
@@ -233,17 +273,8 @@ def _census_of_shard(
     if options.shard.count == 1:
         return whole
     part = Census(inputs=whole.inputs)
-    part.count(_items(sources, whole, options, size), options.rules)
+    part.count(read_slice(sources, options.rules, whole, options.shard, size.width), options.rules)
     return part
-
-
-def _items(
-    sources: Sequence[Source], whole: Census, options: EmbedOptions, size: ModelSize
-) -> Iterator[Record | Skipped]:
-    """Read the records of the shard."""
-    return slice_of(
-        read_records(sources, options.rules, whole), options.shard, whole, options.rules, size.width
-    )
 
 
 def _run(
@@ -270,7 +301,7 @@ def _run(
     return seconds
 
 
-def _summary(
+def summary_of(
     target: Path,
     part: Census,
     options: EmbedOptions,
@@ -278,6 +309,7 @@ def _summary(
     n_resumed: int,
     already_whole: bool = False,
 ) -> Summary:
+    """Say what was done for a census' records."""
     return Summary(
         output=str(target),
         n_records=part.n_records,
@@ -345,7 +377,7 @@ def estimate_fasta(
         whole = take_census(sources, options.rules, unique_ids=_needs_ids(format, options))
         vector = size.width * len(options.layers) * DTYPE_BYTES[options.dtype]
         return estimate(
-            _items(sources, whole, options, size),
+            read_slice(sources, options.rules, whole, options.shard, size.width),
             _census_of_shard(sources, whole, options, size),
             options.rules,
             size,
@@ -381,7 +413,7 @@ def _rate_key(size: ModelSize, options: EmbedOptions) -> str:
     return f"{size.layers}x{size.width} float32 {options.device} {options.threads or available_cpus()}"
 
 
-def _refuse_existing(target: Path, format: str, options: EmbedOptions) -> None:
+def refuse_existing(target: Path, format: str, options: EmbedOptions) -> None:
     """Leave what exists alone unless the options speak of it."""
     if options.resume and options.overwrite:
         raise UsageError("--resume goes on and --overwrite starts again; use one of them")
@@ -397,7 +429,7 @@ def _refuse_existing(target: Path, format: str, options: EmbedOptions) -> None:
         )
 
 
-def _is_whole(target: Path, header: Header) -> bool:
+def is_whole(target: Path, header: Header) -> bool:
     """Whether the output is there already, made by the same run.
 
     Raises
@@ -408,7 +440,7 @@ def _is_whole(target: Path, header: Header) -> bool:
     if not target.exists():
         return False
     try:
-        found = run_key(output.read_output(target)[0])
+        found = run_key(read_whole(target)[0])
         compare_keys(found, run_key(header), str(target))
     except (RunMismatch, InputError, KeyError) as error:
         if partial_path(target).exists():
@@ -420,7 +452,8 @@ def _is_whole(target: Path, header: Header) -> bool:
     return True
 
 
-def _load(checkpoint: Path | None, device: str, threads: int | None) -> ProtRNA:
+def load_checkpoint(checkpoint: Path | None, device: str, threads: int | None) -> ProtRNA:
+    """Load the model of a checkpoint that is at hand; None is the demo model."""
     from protrna_cli.model import runtime
     from protrna_cli.model.transformer import ProtRNA
 

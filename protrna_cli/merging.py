@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from protrna_cli import output
-from protrna_cli.errors import OutputUnwritable, RunMismatch, WriteFailed
+from protrna_cli.errors import InputUnreadable, OutputUnwritable, RunMismatch, WriteFailed
 from protrna_cli.journal import compare_keys
 from protrna_cli.locks import locked
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.provenance import run_key, shard_of
 from protrna_cli.shard import WHOLE
-from protrna_cli.spool import partial_path, publish, skipped_path
+from protrna_cli.spool import is_part, partial_path, publish, skipped_path
 
 
 def merge(parts: Sequence[Path], target: Path, format: str, h5_layout: str, overwrite: bool) -> Header:
@@ -24,7 +24,8 @@ def merge(parts: Sequence[Path], target: Path, format: str, h5_layout: str, over
     Parameters
     ----------
     parts
-        Finished outputs of `--shard 1/N` to `N/N`, in any order and of any format.
+        Finished outputs of `--shard 1/N` to `N/N`, in any order and of any format, or the folder of a
+        dataset.
 
     Returns
     -------
@@ -43,17 +44,15 @@ def merge(parts: Sequence[Path], target: Path, format: str, h5_layout: str, over
     with locked(target):
         if not overwrite and any(file.exists() for file in output.files_of(target, format)):
             raise OutputUnwritable(f"{target}: exists; use --overwrite to replace it, or choose another -o")
-        ordered = _ordered(parts)
-        header = _joined(list(ordered.values()), ordered)
+        ordered, header, blocks = read_parts([part for path in parts for part in parts_of(path)])
         folder = partial_path(target)
         if folder.exists():
             raise OutputUnwritable(f"{folder}: a run that did not finish; finish it or remove it first")
         try:
             folder.mkdir()
             made = folder / target.name
-            blocks = chain.from_iterable(_blocks(path, head) for path, head in ordered.items())
             output.write_output(made, format, h5_layout, header, blocks)
-            publish(made, target, format, _join_skipped(list(ordered), folder / "skipped.tsv"))
+            publish(made, target, format, join_skipped(map(_skipped_of, ordered), folder / "skipped.tsv"))
         except OSError as error:
             raise WriteFailed(
                 f"{target}: writing failed ({error.strerror or error}); make room first"
@@ -61,6 +60,52 @@ def merge(parts: Sequence[Path], target: Path, format: str, h5_layout: str, over
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return header
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The parts of a dataset, in order; an output of one file is its own only part.
+
+    Raises
+    ------
+    InputUnreadable
+        It is a folder, and no part is in it.
+    """
+    if not path.is_dir():
+        return [path]
+    parts = sorted(filter(is_part, path.iterdir()))
+    if not parts:
+        raise InputUnreadable(f"{path}: a folder without parts; name an output of protrna embed")
+    return parts
+
+
+def read_whole(path: Path) -> tuple[Header, Iterator[Block]]:
+    """Open an output, a file or a dataset, as `output.read_output` does.
+
+    Raises
+    ------
+    InputUnreadable, InputError, RunMismatch
+        As `output.read_output` and `read_parts`.
+    """
+    return read_parts(parts_of(path))[1:] if path.is_dir() else output.read_output(path)
+
+
+def read_parts(parts: Sequence[Path]) -> tuple[list[Path], Header, Iterator[Block]]:
+    """Open the parts of a sharded run as one output.
+
+    Returns
+    -------
+    tuple
+        The parts in order, the header of all together, and their rows, read as they are asked for.
+
+    Raises
+    ------
+    RunMismatch
+        A part is missing, doubled, incomplete or of another run.
+    """
+    ordered = _ordered(parts)
+    header = _joined(list(ordered.values()), ordered)
+    blocks = chain.from_iterable(_blocks(path, head) for path, head in ordered.items())
+    return list(ordered), header, blocks
 
 
 def _ordered(parts: Sequence[Path]) -> dict[Path, Header]:
@@ -108,9 +153,14 @@ def _blocks(part: Path, header: Header) -> Iterator[Block]:
         raise RunMismatch(f"{part}: has {rows:,} rows, not {header.n_rows:,}; make this part again")
 
 
-def _join_skipped(parts: list[Path], target: Path) -> Path | None:
-    """Join the lists of skipped records; None when no part has one."""
-    lists = [skipped_path(part) for part in parts if skipped_path(part).exists()]
+def _skipped_of(part: Path) -> Path:
+    """The list of a part's skipped records; the parts of a dataset have one together."""
+    return skipped_path(part.parent if is_part(part) else part)
+
+
+def join_skipped(paths: Iterable[Path], target: Path) -> Path | None:
+    """Join lists of skipped records, each once; None when there is none."""
+    lists = [path for path in dict.fromkeys(paths) if path.exists()]
     if not lists:
         return None
     with target.open("wb") as joined:

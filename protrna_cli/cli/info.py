@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 @click.argument("file", metavar="FILE")
 @verbosity
 def info(file: str, quiet: bool, verbose: bool) -> None:
-    """Show what a file holds: an output of protrna embed and how it was made, or a checkpoint."""
+    """Show what a file or a folder holds: an output of protrna embed and how it was made, or a checkpoint."""
     del quiet, verbose  # what is asked for is said, and no library talks here
+    from protrna_cli.merging import read_whole
     from protrna_cli.model.checkpoint import is_checkpoint
-    from protrna_cli.output import read_output
 
     path = Path(file)
-    click.echo(_checkpoint_text(path) if is_checkpoint(path) else _text(file, read_output(path)[0]))
+    click.echo(_checkpoint_text(path) if is_checkpoint(path) else _text(file, read_whole(path)[0]))
 
 
 def _checkpoint_text(path: Path) -> str:

@@ -18,7 +18,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protrna_cli import __version__, api, dataset, weights
+from protrna_cli import __version__, api, dataset, records, weights
 from protrna_cli.dataset import Manifest, part_path
 from protrna_cli.errors import (
     ClusterError,
@@ -32,7 +32,7 @@ from protrna_cli.locks import locked
 from protrna_cli.machine import available_cpus
 from protrna_cli.merging import read_parts
 from protrna_cli.output.rows import Header
-from protrna_cli.records import WINDOWS_A_SHARD, Census, take_census
+from protrna_cli.records import Census, take_census
 from protrna_cli.report import Progress, Summary, counted
 from protrna_cli.shard import Shard
 from protrna_cli.spool import partial_path
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 TASKS_A_WORKER = 8
 """Parts that every worker makes, at the least: the last ones run while others have none."""
 
-PART_RESIDUES = 1 << 15
+PART_RESIDUES = 1 << 13
 """Smaller parts are not worth a task."""
 
 MOST_PARTS = 10_000
@@ -137,7 +137,7 @@ def _known(folder: Path, sources: Sequence[Source], options: api.EmbedOptions) -
 
 def _part_count(census: Census, processes: int) -> int:
     """Into how many parts to cut: whole windows where there are enough of them for all workers."""
-    aligned = len(census.marks) // WINDOWS_A_SHARD
+    aligned = len(census.marks) // records.WINDOWS_A_SHARD
     wanted = TASKS_A_WORKER * max(1, processes)
     if aligned < wanted:
         aligned = min(wanted, census.n_embedded // PART_RESIDUES)

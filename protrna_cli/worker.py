@@ -96,6 +96,11 @@ class _Wanted(Stop):
         if task is None or task.state != "executing":
             raise Stopped("no longer wanted")
 
+    @contextmanager
+    def abandoning(self) -> Iterator[None]:
+        self.check()  # between two batches: what runs cannot be broken off from here
+        yield
+
 
 def _manifest(folder: str) -> Manifest:
     """Read the manifest, once as long as it does not change."""

@@ -9,7 +9,9 @@ none of them.
 from __future__ import annotations
 
 import logging
+import shutil
 import time
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -28,10 +30,12 @@ from protrna_cli.errors import (
     WriteFailed,
 )
 from protrna_cli.inputs import Source, open_sources
+from protrna_cli.journal import compare_keys
 from protrna_cli.locks import locked
 from protrna_cli.machine import available_cpus
 from protrna_cli.merging import read_parts
 from protrna_cli.output.rows import Header
+from protrna_cli.provenance import run_key
 from protrna_cli.records import Census, take_census
 from protrna_cli.report import Progress, Summary, counted
 from protrna_cli.shard import Shard
@@ -86,8 +90,8 @@ def embed_distributed(
         As `api.embed_fasta`; what a worker met names its machine.
     """
     folder = Path(output_path).absolute()
-    if processes := local_processes(address):
-        options = replace(options, threads=options.threads or max(1, available_cpus() // processes))
+    if count := local_processes(address):
+        options = replace(options, threads=options.threads or max(1, available_cpus() // count))
     checkpoint = weights.locate(options.model, options.weights_dir, offline=options.offline)
     started = time.perf_counter()
     with locked(folder), open_sources(inputs) as sources:
@@ -101,9 +105,10 @@ def embed_distributed(
             if options.resume and api.is_whole(folder, header):
                 return api.summary_of(folder, census, options, 0.0, census.n_records, already_whole=True)
         with connected(address) as client:
-            n_parts = known.n_parts if known else _part_count(census, _processes(client, progress))
-            paths = [str(source.path.absolute()) for source in sources if source.path]
-            _prepare(folder, Manifest(__version__, paths, options.rules, n_parts, census))
+            processes = _processes(client, progress)
+            n_parts = known.n_parts if known else _part_count(census, processes)
+            manifest = Manifest(__version__, _paths(sources), options.rules, n_parts, census)
+            _prepare(folder, manifest, options.overwrite)
             path = str(checkpoint.absolute()) if checkpoint else None
             resumed = _run(client, folder, path, options, header, n_parts, progress, stop)
         _finish(folder, n_parts, header)
@@ -128,24 +133,30 @@ def _known(folder: Path, sources: Sequence[Source], options: api.EmbedOptions) -
     if not options.resume or not dataset.manifest_path(folder).exists():
         return None
     known = Manifest.read(folder)
-    paths = [str(source.path.absolute()) for source in sources if source.path]
     stamps = [source.stamp() for source in sources]
-    if (known.inputs, known.census.stamps, known.rules) == (paths, stamps, options.rules):
+    if (known.inputs, known.census.stamps, known.rules) == (_paths(sources), stamps, options.rules):
         return known
     return replace(known, census=take_census(sources, options.rules))
 
 
+def _paths(sources: Sequence[Source]) -> list[str]:
+    return [str(source.path.absolute()) for source in sources if source.path]
+
+
 def _part_count(census: Census, processes: int) -> int:
     """Into how many parts to cut: whole windows where there are enough of them for all workers."""
-    aligned = len(census.marks) // records.WINDOWS_A_SHARD
+    count = len(census.marks) // records.WINDOWS_A_SHARD
     wanted = TASKS_A_WORKER * max(1, processes)
-    if aligned < wanted:
-        aligned = min(wanted, census.n_embedded // PART_RESIDUES)
-    return max(1, min(aligned, MOST_PARTS))
+    if count < wanted:
+        count = min(wanted, census.n_embedded // PART_RESIDUES)
+    return max(1, min(count, MOST_PARTS))
 
 
-def _prepare(folder: Path, manifest: Manifest) -> None:
+def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> None:
+    """Make the folder in which the parts wait, with the manifest in it."""
     try:
+        if overwrite and partial_path(folder).exists():
+            shutil.rmtree(partial_path(folder))
         (partial_path(folder) / "parts").mkdir(parents=True, exist_ok=True)
         manifest.write(folder)
     except OSError as error:
@@ -169,7 +180,6 @@ def _run(
 
     options = replace(options, resume=True)
     shards = (Shard(i, n_parts) for i in range(1, n_parts + 1))
-
     pending: set[Future] = set()
 
     def submit(shard: Shard) -> Future:
@@ -228,9 +238,7 @@ def _call_off(client: Client, pending: Collection[Future]) -> None:
 def _finish(folder: Path, n_parts: int, header: Header) -> None:
     """Make sure that all parts are there and make up the run, and give the dataset its name."""
     parts = [part_path(folder, Shard(i, n_parts)) for i in range(1, n_parts + 1)]
-    made = read_parts(parts)[1]
-    if (made.n_rows, made.n_residues) != (header.n_rows, header.n_residues):
-        raise ClusterError(f"{folder}: its parts are not those of this run; use --overwrite")
+    compare_keys(run_key(read_parts(parts)[1]), run_key(header), str(folder))
     try:
         dataset.publish(folder, parts)
     except OSError as error:
@@ -270,6 +278,8 @@ def connected(address: str) -> Iterator[Client]:
     from distributed import Client, LocalCluster
 
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # Dask's words for its developers, such as that a disk is slow
         try:
             if processes := local_processes(address):
                 cluster = LocalCluster(

@@ -210,6 +210,7 @@ def test_what_exists_stays(tmp_path: Path, source: Path, cluster: Any) -> None:
     assert len(pd.read_parquet(target)) == 84
 
 
+@pytest.mark.slow
 def test_an_interrupt_reaches_local_workers_through_the_client_alone(tmp_path: Path) -> None:
     """Ctrl-C goes to all processes of a terminal; here, to all of a process group."""
     rng = np.random.default_rng(1)

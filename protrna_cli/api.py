@@ -19,13 +19,14 @@ from protrna_cli.inputs import Source, open_sources
 from protrna_cli.journal import compare_keys
 from protrna_cli.locks import locked
 from protrna_cli.machine import available_cpus, available_memory
+from protrna_cli.merging import read_dataset
 from protrna_cli.model import demo
 from protrna_cli.model.checkpoint import read_checkpoint, read_size
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.output.rows import Header
 from protrna_cli.pipeline import Job
 from protrna_cli.provenance import make_header, run_key
-from protrna_cli.records import Census, Record, Skipped, read_records, shortened, slice_of, take_census
+from protrna_cli.records import Census, Record, Skipped, read_slice, shortened, take_census
 from protrna_cli.report import Progress, Summary, amount, counted
 from protrna_cli.rules import DEFAULT_RULES, Rules
 from protrna_cli.shard import WHOLE, Shard
@@ -139,7 +140,7 @@ def load_model(
     checkpoint = weights.locate(str(name_or_path))
     obtain(checkpoint)
     with _hashing(checkpoint) as digest:
-        model = _load(checkpoint, precision, device, threads)[0]
+        model = load_checkpoint(checkpoint, precision, device, threads)
         digest()  # it must be the checkpoint that was verified, if one was
     return model
 
@@ -183,33 +184,70 @@ def embed_fasta(
     target = shard_path(Path(output_path), options.shard)
     checkpoint = weights.locate(options.model, options.weights_dir, offline=options.offline)
     with locked(target), open_sources(_listed(inputs)) as sources:
-        _refuse_existing(target, format, options)
+        refuse_existing(target, format, options)
         with stop.abandoning():
             whole = take_census(sources, options.rules, unique_ids=_needs_ids(format, options))
             obtain(checkpoint, watcher)
-            header, part = _plan(sources, whole, checkpoint, options)
-            if options.resume and _is_whole(target, header):
-                return _summary(target, part, options, 0.0, part.n_records, already_whole=True)
-            _check_space(target, format, header, progress)
-            model, device = _load(checkpoint, options.precision, options.device, options.threads)
-            _recommend(options, device, progress)
-        with Spool(target, header, run_key(header), options.resume) as spool:
-            resumed = spool.position.rows
-            items = _items(sources, whole, options, model.size)
-            try:
-                seconds = _run(items, model, spool, options, header, progress, stop)
-                spool.finish(format, options.h5_layout, stop.check)
-            except Stopped as stopped:
-                safe = f"{spool.position.rows:,} of {counted(header.n_rows, 'record')} or more are safe"
-                raise type(stopped)(f"{stopped}; {safe}") from None
-    return _summary(target, part, options, seconds, resumed)
+        return embed_slice(sources, whole, target, checkpoint, options, progress, stop)
 
 
-def _plan(
-    sources: Sequence[Source], whole: Census, checkpoint: Path | None, options: EmbedOptions
+def embed_slice(
+    sources: Sequence[Source],
+    whole: Census,
+    target: Path,
+    checkpoint: Path | None,
+    options: EmbedOptions,
+    progress: Progress,
+    stop: Stop,
+    sha256: Callable[[Path], str] = trust.sha256,
+    load: Callable[[Path | None, str, str, int | None], ProtRNA] | None = None,
+) -> Summary:
+    """Embed the shard of an input that was counted into one output, whose lock the caller holds.
+
+    Parameters
+    ----------
+    whole
+        Census of all the input.
+    checkpoint
+        As `weights.locate` gives it.
+    sha256, load
+        Hash a checkpoint, and load it (with which precision, onto which device, for how many threads); a
+        process that embeds many slices gives functions that remember.
+
+    Raises
+    ------
+    ProtrnaError
+        As `embed_fasta`.
+    """
+    format = options.format or output.format_of(target)
+    with stop.abandoning():
+        header, part = plan_slice(sources, whole, checkpoint, options, sha256)
+        if options.resume and is_whole(target, header):
+            return summary_of(target, part, options, 0.0, part.n_records, already_whole=True)
+        _check_space(target, format, header, progress)
+        model = (load or load_checkpoint)(checkpoint, options.precision, options.device, options.threads)
+        _recommend(options, progress)
+    with Spool(target, header, run_key(header), options.resume) as spool:
+        resumed = spool.position.rows
+        items = read_slice(sources, options.rules, whole, options.shard, model.size.width)
+        try:
+            seconds = _run(items, model, spool, options, header, progress, stop)
+            spool.finish(format, options.h5_layout, stop.check)
+        except Stopped as stopped:
+            safe = f"{spool.position.rows:,} of {counted(header.n_rows, 'record')} or more are safe"
+            raise type(stopped)(f"{stopped}; {safe}") from None
+    return summary_of(target, part, options, seconds, resumed)
+
+
+def plan_slice(
+    sources: Sequence[Source],
+    whole: Census,
+    checkpoint: Path | None,
+    options: EmbedOptions,
+    sha256: Callable[[Path], str] = trust.sha256,
 ) -> tuple[Header, Census]:
-    """Say what the output will hold; gives its header, and the census of the shard."""
-    with _hashing(checkpoint) as digest:
+    """Say what the output of a shard will hold; gives its header, and the census of the shard."""
+    with _hashing(checkpoint, sha256) as digest:
         size = read_size(checkpoint)[0] if checkpoint else demo.SIZE
         layers = tuple(dict.fromkeys(map(size.layer_index, options.layers)))
         part = _census_of_shard(sources, whole, options, size)
@@ -230,10 +268,12 @@ def _plan(
 
 
 @contextmanager
-def _hashing(checkpoint: Path | None) -> Iterator[Callable[[], str | None]]:
+def _hashing(
+    checkpoint: Path | None, sha256: Callable[[Path], str] = trust.sha256
+) -> Iterator[Callable[[], str | None]]:
     """Hash a checkpoint meanwhile; gives what waits for its SHA-256, None for the demo model."""
     with ThreadPoolExecutor(1) as background:
-        digest = background.submit(trust.sha256, checkpoint) if checkpoint else None
+        digest = background.submit(sha256, checkpoint) if checkpoint else None
         yield lambda: digest.result() if digest else None
 
 
@@ -243,17 +283,8 @@ def _census_of_shard(
     if options.shard.count == 1:
         return whole
     part = Census(inputs=whole.inputs)
-    part.count(_items(sources, whole, options, size), options.rules)
+    part.count(read_slice(sources, options.rules, whole, options.shard, size.width), options.rules)
     return part
-
-
-def _items(
-    sources: Sequence[Source], whole: Census, options: EmbedOptions, size: ModelSize
-) -> Iterator[Record | Skipped]:
-    """Read the records of the shard."""
-    return slice_of(
-        read_records(sources, options.rules, whole), options.shard, whole, options.rules, size.width
-    )
 
 
 def _run(
@@ -280,7 +311,7 @@ def _run(
     return seconds
 
 
-def _summary(
+def summary_of(
     target: Path,
     part: Census,
     options: EmbedOptions,
@@ -288,6 +319,7 @@ def _summary(
     n_resumed: int,
     already_whole: bool = False,
 ) -> Summary:
+    """Say what was done for a census' records."""
     return Summary(
         output=str(target),
         n_records=part.n_records,
@@ -355,7 +387,7 @@ def estimate_fasta(
         whole = take_census(sources, options.rules, unique_ids=_needs_ids(format, options))
         vector = size.width * len(options.layers) * DTYPE_BYTES[options.dtype]
         return estimate(
-            _items(sources, whole, options, size),
+            read_slice(sources, options.rules, whole, options.shard, size.width),
             _census_of_shard(sources, whole, options, size),
             options.rules,
             size,
@@ -392,7 +424,7 @@ def _rate_key(size: ModelSize, options: EmbedOptions) -> str:
     return f"{size.layers}x{size.width} {options.precision} {options.device} {threads}"
 
 
-def _refuse_existing(target: Path, format: str, options: EmbedOptions) -> None:
+def refuse_existing(target: Path, format: str, options: EmbedOptions) -> None:
     """Leave what exists alone unless the options speak of it."""
     if options.resume and options.overwrite:
         raise UsageError("--resume goes on and --overwrite starts again; use one of them")
@@ -408,7 +440,7 @@ def _refuse_existing(target: Path, format: str, options: EmbedOptions) -> None:
         )
 
 
-def _is_whole(target: Path, header: Header) -> bool:
+def is_whole(target: Path, header: Header) -> bool:
     """Whether the output is there already, made by the same run.
 
     Raises
@@ -419,7 +451,7 @@ def _is_whole(target: Path, header: Header) -> bool:
     if not target.exists():
         return False
     try:
-        found = run_key(output.read_output(target)[0])
+        found = run_key(read_dataset(target)[0])
         compare_keys(found, run_key(header), str(target))
     except (RunMismatch, InputError, KeyError) as error:
         if partial_path(target).exists():
@@ -431,19 +463,19 @@ def _is_whole(target: Path, header: Header) -> bool:
     return True
 
 
-def _load(checkpoint: Path | None, precision: str, device: str, threads: int | None) -> tuple[ProtRNA, str]:
-    """Load a model; returns it with the device that it is on."""
+def load_checkpoint(checkpoint: Path | None, precision: str, device: str, threads: int | None) -> ProtRNA:
+    """Load the model of a checkpoint that is at hand; None is the demo model."""
     from protrna_cli.model import runtime
     from protrna_cli.model.transformer import ProtRNA
 
-    device = runtime.configure(device, threads)
+    runtime.configure(device, threads)
     place = runtime.placer(precision)
-    return ProtRNA(*(read_checkpoint(checkpoint, place) if checkpoint else demo.demo_weights(place))), device
+    return ProtRNA(*(read_checkpoint(checkpoint, place) if checkpoint else demo.demo_weights(place)))
 
 
-def _recommend(options: EmbedOptions, device: str, progress: Progress) -> None:
+def _recommend(options: EmbedOptions, progress: Progress) -> None:
     """Tell who computes in float32 where bfloat16 is much faster; the demo model is fast anyway."""
     from protrna_cli.model import runtime
 
-    if options.precision == "float32" and options.model != weights.DEMO and runtime.bfloat16_is_fast(device):
+    if options.precision == "float32" and options.model != weights.DEMO and runtime.bfloat16_is_fast():
         progress.note("this machine is several times faster with --precision bfloat16, see the README")

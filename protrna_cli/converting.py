@@ -9,6 +9,7 @@ from pathlib import Path
 from protrna_cli import output
 from protrna_cli.errors import OutputUnwritable, UsageError
 from protrna_cli.making import make_output
+from protrna_cli.merging import parts_of, read_dataset
 from protrna_cli.output import flat
 from protrna_cli.output.rows import Block, Header
 
@@ -44,14 +45,14 @@ def convert(
     WriteFailed
         Writing broke off; the source is as it was.
     """
-    header, blocks = output.read_whole(source)
+    header, blocks = read_dataset(source)
     _refuse_itself(source, target, format)
     if layers:
         header, blocks = _with_layers(source, header, blocks, layers)
     _refuse_unfit(source, header, format)
     if (format, h5_layout) == ("h5", "flat"):
         _refuse_ids(source)
-    make_output(target, format, h5_layout, overwrite, header, blocks, [source])
+    make_output(target, format, h5_layout, overwrite, header, blocks, parts_of(source))
     return header
 
 
@@ -90,7 +91,7 @@ def _refuse_unfit(source: Path, header: Header, format: str) -> None:
 
 def _refuse_ids(source: Path) -> None:
     try:
-        flat.require_own_ids(output.read_rows(source))
+        flat.require_own_ids(row for part in parts_of(source) for row in output.read_rows(part))
     except OutputUnwritable as error:
         raise OutputUnwritable(f"{source}: {error}") from None
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from protrna_cli import output
+from protrna_cli.merging import parts_of, read_dataset
 from protrna_cli.output.rows import COUNT_COLUMNS, Block, Header, Row, Values
 from protrna_cli.records import shortened
 from protrna_cli.report import amount, counted
@@ -153,10 +154,12 @@ def describe(path: Path, whole: bool = False) -> Description:
     InputUnreadable, InputError
         It cannot be read, is no output of ours, or is damaged.
     """
-    header, blocks = output.read_whole(path)
+    header, blocks = read_dataset(path)
+    parts = parts_of(path)
     # Only NumPy has files beside it.
-    size = sum(file.stat().st_size for file in output.files_of(path, "npy") if file.exists())
-    found = Description(str(path), size, header, output.schema_of(path))
+    files = [file for part in parts for file in output.files_of(part, "npy") if file.exists()]
+    size = sum(file.stat().st_size for file in files)
+    found = Description(str(path), size, header, output.schema_of(parts[0]))
     ids: set[int] = set()
     embeddings: set[int] = set()
     norms: list[list[Values]] = [[] for _ in header.columns]

@@ -9,9 +9,11 @@ ProtrnaError
 ├── NotFinite            70   an embedding is not a number
 ├── OutOfMemory          71   one record alone does not fit into memory
 ├── OutputUnwritable     73   the output cannot be created
+│   └── OutputBusy       73   another process is writing it
 ├── WriteFailed          74   writing broke off
 ├── Stopped              75   asked to stop; committed work is safe
 │   └── Interrupted     130   the same, from the keyboard
+├── ClusterError         76   the Dask cluster cannot be reached, or its workers died
 └── RunMismatch          78   not the run that is being resumed or merged
 """
 
@@ -61,6 +63,10 @@ class OutputUnwritable(ProtrnaError):
     exit_code = 73
 
 
+class OutputBusy(OutputUnwritable):
+    """Another process is writing the output."""
+
+
 class WriteFailed(ProtrnaError):
     """Writing broke off: disk full, quota, a vanished folder."""
 
@@ -89,6 +95,12 @@ class Interrupted(Stopped):
     """The run was stopped from the keyboard; what was committed is safe."""
 
     exit_code = 130
+
+
+class ClusterError(ProtrnaError):
+    """The Dask cluster cannot be reached, is not fit, or its workers died again and again."""
+
+    exit_code = 76
 
 
 class RunMismatch(ProtrnaError):

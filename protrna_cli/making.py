@@ -10,7 +10,7 @@ from protrna_cli import output
 from protrna_cli.errors import OutputUnwritable, WriteFailed
 from protrna_cli.locks import locked
 from protrna_cli.output.rows import Block, Header
-from protrna_cli.spool import partial_path, publish, skipped_path
+from protrna_cli.spool import is_part, partial_path, publish, skipped_path
 
 
 def make_output(
@@ -47,7 +47,7 @@ def make_output(
             folder.mkdir()
             made = folder / target.name
             output.write_output(made, format, h5_layout, header, blocks)
-            publish(made, target, format, _join_skipped(sources, folder / "skipped.tsv"))
+            publish(made, target, format, join_skipped(map(_skipped_of, sources), folder / "skipped.tsv"))
         except OSError as error:
             raise WriteFailed(
                 f"{target}: writing failed ({error.strerror or error}); make room first"
@@ -56,9 +56,14 @@ def make_output(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _join_skipped(sources: Sequence[Path], target: Path) -> Path | None:
-    """Join the lists of skipped records; None when none has one."""
-    lists = [skipped_path(source) for source in sources if skipped_path(source).exists()]
+def _skipped_of(source: Path) -> Path:
+    """The list of an output's skipped records; the parts of a dataset have one together."""
+    return skipped_path(source.parent if is_part(source) else source)
+
+
+def join_skipped(paths: Iterable[Path], target: Path) -> Path | None:
+    """Join lists of skipped records, each once; None when there is none."""
+    lists = [path for path in dict.fromkeys(paths) if path.exists()]
     if not lists:
         return None
     with target.open("wb") as joined:

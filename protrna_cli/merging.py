@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from protrna_cli import output
-from protrna_cli.errors import RunMismatch
+from protrna_cli.errors import InputUnreadable, RunMismatch
 from protrna_cli.journal import compare_keys
 from protrna_cli.making import make_output
-from protrna_cli.output.rows import Header
+from protrna_cli.output.rows import Block, Header
 from protrna_cli.provenance import run_key, shard_of
 from protrna_cli.shard import WHOLE
+from protrna_cli.spool import is_part
 
 
 def merge(parts: Sequence[Path], target: Path, format: str, h5_layout: str, overwrite: bool) -> Header:
@@ -22,7 +23,8 @@ def merge(parts: Sequence[Path], target: Path, format: str, h5_layout: str, over
     Parameters
     ----------
     parts
-        Finished outputs of `--shard 1/N` to `N/N`, in any order and of any format.
+        Finished outputs of `--shard 1/N` to `N/N`, in any order and of any format, or the folder of a
+        dataset.
 
     Returns
     -------
@@ -40,11 +42,55 @@ def merge(parts: Sequence[Path], target: Path, format: str, h5_layout: str, over
     WriteFailed
         Writing broke off; the parts are as they were.
     """
+    ordered, header, blocks = read_parts([part for path in parts for part in parts_of(path)])
+    make_output(target, format, h5_layout, overwrite, header, blocks, ordered)
+    return header
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The parts of a dataset, in order; an output of one file is its own only part.
+
+    Raises
+    ------
+    InputUnreadable
+        It is a folder, and no part is in it.
+    """
+    if not path.is_dir():
+        return [path]
+    parts = sorted(filter(is_part, path.iterdir()))
+    if not parts:
+        raise InputUnreadable(f"{path}: a folder without parts; name an output of protrna embed")
+    return parts
+
+
+def read_dataset(path: Path) -> tuple[Header, Iterator[Block]]:
+    """Open an output, a file or a dataset, as `output.read_whole` does.
+
+    Raises
+    ------
+    InputUnreadable, InputError, RunMismatch
+        As `output.read_whole` and `read_parts`.
+    """
+    return read_parts(parts_of(path))[1:] if path.is_dir() else output.read_whole(path)
+
+
+def read_parts(parts: Sequence[Path]) -> tuple[list[Path], Header, Iterator[Block]]:
+    """Open the parts of a sharded run as one output.
+
+    Returns
+    -------
+    tuple
+        The parts in order, the header of all together, and their rows, read as they are asked for.
+
+    Raises
+    ------
+    RunMismatch
+        A part is missing, doubled or of another run.
+    """
     ordered = _ordered(parts)
     header = _joined(list(ordered.values()), ordered)
     blocks = chain.from_iterable(output.read_whole(part)[1] for part in ordered)
-    make_output(target, format, h5_layout, overwrite, header, blocks, list(ordered))
-    return header
+    return list(ordered), header, blocks
 
 
 def _ordered(parts: Sequence[Path]) -> dict[Path, Header]:

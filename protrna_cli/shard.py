@@ -41,6 +41,10 @@ class Shard:
         middle = 2 * done + cost
         return (self.index - 1) * 2 * total <= middle * self.count < self.index * 2 * total
 
+    def ends_before(self, done: int, cost: int, total: int) -> bool:
+        """Whether what costs `cost`, after `done` of `total`, is a later shard's."""
+        return (2 * done + cost) * self.count >= self.index * 2 * total
+
 
 WHOLE = Shard()
 """A run that is not cut into shards."""

@@ -134,6 +134,12 @@ Examples:
     default="1/1",
     help="Embed the I-th of N slices, into OUT with I-of-N before its suffix; see protrna merge.",
 )
+@click.option(
+    "--dask",
+    metavar="ADDRESS|local:N",
+    help="Run on a Dask cluster: a scheduler's address or its scheduler file, or N processes here. OUT is a "
+    "folder of Parquet parts, made by all workers.",
+)
 @click.option("--resume", is_flag=True, help="Go on with a run that did not finish; without one, begin.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option(
@@ -154,6 +160,7 @@ def embed(
     output: str,
     dry_run: bool,
     progress: str,
+    dask: str | None,
     quiet: bool,
     verbose: bool,
     **options: Any,
@@ -171,7 +178,7 @@ def embed(
     if as_json and not dry_run:
         raise UsageError("--format json is for --dry-run; OUT is parquet, h5 or npy")
     if as_json or not options["format"]:
-        options["format"] = format_of(Path(output))
+        options["format"] = "parquet" if dask else format_of(Path(output))
     if dry_run:
         from protrna_cli.api import EmbedOptions, estimate_fasta
 
@@ -183,13 +190,13 @@ def embed(
     with hushed_libraries(verbose), SignalStop() as stop:
         from protrna_cli.api import EmbedOptions, embed_fasta
 
-        summary = embed_fasta(
-            inputs,
-            output,
-            EmbedOptions(**options, rules=rules),
-            progress_for(progress, quiet),
-            stop,
-            watcher_for(progress, quiet),
-        )
+        asked = EmbedOptions(**options, rules=rules)
+        watching = progress_for(progress, quiet), stop, watcher_for(progress, quiet)
+        if dask:
+            from protrna_cli.distribute import embed_distributed
+
+            summary = embed_distributed(inputs, output, asked, dask, *watching)
+        else:
+            summary = embed_fasta(inputs, output, asked, *watching)
     if not quiet:
         say(summary.text())

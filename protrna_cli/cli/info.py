@@ -30,8 +30,9 @@ from protrna_cli.cli.terminal import verbosity
 def info(file: str, format: str, whole: bool, quiet: bool, verbose: bool) -> None:
     """Show what a file holds: an output of protrna and how it was made, or a checkpoint.
 
-    Of an output: its columns, its first rows, the norms of its vectors, and what repeats. A large one is not
-    read to its end, and what is shown says of how many rows it speaks.
+    Of an output, be it a file or the folder that --dask made: its columns, its first rows, the norms of its
+    vectors, and what repeats. A large one is not read to its end, and what is shown says of how many rows it
+    speaks.
     """
     del quiet, verbose  # what is asked for is said, and no library talks here
     from protrna_cli.model.checkpoint import is_checkpoint

@@ -30,8 +30,8 @@ def merge(
 ) -> None:
     """Join the parts of a sharded run, and prove that they are all there.
 
-    PART is an output of protrna embed --shard, in any order and format. OUT holds what one run without
-    --shard would have made.
+    PART is an output of protrna embed --shard, in any order and format, or the folder that --dask made. OUT
+    holds what one run without --shard would have made.
     """
     del verbose  # no library talks here
     format = format or format_of(Path(output))
@@ -39,4 +39,4 @@ def merge(
 
     header = merge_parts([Path(part) for part in parts], Path(output), format, h5_layout, overwrite)
     if not quiet:
-        say(f"{header.n_rows:,} records of {len(parts)} parts: {output}")
+        say(f"{header.n_rows:,} records: {output}")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+from protrna_cli.arrays import shard_of
 from protrna_cli.cli.terminal import hushed_libraries, progress_for, say, verbosity
 from protrna_cli.cli.weights import watcher_for, weights_dir
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
 from protrna_cli.output import FORMATS, H5_LAYOUTS, format_of
 from protrna_cli.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
-from protrna_cli.shard import Shard
 from protrna_cli.stopping import SignalStop
 from protrna_cli.weights import DEMO, DEMO_NOTICE, PUBLISHED
 
@@ -124,7 +125,8 @@ Examples:
     "--shard",
     metavar="I/N",
     default="1/1",
-    help="Embed the I-th of N slices, into OUT with I-of-N before its suffix; see protrna merge.",
+    help="Embed the I-th of N slices, into OUT with I-of-N before its suffix; see protrna merge. auto takes "
+    "I and N from a job array, auto/N takes I.",
 )
 @click.option("--resume", is_flag=True, help="Go on with a run that did not finish; without one, begin.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
@@ -157,7 +159,7 @@ def embed(
     how it was made (see protrna info).
     """
     parse_device(options["device"])
-    options["shard"] = Shard.parse(options["shard"])
+    options["shard"] = shard_of(options["shard"], os.environ)
     rules = Rules(**{field.name: options.pop(field.name) for field in fields(Rules)})
     as_json = options["format"] == "json"
     if as_json and not dry_run:

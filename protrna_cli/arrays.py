@@ -73,7 +73,9 @@ def _place(name: str, numbers: Mapping[str, int]) -> Shard:
     indices = _indices(name, [numbers[each] for each in _TOLD[name]])
     told = ", ".join(f"{each} is {numbers[each]}" for each in (name, *_TOLD[name]))
     if numbers[name] not in indices:
-        raise UsageError(f"the array is no even range ({told}), which tells no place; number the tasks 1 to N")
+        raise UsageError(
+            f"the array is no even range ({told}), which tells no place; number the tasks 1 to N"
+        )
     if len(indices) == 1 or indices[0] > 1:
         raise UsageError(
             f"the array may be a part of another, submitted again ({told}); "

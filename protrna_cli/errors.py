@@ -11,7 +11,8 @@ ProtrnaError
 ├── WriteFailed          74   writing broke off
 ├── Stopped              75   asked to stop; committed work is safe
 │   └── Interrupted     130   the same, from the keyboard
-└── RunMismatch          78   not the run that is being resumed or merged
+├── RunMismatch          78   not the run that is being resumed or merged
+└── ReaderGone          141   whoever read our output has enough of it
 """
 
 
@@ -73,9 +74,16 @@ class OutOfMemory(ProtrnaError):
 
 
 class Stopped(ProtrnaError):
-    """The run was asked to stop; what was committed is safe."""
+    """The run was asked to stop; what was committed is safe.
+
+    Attributes
+    ----------
+    resumable
+        Whether `--resume` goes on with the run.
+    """
 
     exit_code = 75
+    resumable = True
 
 
 class Interrupted(Stopped):
@@ -88,3 +96,12 @@ class RunMismatch(ProtrnaError):
     """What is being resumed or merged was made by another run."""
 
     exit_code = 78
+
+
+class ReaderGone(ProtrnaError):
+    """Whoever read our standard output has closed it, as `head` does; nobody is left to be told.
+
+    The exit code is that of a shell for a command that a closed pipe (SIGPIPE) ends.
+    """
+
+    exit_code = 141

@@ -55,6 +55,15 @@ def available_memory() -> int | None:
     return min(limits, default=None)
 
 
+def resident_memory() -> int | None:
+    """Bytes of memory that this process holds now; None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def parse_device(device: str) -> tuple[str, int]:
     """Split `auto`, `cpu`, `gpu` or `gpu:N` into its kind and its number.
 

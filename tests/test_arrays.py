@@ -1,5 +1,8 @@
 """Job arrays: the place of a task, from the variables that each scheduler sets."""
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,7 +44,7 @@ def lsf(indices: list[int], index: int) -> dict[str, str]:
 
 
 @given(st.integers(0, 1), st.integers(2, 50), st.integers(1, 9), st.sampled_from([slurm, grid_engine]))
-def test_an_even_range_gives_every_place_once(first: int, count: int, step: int, scheduler) -> None:  # type: ignore[no-untyped-def]
+def test_an_even_range_gives_every_place_once(first: int, count: int, step: int, scheduler: Any) -> None:
     indices = list(range(first, first + count * step, step))
     shards = [shard_of("auto", scheduler(indices, index)) for index in indices]
     assert shards == [Shard(place, count) for place in range(1, count + 1)]
@@ -65,14 +68,18 @@ def test_a_slurm_array_with_holes_gets_no_wrong_place(chosen: set[int]) -> None:
             places.append(shard_of("auto", slurm(indices, index)))
         except UsageError:
             places.append(None)
-    even = len({later - earlier for earlier, later in zip(indices, indices[1:], strict=False)}) == 1
+    even = len({later - earlier for earlier, later in pairwise(indices)}) == 1
     if even and indices[0] <= 1:
         assert places == [Shard(place, len(indices)) for place in range(1, len(indices) + 1)]
     else:
         assert None in places
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["PBS_ARRAY_INDEX", "PBS_ARRAYID", "LSB_JOBINDEX"]))
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from(["PBS_ARRAY_INDEX", "PBS_ARRAYID", "LSB_JOBINDEX"]),
+)
 def test_with_a_count_the_index_is_the_place(index: int, count: int, name: str) -> None:
     told = {name: str(index)}
     if index <= count:

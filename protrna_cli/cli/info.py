@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="\b\nExamples:\n  protrna info out.parquet\n  protrna info ProtRNA_pretrained.h5\n")
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", type=click.Path())
 @verbosity
 def info(file: str, quiet: bool, verbose: bool) -> None:
     """Show what a file holds: an output of protrna embed and how it was made, or a checkpoint."""

@@ -147,10 +147,21 @@ def read_header(path: Path) -> Header:
 def read_blocks(path: Path, header: Header) -> Iterator[Block]:
     """Read the rows, some 64 MiB of vectors at a time."""
     array = np.load(path, mmap_mode="r").reshape(len(header.layers), header.n_vectors, header.width)
-    bytes_a_vector = array.strides[1] * len(header.layers)
+    return blocks_of(array, _read_index(path))
+
+
+def blocks_of(array: Values, index: Iterable[tuple[Row, int]]) -> Iterator[Block]:
+    """Cut an array (layers, N, D), or (layers, ΣL, D) per token, into blocks of some 64 MiB.
+
+    Parameters
+    ----------
+    index
+        Each row, and the place where its vectors end.
+    """
+    bytes_a_vector = array.strides[1] * len(array)
     pending: list[Row] = []
     first = last = 0
-    for row, end in _read_index(path):
+    for row, end in index:
         if pending and (end - first) * bytes_a_vector > BLOCK_BYTES:
             yield Block(pending, list(array[:, first:last]))
             pending, first = [], last

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from math import ceil
 
 import click
 from tqdm import tqdm
@@ -89,7 +90,7 @@ class Lines(Meter):
     def tell(self) -> None:
         left = self.seconds_left()
         (done, _), (total, _) = self._done, self._totals
-        time_left = "" if left is None else f", {counted(round(left / 60), 'minute')} left"
+        time_left = "" if left is None else f", {counted(ceil(left / 60), 'minute')} left"
         say(f"{done:,} of {counted(total, 'record')}, {self.rate():,.0f} residues/s{time_left}")
 
 

@@ -24,7 +24,7 @@ from protrna_cli.model import demo
 from protrna_cli.model.checkpoint import read_checkpoint, read_size
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.output.rows import Header
-from protrna_cli.pipeline import Job
+from protrna_cli.pipeline import Job, Sink
 from protrna_cli.provenance import make_header, run_key
 from protrna_cli.records import Census, Record, Skipped, read_slice, shortened, take_census
 from protrna_cli.report import Progress, Summary, amount, counted
@@ -191,6 +191,66 @@ def embed_fasta(
         return embed_slice(sources, whole, target, checkpoint, options, progress, stop)
 
 
+def stream_fasta(
+    inputs: AnyPath | Sequence[AnyPath],
+    descriptor: int,
+    options: EmbedOptions | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+    watcher: Watcher | None = None,
+) -> Summary:
+    """Embed FASTA files into a pipe as Parquet, as `protrna embed -o -` does; see `protrna_cli.streaming`.
+
+    Parameters
+    ----------
+    descriptor
+        Where to write: the number of an open file. It stays open.
+    inputs, progress, stop, watcher
+        As `embed_fasta` takes them.
+
+    Raises
+    ------
+    UsageError
+        The options speak of a file: another format, `resume`, `overwrite`, or rules that skip records, which
+        are listed beside a file.
+    ReaderGone
+        Whoever reads has closed the pipe.
+    ProtrnaError
+        Whatever the user can mend; see `protrna_cli.errors`.
+    """
+    options = options or EmbedOptions()
+    progress, stop = progress or Progress(), stop or Stop()
+    _refuse_options_of_files(options)
+    from protrna_cli.streaming import Stream  # it brings pyarrow, which other formats do without
+
+    checkpoint = weights.locate(options.model, options.weights_dir, offline=options.offline)
+    try:
+        with open_sources(_listed(inputs)) as sources:
+            with stop.abandoning():
+                whole = take_census(sources, options.rules)
+                obtain(checkpoint, watcher)
+                header, part = plan_slice(sources, whole, checkpoint, options)
+                model = load_checkpoint(checkpoint, options.precision, options.device, options.threads)
+                _recommend(options, progress)
+            with Stream(descriptor, header, stop) as stream:
+                items = read_slice(sources, options.rules, whole, options.shard, model.size.width)
+                seconds = _run(items, model, stream, options, header, progress, stop)
+    except Stopped as stopped:
+        stopped.resumable = False
+        raise
+    return summary_of(Path("<stdout>"), part, options, seconds, 0)
+
+
+def _refuse_options_of_files(options: EmbedOptions) -> None:
+    """Make sure that the options ask for nothing that a pipe cannot have."""
+    if options.format not in (None, "parquet"):
+        raise UsageError(f"-o - is Parquet alone, not {options.format}; give -o a file")
+    if options.resume or options.overwrite:
+        raise UsageError("--resume and --overwrite speak of a file, and -o - is none; give -o a file")
+    if "skip" in (options.rules.on_invalid, options.rules.long):
+        raise UsageError("skipped records are listed beside OUT, and -o - is no file; give -o a file")
+
+
 def embed_slice(
     sources: Sequence[Source],
     whole: Census,
@@ -290,7 +350,7 @@ def _census_of_shard(
 def _run(
     items: Iterator[Record | Skipped],
     model: ProtRNA,
-    spool: Spool,
+    sink: Sink,
     options: EmbedOptions,
     header: Header,
     progress: Progress,
@@ -302,7 +362,7 @@ def _run(
     progress.start(header.n_rows, header.n_residues)
     started = time.perf_counter()
     try:
-        tokens = pipeline.embed(items, model, spool, job, progress, stop)
+        tokens = pipeline.embed(items, model, sink, job, progress, stop)
     finally:
         progress.close()
     seconds = time.perf_counter() - started

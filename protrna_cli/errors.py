@@ -14,7 +14,8 @@ ProtrnaError
 ├── Stopped              75   asked to stop; committed work is safe
 │   └── Interrupted     130   the same, from the keyboard
 ├── ClusterError         76   the Dask cluster cannot be reached, or its workers died
-└── RunMismatch          78   not the run that is being resumed or merged
+├── RunMismatch          78   not the run that is being resumed or merged
+└── ReaderGone          141   whoever read our output has enough of it
 """
 
 
@@ -86,9 +87,16 @@ class OutOfMemory(ProtrnaError):
 
 
 class Stopped(ProtrnaError):
-    """The run was asked to stop; what was committed is safe."""
+    """The run was asked to stop; what was committed is safe.
+
+    Attributes
+    ----------
+    resumable
+        Whether `--resume` goes on with the run.
+    """
 
     exit_code = 75
+    resumable = True
 
 
 class Interrupted(Stopped):
@@ -107,3 +115,12 @@ class RunMismatch(ProtrnaError):
     """What is being resumed or merged was made by another run."""
 
     exit_code = 78
+
+
+class ReaderGone(ProtrnaError):
+    """Whoever read our standard output has closed it, as `head` does; nobody is left to be told.
+
+    The exit code is that of a shell for a command that a closed pipe (SIGPIPE) ends.
+    """
+
+    exit_code = 141

@@ -6,7 +6,7 @@ Legend: B batch, T tokens, D width.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -114,7 +114,7 @@ def embed(
         stop.check()
         records = [item for item in window if isinstance(item, Record)]
         if number < done.windows:
-            progress.advance(len(records), sum(plan.embedded_length(r.length, job.rules) for r in records))
+            progress.resume(len(records), sum(plan.embedded_length(r.length, job.rules) for r in records))
             continue
         task = Task(records, job.rules, job.max_tokens)
         rows = [row_of(record, job.rules) for record in records]
@@ -139,14 +139,14 @@ def _embed_window(
     joiner = Joiner(task, job.pooling)
     tokens, safe, committed = 0, first, time.monotonic()
     for piece in (task.pieces[i] for batch in task.batches[:first] for i in batch):
-        _advance(progress, task, piece)
+        _advance(progress.resume, task, piece)
     try:
         for number, batch in enumerate(task.batches[first:], start=first + 1):
             for i, vectors in _run(model, task, batch, job, stop):
                 joined = joiner.add(i, vectors)
                 if joined is not None:
                     _fill(sink, task, i, starts, joined, job.dtype)
-                _advance(progress, task, task.pieces[i])
+                _advance(progress.advance, task, task.pieces[i])
                 tokens += task.pieces[i].length + 2
             if joiner.idle:
                 safe = number
@@ -159,11 +159,11 @@ def _embed_window(
     return tokens
 
 
-def _advance(progress: Progress, task: Task, piece: Piece) -> None:
+def _advance(add: Callable[[int, int], None], task: Task, piece: Piece) -> None:
     """Count a piece that ran, and its record with the last one; equal records were embedded with it."""
     copies = len(task.places[piece.record])
     last = piece.stop == task.embedded(piece.record)
-    progress.advance(copies * last, copies * piece.fresh)
+    add(copies * last, copies * piece.fresh)
 
 
 def _fill(sink: Sink, task: Task, i: int, starts: list[int], joined: list[Floats], dtype: str) -> None:

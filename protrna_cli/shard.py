@@ -30,7 +30,7 @@ class Shard:
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise UsageError(f"{text!r} is not a shard; --shard takes I/N, from 1/N to N/N")
+            raise UsageError(f"{text!r} is not a shard; --shard takes I/N, auto or auto/N, I from 1 to N")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:

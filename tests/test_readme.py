@@ -17,6 +17,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
+def block(language: str, words: str) -> str:
+    """Return the one fenced block of a language with these words in it."""
+    [found] = [each for each in blocks(language) if words in each]
+    return found
+
+
 def expanded(word: str) -> list[str]:
     """What a shell makes of a word."""
     return sorted(map(str, Path().glob(word))) if "*" in word else [word]

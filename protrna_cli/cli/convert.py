@@ -18,7 +18,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("source", metavar="IN")
+@click.argument("source", metavar="IN", type=click.Path())
 @click.option(
     "-o",
     "--output",

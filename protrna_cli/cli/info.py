@@ -15,7 +15,7 @@ from protrna_cli.cli.terminal import verbosity
     epilog="\b\nExamples:\n  protrna info out.parquet\n  protrna info out.h5 --format json\n"
     "  protrna info ProtRNA_pretrained.h5\n"
 )
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", type=click.Path())
 @click.option(
     "--format",
     type=click.Choice(["table", "json"]),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from protrna_cli.cli.terminal import hushed_libraries, progress_for, say, verbosity
+from protrna_cli.cli.progress import progress_for
+from protrna_cli.cli.terminal import hushed_libraries, say, verbosity
 from protrna_cli.errors import UsageError
 from protrna_cli.map import METHODS, SUFFIXES
 
@@ -18,7 +19,7 @@ Examples:
 
 
 @click.command("map", epilog=EPILOG)
-@click.argument("source", metavar="OUT")
+@click.argument("source", metavar="OUT", type=click.Path())
 @click.option("-o", "--output", required=True, metavar="MAP", help="Picture to make: .html or .png.")
 @click.option(
     "--color-by",

@@ -11,8 +11,15 @@ from protrna_cli.output import FORMATS, H5_LAYOUTS, format_of
 
 
 @click.command(epilog="\b\nExample:\n  protrna merge out.*-of-7.parquet -o out.parquet\n")
-@click.argument("parts", nargs=-1, required=True, metavar="PART...")
-@click.option("-o", "--output", required=True, metavar="OUT", help="File to make: .parquet, .h5 or .npy.")
+@click.argument("parts", nargs=-1, required=True, metavar="PART...", type=click.Path())
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT",
+    type=click.Path(),
+    help="File to make: .parquet, .h5 or .npy.",
+)
 @click.option("--format", type=click.Choice(FORMATS), help="Format of OUT.  [default: told by its suffix]")
 @click.option(
     "--h5-layout", type=click.Choice(H5_LAYOUTS), default="flat", show_default=True, help="As in embed."

@@ -11,8 +11,8 @@ from protrna_cli.errors import InputError
 
 
 @click.command(epilog="\b\nExample:\n  protrna verify out.parquet input.fa\n")
-@click.argument("output", metavar="OUT")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("output", metavar="OUT", type=click.Path())
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
 @verbosity
 def verify(output: str, inputs: tuple[str, ...], quiet: bool, verbose: bool) -> None:
     """Prove that an output is complete.

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from protrna_cli import output
 from protrna_cli.errors import (
     InputError,
     MissingExtra,
@@ -23,6 +22,7 @@ from protrna_cli.locks import locked
 from protrna_cli.map.colouring import Families, colour_by
 from protrna_cli.map.picture import Picture, subtitle
 from protrna_cli.map.projection import FEWEST, Points, project
+from protrna_cli.merging import read_dataset
 from protrna_cli.output.rows import Block, Header, Row
 from protrna_cli.provenance import run_key
 from protrna_cli.records import shortened
@@ -78,7 +78,7 @@ def draw_map(
     with locked(target):
         if target.exists() and not overwrite:
             raise OutputUnwritable(f"{target}: exists; use --overwrite to replace it, or choose another -o")
-        header, blocks = output.read_output(source)
+        header, blocks = read_dataset(source)
         column = _column(source, header, layer)
         rows, vectors = _read(source, blocks, column)
         colouring = colour_by(rows, color_by)

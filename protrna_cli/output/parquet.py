@@ -7,7 +7,9 @@ metadata.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +20,43 @@ import pyarrow.parquet as pq
 from protrna_cli.output.rows import COUNT_COLUMNS, PROVENANCE_KEY, ROW_COLUMNS, Block, Header, Row, Values
 
 
+class Writer:
+    """A Parquet file that grows block by block; it can be read once it is closed.
+
+    Parameters
+    ----------
+    where
+        Its path, or a stream, which is written from start to end.
+    header
+        What it will hold.
+    """
+
+    def __init__(self, where: Path | io.RawIOBase, header: Header) -> None:
+        self._header = header
+        self._schema = _schema(header)
+        self._writer = pq.ParquetWriter(
+            where,
+            self._schema,
+            compression="zstd",
+            use_dictionary=False,  # no value of a vector repeats; zstd finds what does in the descriptions
+            use_byte_stream_split=_split_leaves(header),
+            write_statistics=list(ROW_COLUMNS),
+        )
+
+    def add(self, block: Block) -> None:
+        """Write a block as a row group."""
+        self._writer.write_table(_table(block, self._header, self._schema))
+
+    def close(self) -> None:
+        """Write the footer, which makes the file whole."""
+        self._writer.close()
+
+
 def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
     """Write a whole Parquet file."""
-    schema = _schema(header)
-    with pq.ParquetWriter(
-        path,
-        schema,
-        compression="zstd",
-        use_dictionary=False,  # no value of a vector repeats, and zstd finds what does in the descriptions
-        use_byte_stream_split=_split_leaves(header),
-        write_statistics=list(ROW_COLUMNS),
-    ) as writer:
+    with closing(Writer(path, header)) as writer:
         for block in blocks:
-            writer.write_table(_table(block, header, schema))
+            writer.add(block)
 
 
 def read_header(path: Path) -> Header:

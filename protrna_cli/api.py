@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protrna_cli import output, pipeline, rates, weights
-from protrna_cli.errors import InputError, OutputUnwritable, RunMismatch, Stopped, UsageError, WeightsError
+from protrna_cli.errors import Stopped, UsageError, WeightsError
 from protrna_cli.estimate import Estimate, estimate
 from protrna_cli.inputs import Source, open_sources
-from protrna_cli.journal import compare_keys
 from protrna_cli.locks import locked
 from protrna_cli.machine import available_cpus, available_memory
 from protrna_cli.model import demo
@@ -25,12 +23,13 @@ from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.output.rows import Header
 from protrna_cli.pipeline import Job, Product
 from protrna_cli.provenance import make_header, run_key
-from protrna_cli.records import Census, Record, Skipped, read_records, shortened, slice_of, take_census
+from protrna_cli.records import Census, Record, Skipped, read_slice, shortened, take_census
 from protrna_cli.report import Progress, Summary, amount, counted
 from protrna_cli.rules import DEFAULT_RULES, Rules
 from protrna_cli.shard import WHOLE, Shard
-from protrna_cli.spool import Spool, partial_path, shard_path, skipped_path
+from protrna_cli.spool import Spool, shard_path, skipped_path
 from protrna_cli.stopping import Stop
+from protrna_cli.targets import DTYPE_BYTES, Target, check_space, is_whole, refuse_existing
 from protrna_cli.weights import trust
 from protrna_cli.weights.fetching import obtain
 from protrna_cli.weights.watch import Watcher
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
 
 AnyPath = str | PathLike[str]
-
-DTYPE_BYTES = {"float32": 4, "float16": 2}
 
 _OF_THE_HEADER = ("pool", "precision", "dtype", "batch_tokens", "rules", "shard")
 """Options that decide the values, and so stand in the header."""
@@ -142,7 +139,7 @@ def load_model(
     checkpoint = weights.locate(str(name_or_path))
     obtain(checkpoint)
     with _hashing(checkpoint) as digest:
-        model = _load(checkpoint, precision, device, threads)[0]
+        model = load_checkpoint(checkpoint, precision, device, threads)
         digest()  # it must be the checkpoint that was verified, if one was
     return model
 
@@ -189,50 +186,14 @@ def embed_fasta(
             stack.enter_context(locked(target.path))
         sources = stack.enter_context(open_sources(_listed(inputs)))
         for target in targets:
-            _refuse_existing(target, options)
+            refuse_existing(target, options.resume, options.overwrite)
         with stop.abandoning():
             whole = take_census(sources, options.rules, unique_ids=_need_ids(targets, options))
             obtain(checkpoint, watcher)
-            headers, part = _plan(sources, whole, checkpoint, targets, options)
-            if options.resume:  # an output that is whole is left alone; the others are made
-                headers = {
-                    target: head for target, head in headers.items() if not _is_whole(target.path, head)
-                }
-            if not headers:
-                return _summary(targets, part, options, 0.0, part.n_records, already_whole=True)
-            _check_space(headers, progress)
-            model, device = _load(checkpoint, options.precision, options.device, options.threads)
-            _recommend(options, device, progress)
-        spools = {
-            target: stack.enter_context(Spool(target.path, header, run_key(header), options.resume))
-            for target, header in headers.items()
-        }
-        products = [
-            Product("none" if target.per_token else options.pool, spool) for target, spool in spools.items()
-        ]
-        resumed = min(spool.position.rows for spool in spools.values())
-        try:
-            items = _items(sources, whole, options, model.size)
-            seconds = _run(items, model, products, options, part, progress, stop)
-            for target, spool in spools.items():
-                spool.finish(target.format, options.h5_layout, stop.check)
-        except Stopped as stopped:
-            safe = min(spool.position.rows for spool in spools.values())
-            rows = counted(next(iter(headers.values())).n_rows, "row")
-            raise type(stopped)(f"{stopped}; {safe:,} of {rows} or more are safe") from None
-    return _summary(targets, part, options, seconds, resumed)
+        return embed_slice(sources, whole, targets, checkpoint, options, progress, stop)
 
 
-@dataclass(frozen=True)
-class _Target:
-    """A file that a run makes, and what it holds: a vector a residue, or pooled rows."""
-
-    path: Path
-    format: str
-    per_token: bool
-
-
-def _targets(path: Path, options: EmbedOptions) -> list[_Target]:
+def _targets(path: Path, options: EmbedOptions) -> list[Target]:
     """Every file that a run makes.
 
     Raises
@@ -240,20 +201,25 @@ def _targets(path: Path, options: EmbedOptions) -> list[_Target]:
     UsageError
         The options contradict one another.
     """
-    _refuse_contradictions(options)
-    targets = [
-        _Target(shard_path(path, options.shard), options.format or output.format_of(path), options.per_token)
-    ]
+    refuse_contradictions(options)
+    format = options.format or output.format_of(path)
+    targets = [Target(shard_path(path, options.shard), format, options.per_token)]
     if options.per_token_output:
         beside = Path(options.per_token_output)
         if beside.absolute() == path.absolute():
             raise UsageError(f"{path}: named by -o and by --per-token-output; give each a file of its own")
-        targets.append(_Target(shard_path(beside, options.shard), output.format_of(beside), True))
+        targets.append(Target(shard_path(beside, options.shard), output.format_of(beside), per_token=True))
     return targets
 
 
-def _refuse_contradictions(options: EmbedOptions) -> None:
-    """Make sure that what is asked for can be had together."""
+def refuse_contradictions(options: EmbedOptions) -> None:
+    """Make sure that what the options ask for can be had together.
+
+    Raises
+    ------
+    UsageError
+        It cannot.
+    """
     rules = options.rules
     for name, given in (
         ("--per-token-output", options.per_token_output),
@@ -271,15 +237,154 @@ def _refuse_contradictions(options: EmbedOptions) -> None:
         raise UsageError("--regions is for --pool mean and max: cls speaks of a whole record")
 
 
-def _plan(
+def stream_fasta(
+    inputs: AnyPath | Sequence[AnyPath],
+    descriptor: int,
+    options: EmbedOptions | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+    watcher: Watcher | None = None,
+) -> Summary:
+    """Embed FASTA files into a pipe as Parquet, as `protrna embed -o -` does; see `protrna_cli.streaming`.
+
+    Parameters
+    ----------
+    descriptor
+        Where to write: the number of an open file. It stays open.
+    inputs, progress, stop, watcher
+        As `embed_fasta` takes them.
+
+    Raises
+    ------
+    UsageError
+        The options speak of a file: another format, `resume`, `overwrite`, or rules that skip records, which
+        are listed beside a file.
+    ReaderGone
+        Whoever reads has closed the pipe.
+    ProtrnaError
+        Whatever the user can mend; see `protrna_cli.errors`.
+    """
+    options = options or EmbedOptions()
+    progress, stop = progress or Progress(), stop or Stop()
+    refuse_contradictions(options)
+    _refuse_options_of_files(options)
+    from protrna_cli.streaming import Stream  # it brings pyarrow, which other formats do without
+
+    checkpoint = weights.locate(options.model, options.weights_dir, offline=options.offline)
+    try:
+        with open_sources(_listed(inputs)) as sources:
+            with stop.abandoning():
+                whole = take_census(sources, options.rules)
+                obtain(checkpoint, watcher)
+                target = Target(Path("<stdout>"), "parquet", options.per_token)
+                headers, part = plan_slice(sources, whole, [target], checkpoint, options)
+                model = load_checkpoint(checkpoint, options.precision, options.device, options.threads)
+                _recommend(options, progress)
+            with Stream(descriptor, headers[target], stop) as stream:
+                products = [Product(_pooling(target, options), stream)]
+                items = read_slice(sources, options.rules, whole, options.shard, model.size.width)
+                seconds = _run(items, model, products, options, part, progress, stop)
+    except Stopped as stopped:
+        stopped.resumable = False
+        raise
+    return summary_of([target.path], part, options, seconds, 0)
+
+
+def _refuse_options_of_files(options: EmbedOptions) -> None:
+    """Make sure that the options ask for nothing that a pipe cannot have."""
+    if options.format not in (None, "parquet"):
+        raise UsageError(f"-o - is Parquet alone, not {options.format}; give -o a file")
+    if options.resume or options.overwrite:
+        raise UsageError("--resume and --overwrite speak of a file, and -o - is none; give -o a file")
+    if options.per_token_output:
+        raise UsageError("--per-token-output stands beside a file, and -o - is none; give -o a file")
+    if "skip" in (options.rules.on_invalid, options.rules.long) or options.rules.regions:
+        raise UsageError(
+            "skipped records, and with --regions those without one, are listed beside OUT, and -o - is no "
+            "file; give -o a file"
+        )
+
+
+def embed_slice(
     sources: Sequence[Source],
     whole: Census,
+    targets: Sequence[Target],
     checkpoint: Path | None,
-    targets: Sequence[_Target],
     options: EmbedOptions,
-) -> tuple[dict[_Target, Header], Census]:
-    """Say what the outputs will hold; gives their headers, and the census of the shard."""
-    with _hashing(checkpoint) as digest:
+    progress: Progress,
+    stop: Stop,
+    sha256: Callable[[Path], str] = trust.sha256,
+    load: Callable[[Path | None, str, str, int | None], ProtRNA] | None = None,
+) -> Summary:
+    """Embed the shard of an input that was counted into outputs, whose locks the caller holds.
+
+    Parameters
+    ----------
+    whole
+        Census of all the input.
+    targets
+        Made from one run of the model. With `resume`, those that are whole already are left alone.
+    checkpoint
+        As `weights.locate` gives it.
+    sha256, load
+        Hash a checkpoint, and load it (with which precision, onto which device, for how many threads); a
+        process that embeds many slices gives functions that remember.
+
+    Raises
+    ------
+    ProtrnaError
+        As `embed_fasta`.
+    """
+    paths = [target.path for target in targets]
+    with stop.abandoning():
+        headers, part = plan_slice(sources, whole, targets, checkpoint, options, sha256)
+        if options.resume:
+            headers = {
+                target: header for target, header in headers.items() if not is_whole(target.path, header)
+            }
+        if not headers:
+            return summary_of(paths, part, options, 0.0, part.n_records, already_whole=True)
+        check_space(headers, progress)
+        model = (load or load_checkpoint)(checkpoint, options.precision, options.device, options.threads)
+        _recommend(options, progress)
+    with ExitStack() as stack:
+        spools = {
+            target: stack.enter_context(Spool(target.path, header, run_key(header), options.resume))
+            for target, header in headers.items()
+        }
+        resumed = _rows_done(spools.values())
+        products = [Product(_pooling(target, options), spool) for target, spool in spools.items()]
+        items = read_slice(sources, options.rules, whole, options.shard, model.size.width)
+        try:
+            seconds = _run(items, model, products, options, part, progress, stop)
+            for target, spool in spools.items():
+                spool.finish(target.format, options.h5_layout, stop.check)
+        except Stopped as stopped:
+            n_rows = counted(next(iter(headers.values())).n_rows, "row")
+            safe = f"{_rows_done(spools.values()):,} of {n_rows} or more are safe"
+            raise type(stopped)(f"{stopped}; {safe}") from None
+    return summary_of(paths, part, options, seconds, resumed)
+
+
+def _rows_done(spools: Iterable[Spool]) -> int:
+    """Rows that are durable in every one of the outputs."""
+    return min(spool.position.rows for spool in spools)
+
+
+def _pooling(target: Target, options: EmbedOptions) -> str:
+    return "none" if target.per_token else options.pool
+
+
+def plan_slice(
+    sources: Sequence[Source],
+    whole: Census,
+    targets: Sequence[Target],
+    checkpoint: Path | None,
+    options: EmbedOptions,
+    sha256: Callable[[Path], str] = trust.sha256,
+) -> tuple[dict[Target, Header], Census]:
+    """Say what the outputs of a shard will hold; gives their headers, and the census of the shard."""
+    with _hashing(checkpoint, sha256) as digest:
         size = read_size(checkpoint)[0] if checkpoint else demo.SIZE
         layers = tuple(dict.fromkeys(map(size.layer_index, options.layers)))
         part = _census_of_shard(sources, whole, options, size)
@@ -304,10 +409,12 @@ def _plan(
 
 
 @contextmanager
-def _hashing(checkpoint: Path | None) -> Iterator[Callable[[], str | None]]:
+def _hashing(
+    checkpoint: Path | None, sha256: Callable[[Path], str] = trust.sha256
+) -> Iterator[Callable[[], str | None]]:
     """Hash a checkpoint meanwhile; gives what waits for its SHA-256, None for the demo model."""
     with ThreadPoolExecutor(1) as background:
-        digest = background.submit(trust.sha256, checkpoint) if checkpoint else None
+        digest = background.submit(sha256, checkpoint) if checkpoint else None
         yield lambda: digest.result() if digest else None
 
 
@@ -317,17 +424,8 @@ def _census_of_shard(
     if options.shard.count == 1:
         return whole
     part = Census(inputs=whole.inputs)
-    part.count(_items(sources, whole, options, size), options.rules)
+    part.count(read_slice(sources, options.rules, whole, options.shard, size.width), options.rules)
     return part
-
-
-def _items(
-    sources: Sequence[Source], whole: Census, options: EmbedOptions, size: ModelSize
-) -> Iterator[Record | Skipped]:
-    """Read the records of the shard."""
-    return slice_of(
-        read_records(sources, options.rules, whole), options.shard, whole, options.rules, size.width
-    )
 
 
 def _run(
@@ -354,16 +452,17 @@ def _run(
     return seconds
 
 
-def _summary(
-    targets: Sequence[_Target],
+def summary_of(
+    outputs: Sequence[Path],
     part: Census,
     options: EmbedOptions,
     seconds: float,
     n_resumed: int,
     already_whole: bool = False,
 ) -> Summary:
+    """Say what was done for a census' records."""
     return Summary(
-        output=" and ".join(str(target.path) for target in targets),
+        output=" and ".join(map(str, outputs)),
         n_records=part.n_records,
         n_regions=part.n_rows if options.rules.regions else 0,
         n_residues=part.n_embedded,
@@ -372,7 +471,7 @@ def _summary(
         long=options.rules.long,
         max_length=options.rules.max_length,
         n_skipped=part.n_skipped,
-        skipped_list=str(skipped_path(targets[0].path)),
+        skipped_list=str(skipped_path(outputs[0])),
         n_repeats=part.n_repeats,
         seconds=seconds,
         n_resumed=n_resumed,
@@ -394,29 +493,6 @@ def _check_memory(rules: Rules, size: ModelSize, census: Census) -> None:
         )
 
 
-def _check_space(headers: dict[_Target, Header], progress: Progress) -> None:
-    """Refuse outputs that cannot fit on their disks, before anything is computed."""
-    claimed: dict[int, int] = {}
-    for target, header in headers.items():
-        partial = partial_path(target.path)
-        if partial.exists():  # what is there already has its space
-            continue
-        vectors = header.n_vectors * header.width * len(header.layers) * DTYPE_BYTES[header.dtype]
-        disk = target.path.parent.stat().st_dev
-        free = shutil.disk_usage(target.path.parent).free - claimed.get(disk, 0)
-        claimed[disk] = claimed.get(disk, 0) + vectors
-        if vectors > free:
-            raise OutputUnwritable(
-                f"{target.path}: needs {amount(vectors)}, and {amount(free)} are free; "
-                "choose another -o, or --dtype float16"
-            )
-        if target.format != "npy" and 2 * vectors > free:
-            progress.note(
-                f"{target.path} and {partial.name}, from which it is made at the end, need up to "
-                f"{amount(2 * vectors)}, and {amount(free)} are free"
-            )
-
-
 def estimate_fasta(
     inputs: AnyPath | Sequence[AnyPath], output_path: AnyPath, options: EmbedOptions | None = None
 ) -> Estimate:
@@ -434,7 +510,7 @@ def estimate_fasta(
         whole = take_census(sources, options.rules, unique_ids=_need_ids(targets, options))
         vector = size.width * len(options.layers) * DTYPE_BYTES[options.dtype]
         return estimate(
-            _items(sources, whole, options, size),
+            read_slice(sources, options.rules, whole, options.shard, size.width),
             _census_of_shard(sources, whole, options, size),
             options.rules,
             size,
@@ -451,8 +527,11 @@ def _listed(inputs: AnyPath | Sequence[AnyPath]) -> Sequence[AnyPath]:
     return [inputs] if isinstance(inputs, (str, PathLike)) else inputs
 
 
-def _need_ids(targets: Sequence[_Target], options: EmbedOptions) -> bool:
-    """Whether an output names its datasets by the ids of its rows; ids with regions never repeat."""
+def _need_ids(targets: Sequence[Target], options: EmbedOptions) -> bool:
+    """Whether an output names its datasets by the ids of its rows, which then must not repeat.
+
+    A record with regions has an id of its own anyway.
+    """
     flat = [target for target in targets if (target.format, options.h5_layout) == ("h5", "flat")]
     return any(not (target.per_token and options.rules.regions) for target in flat)
 
@@ -475,58 +554,19 @@ def _rate_key(size: ModelSize, options: EmbedOptions) -> str:
     return f"{size.layers}x{size.width} {options.precision} {options.device} {threads}"
 
 
-def _refuse_existing(target: _Target, options: EmbedOptions) -> None:
-    """Leave what exists alone unless the options speak of it."""
-    if options.resume and options.overwrite:
-        raise UsageError("--resume goes on and --overwrite starts again; use one of them")
-    if options.resume or options.overwrite:
-        return
-    for file in [*output.files_of(target.path, target.format), skipped_path(target.path)]:
-        if file.exists():
-            raise OutputUnwritable(f"{file}: exists; use --overwrite to replace it, or choose another -o")
-    if partial_path(target.path).exists():
-        raise OutputUnwritable(
-            f"{partial_path(target.path)}: a run that did not finish; use --resume to go on with it, "
-            "or --overwrite to start again"
-        )
-
-
-def _is_whole(target: Path, header: Header) -> bool:
-    """Whether the output is there already, made by the same run.
-
-    Raises
-    ------
-    RunMismatch
-        It was made by another run, and no unfinished one stands beside it.
-    """
-    if not target.exists():
-        return False
-    try:
-        found = run_key(output.read_output(target)[0])
-        compare_keys(found, run_key(header), str(target))
-    except (RunMismatch, InputError, KeyError) as error:
-        if partial_path(target).exists():
-            return False
-        if isinstance(error, RunMismatch):
-            raise
-        raise RunMismatch(f"{target}: exists and is no output of protrna embed; choose another -o") from None
-    shutil.rmtree(partial_path(target), ignore_errors=True)
-    return True
-
-
-def _load(checkpoint: Path | None, precision: str, device: str, threads: int | None) -> tuple[ProtRNA, str]:
-    """Load a model; returns it with the device that it is on."""
+def load_checkpoint(checkpoint: Path | None, precision: str, device: str, threads: int | None) -> ProtRNA:
+    """Load the model of a checkpoint that is at hand; None is the demo model."""
     from protrna_cli.model import runtime
     from protrna_cli.model.transformer import ProtRNA
 
-    device = runtime.configure(device, threads)
+    runtime.configure(device, threads)
     place = runtime.placer(precision)
-    return ProtRNA(*(read_checkpoint(checkpoint, place) if checkpoint else demo.demo_weights(place))), device
+    return ProtRNA(*(read_checkpoint(checkpoint, place) if checkpoint else demo.demo_weights(place)))
 
 
-def _recommend(options: EmbedOptions, device: str, progress: Progress) -> None:
+def _recommend(options: EmbedOptions, progress: Progress) -> None:
     """Tell who computes in float32 where bfloat16 is much faster; the demo model is fast anyway."""
     from protrna_cli.model import runtime
 
-    if options.precision == "float32" and options.model != weights.DEMO and runtime.bfloat16_is_fast(device):
+    if options.precision == "float32" and options.model != weights.DEMO and runtime.bfloat16_is_fast():
         progress.note("this machine is several times faster with --precision bfloat16, see the README")

@@ -6,16 +6,12 @@ import json
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from protrna_cli import __version__, weights
+from protrna_cli.api import load_checkpoint
 from protrna_cli.machine import available_cpus, available_memory, cpu_flags
-from protrna_cli.model import demo
-from protrna_cli.model.checkpoint import read_checkpoint
 from protrna_cli.report import amount
-
-if TYPE_CHECKING:
-    from protrna_cli.model.transformer import ProtRNA
 
 TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 """Instruction sets that decide how fast matmuls are."""
@@ -119,7 +115,6 @@ def examine(
         The checkpoint is not usable.
     """
     from protrna_cli.model import runtime, trial
-    from protrna_cli.model.transformer import ProtRNA
 
     device = runtime.configure(device, threads)
     published = weights.folder(weights_dir) / weights.PUBLISHED_FILE
@@ -127,16 +122,11 @@ def examine(
     if model == weights.PUBLISHED and not there:
         model = weights.DEMO
     checkpoint = weights.locate(model, weights_dir)
-
-    def load(precision: str) -> ProtRNA:
-        place = runtime.placer(precision)
-        return ProtRNA(*(read_checkpoint(checkpoint, place) if checkpoint else demo.demo_weights(place)))
-
-    demo_model = ProtRNA(*demo.demo_weights(runtime.placer("float32")))
+    demo = load_checkpoint(None, "float32", device, threads)
     speed: dict[str, dict[str, Any]] = {"matmul": {}, "tokens": {}, "share": {}}
     for precision in ("float32", "bfloat16"):
         speed["matmul"][precision] = flops = trial.matmul_rate(precision)
-        tried = load(precision)
+        tried = load_checkpoint(checkpoint, precision, device, threads)
         speed["tokens"][precision] = rate = trial.token_rate(tried)
         speed["share"][precision] = rate * tried.size.operations / flops
         del tried  # two models at once would need the memory of both
@@ -156,6 +146,6 @@ def examine(
         model=model,
         tokens_per_second=speed["tokens"],
         share_of_matmul=speed["share"],
-        reference_error=trial.reference_error(demo_model),
-        batch_error=trial.batch_error(demo_model),
+        reference_error=trial.reference_error(demo),
+        batch_error=trial.batch_error(demo),
     )

@@ -5,13 +5,17 @@ ProtrnaError
 ├── InputError           65   the input is not FASTA of RNA or DNA
 ├── InputUnreadable      66   the input cannot be opened or read
 ├── WeightsError         69   the checkpoint is not at hand or not usable
+├── MissingExtra         69   a command's libraries are not installed
 ├── NotFinite            70   an embedding is not a number
 ├── OutOfMemory          71   one record alone does not fit into memory
 ├── OutputUnwritable     73   the output cannot be created
+│   └── OutputBusy       73   another process is writing it
 ├── WriteFailed          74   writing broke off
 ├── Stopped              75   asked to stop; committed work is safe
 │   └── Interrupted     130   the same, from the keyboard
-└── RunMismatch          78   not the run that is being resumed or merged
+├── ClusterError         76   the Dask cluster cannot be reached, or its workers died
+├── RunMismatch          78   not the run that is being resumed or merged
+└── ReaderGone          141   whoever read our output has enough of it
 """
 
 
@@ -48,10 +52,20 @@ class WeightsError(ProtrnaError):
     exit_code = 69
 
 
+class MissingExtra(ProtrnaError):
+    """The libraries of a command are an extra that is not installed."""
+
+    exit_code = 69
+
+
 class OutputUnwritable(ProtrnaError):
     """The output cannot be created; nothing was computed."""
 
     exit_code = 73
+
+
+class OutputBusy(OutputUnwritable):
+    """Another process is writing the output."""
 
 
 class WriteFailed(ProtrnaError):
@@ -73,9 +87,16 @@ class OutOfMemory(ProtrnaError):
 
 
 class Stopped(ProtrnaError):
-    """The run was asked to stop; what was committed is safe."""
+    """The run was asked to stop; what was committed is safe.
+
+    Attributes
+    ----------
+    resumable
+        Whether `--resume` goes on with the run.
+    """
 
     exit_code = 75
+    resumable = True
 
 
 class Interrupted(Stopped):
@@ -84,7 +105,22 @@ class Interrupted(Stopped):
     exit_code = 130
 
 
+class ClusterError(ProtrnaError):
+    """The Dask cluster cannot be reached, is not fit, or its workers died again and again."""
+
+    exit_code = 76
+
+
 class RunMismatch(ProtrnaError):
     """What is being resumed or merged was made by another run."""
 
     exit_code = 78
+
+
+class ReaderGone(ProtrnaError):
+    """Whoever read our standard output has closed it, as `head` does; nobody is left to be told.
+
+    The exit code is that of a shell for a command that a closed pipe (SIGPIPE) ends.
+    """
+
+    exit_code = 141

@@ -1,12 +1,14 @@
 """Paths to lines of text: files, pipes and standard input, plain or compressed, told by their content.
 
 Every input is read twice, by the census and by the embedding pass. What can be read only once, a pipe, is
-first copied to a nameless temporary file, which vanishes with the process, however that ends.
+first copied to a nameless temporary file, which vanishes with the process, however that ends. An offset into
+an input counts bytes of its text, decompressed and behind a byte-order mark.
 """
 
 from __future__ import annotations
 
 import bz2
+import codecs
 import errno
 import gzip
 import io
@@ -53,13 +55,28 @@ class Source:
     path: Path | None = None
     spool: IO[bytes] | None = field(default=None, compare=False)
 
-    def lines(self, digest: Any = None) -> Iterator[str]:
+    def stamp(self) -> tuple[int, int]:
+        """Size in bytes and time of change in nanoseconds: what differs when the input was written anew.
+
+        Raises
+        ------
+        InputUnreadable
+            The input is not there any more.
+        """
+        with self._translated():
+            status = os.fstat(self.spool.fileno()) if self.spool else Path(self.path or "").stat()
+        return status.st_size, status.st_mtime_ns
+
+    def lines(self, digest: Any = None, start: int = 0) -> Iterator[str]:
         """Yield the lines of the text, newlines as they are.
 
         Parameters
         ----------
         digest
             A hash, updated with every byte of the input as it stands on disk.
+        start
+            Offset of the first line to yield. A plain file is read from there, and a compressed one is
+            decompressed up to there.
 
         Raises
         ------
@@ -72,7 +89,7 @@ class Source:
             try:
                 with (
                     io.BufferedReader(_StoredBytes(self, digest), 1 << 20) as stored,
-                    io.TextIOWrapper(_decompressed(stored), "utf-8-sig") as text,
+                    io.TextIOWrapper(_text_from(stored, start), "utf-8", newline="") as text,
                 ):
                     yield from text
                     while stored.read(1 << 20):  # what stands behind the compressed text is hashed too
@@ -181,10 +198,30 @@ class _StoredBytes(io.RawIOBase):
             self._digest.update(data)
         return len(data)
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at}[whence]
+        return self._at
+
     def close(self) -> None:
         if not self.closed and not self._spool:
             os.close(self._descriptor)
         super().close()
+
+
+def _text_from(stored: Any, start: int) -> Any:
+    """Decompress, pass the byte-order mark, and go to an offset of the text."""
+    text = _decompressed(stored)
+    if text.peek(3)[:3] == codecs.BOM_UTF8:
+        text.read(3)
+    if text is stored:
+        stored.seek(start, os.SEEK_CUR)
+    else:
+        while start and (passed := text.read(min(start, 1 << 20))):
+            start -= len(passed)
+    return text
 
 
 def _decompressed(stored: Any) -> Any:
@@ -218,15 +255,15 @@ class _Readable(io.RawIOBase):
         return len(data)
 
 
-def fasta_lines(source: Source, digest: Any = None) -> Iterator[str]:
-    """Yield a source's lines after making sure that the first is a FASTA header.
+def fasta_lines(source: Source, digest: Any = None, start: int = 0) -> Iterator[str]:
+    """Yield a source's lines, from an offset on, after making sure that the first is a FASTA header.
 
     Raises
     ------
     InputError
         The first line that is not blank does not start with `>`.
     """
-    lines = source.lines(digest)
+    lines = source.lines(digest, start)
     for number, line in enumerate(lines, start=1):
         if line.strip():
             if not line.startswith(">"):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from protrna_cli.errors import OutputUnwritable
+from protrna_cli.errors import OutputBusy, OutputUnwritable
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
 """What a file system that knows no locks answers, as some network ones do."""
@@ -25,15 +25,17 @@ def locked(output: Path) -> Iterator[None]:
 
     Raises
     ------
+    OutputBusy
+        Another process holds it.
     OutputUnwritable
-        Another process holds it, or the file cannot be made.
+        The file cannot be made.
     """
     path = output.with_name(f"{output.name}.lock")
     try:
         descriptor = _acquire(path)
     except BlockingIOError:
         holder = path.read_text(errors="replace").strip() if path.exists() else "another process"
-        raise OutputUnwritable(
+        raise OutputBusy(
             f"{output}: {holder or 'another process'} is writing it; wait for that or choose another -o"
         ) from None
     except OSError as error:

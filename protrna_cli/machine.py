@@ -64,6 +64,15 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), ()))
 
 
+def resident_memory() -> int | None:
+    """Bytes of memory that this process holds now; None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def parse_device(device: str) -> tuple[str, int]:
     """Split `auto`, `cpu`, `gpu` or `gpu:N` into its kind and its number.
 

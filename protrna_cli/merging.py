@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from protrna_cli import output
-from protrna_cli.errors import OutputUnwritable, RunMismatch, WriteFailed
+from protrna_cli.errors import InputUnreadable, RunMismatch
 from protrna_cli.journal import compare_keys
-from protrna_cli.locks import locked
+from protrna_cli.making import make_output
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.provenance import run_key, shard_of
 from protrna_cli.shard import WHOLE
-from protrna_cli.spool import partial_path, publish, skipped_path
+from protrna_cli.spool import is_part
 
 
 def merge(parts: Sequence[Path], target: Path, format: str, h5_layout: str, overwrite: bool) -> Header:
@@ -24,7 +23,8 @@ def merge(parts: Sequence[Path], target: Path, format: str, h5_layout: str, over
     Parameters
     ----------
     parts
-        Finished outputs of `--shard 1/N` to `N/N`, in any order and of any format.
+        Finished outputs of `--shard 1/N` to `N/N`, in any order and of any format, or the folder of a
+        dataset.
 
     Returns
     -------
@@ -34,33 +34,63 @@ def merge(parts: Sequence[Path], target: Path, format: str, h5_layout: str, over
     Raises
     ------
     RunMismatch
-        A part is missing, doubled, incomplete or of another run.
+        A part is missing, doubled or of another run.
+    InputUnreadable, InputError
+        A part cannot be read, is damaged, or lacks rows.
     OutputUnwritable
         The output exists, or cannot be created.
     WriteFailed
         Writing broke off; the parts are as they were.
     """
-    with locked(target):
-        if not overwrite and any(file.exists() for file in output.files_of(target, format)):
-            raise OutputUnwritable(f"{target}: exists; use --overwrite to replace it, or choose another -o")
-        ordered = _ordered(parts)
-        header = _joined(list(ordered.values()), ordered)
-        folder = partial_path(target)
-        if folder.exists():
-            raise OutputUnwritable(f"{folder}: a run that did not finish; finish it or remove it first")
-        try:
-            folder.mkdir()
-            made = folder / target.name
-            blocks = chain.from_iterable(_blocks(path, head) for path, head in ordered.items())
-            output.write_output(made, format, h5_layout, header, blocks)
-            publish(made, target, format, _join_skipped(list(ordered), folder / "skipped.tsv"))
-        except OSError as error:
-            raise WriteFailed(
-                f"{target}: writing failed ({error.strerror or error}); make room first"
-            ) from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    ordered, header, blocks = read_parts([part for path in parts for part in parts_of(path)])
+    make_output(target, format, h5_layout, overwrite, header, blocks, ordered)
     return header
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The parts of a dataset, in order; an output of one file is its own only part.
+
+    Raises
+    ------
+    InputUnreadable
+        It is a folder, and no part is in it.
+    """
+    if not path.is_dir():
+        return [path]
+    parts = sorted(filter(is_part, path.iterdir()))
+    if not parts:
+        raise InputUnreadable(f"{path}: a folder without parts; name an output of protrna embed")
+    return parts
+
+
+def read_dataset(path: Path) -> tuple[Header, Iterator[Block]]:
+    """Open an output, a file or a dataset, as `output.read_whole` does.
+
+    Raises
+    ------
+    InputUnreadable, InputError, RunMismatch
+        As `output.read_whole` and `read_parts`.
+    """
+    return read_parts(parts_of(path))[1:] if path.is_dir() else output.read_whole(path)
+
+
+def read_parts(parts: Sequence[Path]) -> tuple[list[Path], Header, Iterator[Block]]:
+    """Open the parts of a sharded run as one output.
+
+    Returns
+    -------
+    tuple
+        The parts in order, the header of all together, and their rows, read as they are asked for.
+
+    Raises
+    ------
+    RunMismatch
+        A part is missing, doubled or of another run.
+    """
+    ordered = _ordered(parts)
+    header = _joined(list(ordered.values()), ordered)
+    blocks = chain.from_iterable(output.read_whole(part)[1] for part in ordered)
+    return list(ordered), header, blocks
 
 
 def _ordered(parts: Sequence[Path]) -> dict[Path, Header]:
@@ -103,28 +133,3 @@ def _joined(headers: list[Header], parts: dict[Path, Header]) -> Header:
     rows = sum(header.n_rows for header in headers)
     residues = sum(header.n_residues for header in headers)
     return replace(headers[0], n_rows=rows, n_residues=residues, provenance=provenance)
-
-
-def _blocks(part: Path, header: Header) -> Iterator[Block]:
-    """Read a part's rows and make sure that there are as many as it says."""
-    rows = 0
-    for block in output.read_output(part)[1]:
-        rows += len(block.rows)
-        yield block
-    if rows != header.n_rows:
-        raise RunMismatch(f"{part}: has {rows:,} rows, not {header.n_rows:,}; make this part again")
-
-
-def _join_skipped(parts: list[Path], target: Path) -> Path | None:
-    """Join the lists of skipped records; None when no part has one."""
-    lists = [skipped_path(part) for part in parts if skipped_path(part).exists()]
-    if not lists:
-        return None
-    with target.open("wb") as joined:
-        for i, each in enumerate(lists):
-            with each.open("rb") as file:
-                header = file.readline()
-                if i == 0:
-                    joined.write(header)
-                shutil.copyfileobj(file, joined)
-    return target

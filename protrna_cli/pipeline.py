@@ -6,7 +6,7 @@ Legend: B batch, T tokens, D width.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import Protocol
@@ -135,7 +135,7 @@ def embed(
         records = [item for item in window if isinstance(item, Record)]
         lacking = [product for product in products if product.sink.position.windows <= number]
         if not lacking:
-            progress.advance(len(records), sum(plan.embedded_length(r.length, job.rules) for r in records))
+            progress.resume(len(records), sum(plan.embedded_length(r.length, job.rules) for r in records))
             continue
         task = Task(records, job.rules, job.max_tokens)
         skipped = [item for item in window if isinstance(item, Skipped)]
@@ -217,13 +217,13 @@ def _embed_window(
     """Run a window's batches from the `first` on, committing now and then; returns the tokens that ran."""
     tokens, safe, committed = 0, first, time.monotonic()
     for piece in (task.pieces[i] for batch in task.batches[:first] for i in batch):
-        _advance(progress, task, piece)
+        _advance(progress.resume, task, piece)
     try:
         for number, batch in enumerate(task.batches[first:], start=first + 1):
             for i, taken in _run(model, task, makers, batch, job, stop):
                 for maker, vectors in zip(makers, taken, strict=True):
                     maker.take(i, vectors)
-                _advance(progress, task, task.pieces[i])
+                _advance(progress.advance, task, task.pieces[i])
                 tokens += task.pieces[i].length + 2
             if makers[0].idle:
                 safe = number
@@ -241,11 +241,11 @@ def _commit(makers: list[_Maker], batches: int) -> None:
         maker.sink.commit(batches)
 
 
-def _advance(progress: Progress, task: Task, piece: Piece) -> None:
+def _advance(add: Callable[[int, int], None], task: Task, piece: Piece) -> None:
     """Count a piece that ran, and its record with the last one; equal records were embedded with it."""
     copies = len(task.places[piece.record])
     last = piece.stop == task.embedded(piece.record)
-    progress.advance(copies * last, copies * piece.fresh)
+    add(copies * last, copies * piece.fresh)
 
 
 def _run(

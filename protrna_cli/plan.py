@@ -49,23 +49,36 @@ def windows(
 
 
 def sliced(
-    items: Iterable[_R], shard: Shard, cost: Callable[[_R], int], total: int, by_window: bool
+    items: Iterable[_R],
+    shard: Shard,
+    cost: Callable[[_R], int],
+    total: int,
+    by_window: bool,
+    done: int = 0,
 ) -> Iterator[_R]:
     """Take a shard's slice: consecutive items, of like cost from shard to shard.
 
+    Nothing is asked of `items` once one came that is beyond the shard.
+
     Parameters
     ----------
+    items
+        All items from the first of some window on, which is not behind the shard's first item.
     cost, total
         What an item costs, and all of them together.
     by_window
         Cut between windows only, so that every batch is what it is in the whole run.
+    done
+        What the items before these cost.
     """
-    done = 0
     for group in windows(items) if by_window else ([item] for item in items):
         costs = sum(cost(item) for item in group)
         # The last item may cost nothing and stand at the very end.
-        if shard.holds(min(done, total - 1), costs, total):
+        before = min(done, total - 1)
+        if shard.holds(before, costs, total):
             yield from group
+        elif shard.ends_before(before, costs, total):
+            return
         done += costs
 
 

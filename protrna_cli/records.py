@@ -8,10 +8,12 @@ counted; `-` `.` `~` are gaps; white space is nothing; anything else is invalid.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
@@ -28,6 +30,49 @@ WINDOWS_A_SHARD = 16
 
 UNKNOWN, _GAP, _INVALID = "x", "-", "!"
 _ONLY_PROTEIN = frozenset("EFJLOPQZ*")
+_CHANGED = "changed while it was being read; start again with a file at rest"
+
+
+class Place(NamedTuple):
+    """Where a record begins.
+
+    Attributes
+    ----------
+    source
+        Which input, from 0.
+    number
+        Which record of it, from 1.
+    line, offset
+        Line of its header, from 1, and offset of that line, as `inputs` counts it.
+    """
+
+    source: int = 0
+    number: int = 1
+    line: int = 1
+    offset: int = 0
+
+
+START = Place()
+
+
+class Mark(NamedTuple):
+    """Where a window begins, and what the census had counted before it: reading can begin here.
+
+    Attributes
+    ----------
+    place
+        Of its first record.
+    n_tokens, n_scores
+        As the census counts them.
+    """
+
+    place: Place
+    n_tokens: int
+    n_scores: int
+
+    def cost(self, width: int) -> int:
+        """What all records before cost to embed, as `plan.cost` counts it."""
+        return 6 * width * self.n_tokens + self.n_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +89,8 @@ class Record:
         Residues as the lower-case letters `a c g u x`, at least one.
     n_unknown
         How many of them are `x`.
+    place
+        Where it begins.
     """
 
     number: int
@@ -51,6 +98,7 @@ class Record:
     description: str
     sequence: str
     n_unknown: int
+    place: Place = field(default=START, compare=False, repr=False)
 
     @property
     def length(self) -> int:
@@ -88,6 +136,8 @@ class Skipped:
         Line of the input, and residue of the record, of what is wrong; 0 where it is not one letter.
     reason
         What is wrong.
+    place
+        Where it begins.
     """
 
     file: str
@@ -96,6 +146,7 @@ class Skipped:
     line: int
     position: int
     reason: str
+    place: Place = field(default=START, compare=False, repr=False)
 
     @property
     def length(self) -> int:
@@ -127,10 +178,12 @@ class Census:
         Records longer than `max_length`, and records equal to another of their window.
     longest, longest_id
         Residues and id of the longest record.
-    n_windows
-        Windows into which the records are cut.
     n_tokens, n_scores
         Tokens that run, and attention scores a head that they make.
+    stamps
+        Size and time of change of each input, as `Source.stamp` gives them.
+    marks
+        One a window into which the records are cut.
     """
 
     inputs: list[dict[str, str]] = field(default_factory=list)
@@ -145,15 +198,16 @@ class Census:
     n_repeats: int = 0
     longest: int = 0
     longest_id: str = ""
-    n_windows: int = 0
     n_tokens: int = 0
     n_scores: int = 0
+    stamps: list[tuple[int, int]] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
 
     def count(self, items: Iterable[Record | Skipped], rules: Rules) -> None:
         """Add records, window by window."""
         for window in plan.windows(items):
             records = [item for item in window if isinstance(item, Record)]
-            self.n_windows += 1
+            self.marks.append(Mark(window[0].place, self.n_tokens, self.n_scores))
             self.n_records += len(records)
             self.n_skipped += len(window) - len(records)
             self.n_repeats += len(records) - len({record.sequence for record in records})
@@ -178,6 +232,12 @@ class Census:
         """What all records cost to embed, as `plan.cost` counts it."""
         return 6 * width * self.n_tokens + self.n_scores
 
+    def mark_before(self, shard: Shard, width: int) -> Mark:
+        """The last mark that is not behind a shard's first record."""
+        before = (shard.index - 1) * self.cost(width)
+        behind = bisect_left(self.marks, before, key=lambda mark: mark.cost(width) * shard.count)
+        return self.marks[max(0, behind - 1)]
+
 
 def take_census(sources: Sequence[Source], rules: Rules, unique_ids: bool = False) -> Census:
     """Read the whole input once: validate every record, count, and hash the inputs.
@@ -196,11 +256,11 @@ def take_census(sources: Sequence[Source], rules: Rules, unique_ids: bool = Fals
         An input is not FASTA of RNA or DNA under the rules, an id is not unique that must be, no record has
         the id of a region, or no record is left to embed.
     """
-    census = Census()
+    census = Census(stamps=[source.stamp() for source in sources])
     items = _read(sources, rules, census.inputs)
     if rules.regions:
         items = _with_all_regions(items, rules.regions)
-    census.count(_with_own_ids(items, sources, census, rules) if unique_ids else items, rules)
+    census.count(_with_own_ids(items, sources, rules) if unique_ids else items, rules)
     if not census.n_records:
         names = ", ".join(source.name for source in sources)
         raise InputError(f"{names}: all {census.n_skipped} records were skipped; nothing is left to embed")
@@ -208,7 +268,7 @@ def take_census(sources: Sequence[Source], rules: Rules, unique_ids: bool = Fals
 
 
 def _with_own_ids(
-    items: Iterable[Record | Skipped], sources: Sequence[Source], census: Census, rules: Rules
+    items: Iterable[Record | Skipped], sources: Sequence[Source], rules: Rules
 ) -> Iterator[Record | Skipped]:
     """Pass records on as long as each of their rows has an id of its own."""
     seen: set[int] = set()
@@ -216,7 +276,7 @@ def _with_own_ids(
         if isinstance(item, Record):
             for row in rows_of(item, rules, per_token=False):
                 if not row.id or hash(row.id) in seen:
-                    raise InputError(_unfit_id(sources[len(census.inputs)], item, row.id))
+                    raise InputError(_unfit_id(sources[item.place.source], item, row.id))
                 seen.add(hash(row.id))
         yield item
 
@@ -255,54 +315,96 @@ def read_records(sources: Sequence[Source], rules: Rules, census: Census) -> Ite
     yield from _read(sources, rules, inputs)
     for source, before, now in zip(sources, census.inputs, inputs, strict=True):
         if before != now:
-            raise InputError(
-                f"{source.name}: changed while it was being read; start again with a file at rest"
-            )
+            raise InputError(f"{source.name}: {_CHANGED}")
+
+
+def read_slice(
+    sources: Sequence[Source], rules: Rules, whole: Census, shard: Shard, width: int
+) -> Iterator[Record | Skipped]:
+    """Read a shard's slice of the input once more, from the mark before it on and no further than needed.
+
+    Shards of like cost are cut between windows, where every batch is what it is in the whole run; where
+    there are too few windows for that, between records.
+
+    Parameters
+    ----------
+    whole
+        Census of the input, under the same rules.
+    width
+        D of the model, by which a record's cost is reckoned.
+
+    Raises
+    ------
+    InputError
+        As `read_records`. A slice is not hashed: an input is taken for changed when its size or its time of
+        change is not what the census saw.
+    """
+    if shard == WHOLE:
+        yield from read_records(sources, rules, whole)
+        return
+    _check_unchanged(sources, whole)
+    mark = whole.mark_before(shard, width)
+    yield from plan.sliced(
+        _read_on(sources, rules, mark.place),
+        shard,
+        lambda item: plan.cost(item.length, rules, width),
+        whole.cost(width),
+        by_window=len(whole.marks) >= WINDOWS_A_SHARD * shard.count,
+        done=mark.cost(width),
+    )
+    _check_unchanged(sources, whole)
+
+
+def _check_unchanged(sources: Sequence[Source], census: Census) -> None:
+    for source, stamp in zip(sources, census.stamps, strict=True):
+        if source.stamp() != stamp:
+            raise InputError(f"{source.name}: {_CHANGED}")
 
 
 def _read(
-    sources: Iterable[Source], rules: Rules, inputs: list[dict[str, str]]
+    sources: Sequence[Source], rules: Rules, inputs: list[dict[str, str]]
 ) -> Iterator[Record | Skipped]:
     """Read all inputs in order; name and hash of each are added to `inputs` when it ends."""
-    letters = _Letters(rules)
-    for source in sources:
+    for i, source in enumerate(sources):
         digest = hashlib.sha256()
-        number = 0
-        numbered = _HeaderLines(fasta_lines(source, digest))
-        for number, (header, raw) in enumerate(SimpleFastaParser(iter(numbered)), start=1):
-            yield _judged(source, number, header, letters.read(raw), numbered.waiting.popleft(), rules)
-        if not number:
+        item = None
+        for item in _read_from(source, rules, Place(i), digest):
+            yield item
+        if not item:
             raise InputError(f"{source.name}: no FASTA record in it; a record starts with '>ID description'")
         inputs.append({"name": Path(source.name).name, "sha256": digest.hexdigest()})
 
 
-def slice_of(
-    items: Iterator[Record | Skipped], shard: Shard, whole: Census, rules: Rules, width: int
-) -> Iterator[Record | Skipped]:
-    """Take a shard's slice of the whole input.
-
-    Shards of like cost are cut between windows, where every batch is what it is in the whole run; where
-    there are too few windows for that, between records.
-    """
-    if shard == WHOLE:
-        return items
-    by_window = whole.n_windows >= WINDOWS_A_SHARD * shard.count
-    return plan.sliced(
-        items, shard, lambda item: plan.cost(item.length, rules, width), whole.cost(width), by_window
-    )
+def _read_on(sources: Sequence[Source], rules: Rules, start: Place) -> Iterator[Record | Skipped]:
+    """Read the inputs in order from a place on."""
+    yield from _read_from(sources[start.source], rules, start)
+    for i in range(start.source + 1, len(sources)):
+        yield from _read_from(sources[i], rules, Place(i))
 
 
-class _HeaderLines:
-    """Lines of an input, and the numbers of the header lines that passed by and wait for their record."""
+def _read_from(source: Source, rules: Rules, start: Place, digest: Any = None) -> Iterator[Record | Skipped]:
+    """Read an input from a place on."""
+    letters = _Letters(rules)
+    headers = _Headers(fasta_lines(source, digest, start.offset), start)
+    for header, raw in SimpleFastaParser(iter(headers)):
+        yield _judged(source, headers.waiting.popleft(), header, letters.read(raw), rules)
 
-    def __init__(self, lines: Iterable[str]) -> None:
-        self.waiting: deque[int] = deque()
+
+class _Headers:
+    """Lines of an input, and the places of the headers that passed by and wait for their record."""
+
+    def __init__(self, lines: Iterable[str], start: Place) -> None:
+        self.waiting: deque[Place] = deque()
         self._lines = lines
+        self._start = start
 
     def __iter__(self) -> Iterator[str]:
-        for number, line in enumerate(self._lines, start=1):
+        source, record, first, offset = self._start
+        for number, line in enumerate(self._lines, start=first):
             if line[0] == ">":
-                self.waiting.append(number)
+                self.waiting.append(Place(source, record, number, offset))
+                record += 1
+            offset += len(line) if line.isascii() else len(line.encode())
             yield line
 
 
@@ -331,9 +433,7 @@ class _Letters(dict[int, str | None]):
         return sequence
 
 
-def _judged(
-    source: Source, number: int, header: str, sequence: str, line: int, rules: Rules
-) -> Record | Skipped:
+def _judged(source: Source, place: Place, header: str, sequence: str, rules: Rules) -> Record | Skipped:
     """Make a record, or say why it is left out.
 
     Raises
@@ -342,37 +442,37 @@ def _judged(
         The rules do not let the record pass.
     """
     if "\0" in header:
-        raise InputError(f"{source.name}: line {line}: a header with a NUL byte; is this a text file?")
+        raise InputError(f"{source.name}: line {place.line}: a header with a NUL byte; is this a text file?")
     name, description = [*header.split(None, 1), "", ""][:2]
     if not sequence or _GAP in sequence or _INVALID in sequence:
-        return _flawed(source, number, name, line, sequence, rules)
+        return _flawed(source, place, name, sequence, rules)
     if len(sequence) > rules.max_length and rules.long in ("error", "skip"):
         reason = f"{len(sequence):,} residues, longer than {rules.max_length:,}"
-        flaw = Skipped(source.name, number, name, line, 0, reason)
+        flaw = Skipped(source.name, place.number, name, place.line, 0, reason, place)
         if rules.long == "error":
             raise InputError(f"{flaw}; use --long window, truncate, skip or whole")
         return flaw
-    record = Record(number, name, description, sequence, sequence.count(UNKNOWN))
-    return _without_rows(source, record, line, rules) or record
+    record = Record(place.number, name, description, sequence, sequence.count(UNKNOWN), place)
+    return _without_rows(source, record, rules) or record
 
 
-def _without_rows(source: Source, record: Record, header: int, rules: Rules) -> Skipped | None:
+def _without_rows(source: Source, record: Record, rules: Rules) -> Skipped | None:
     """Say why no row can speak of a record, if none can; raised unless the rules skip it."""
+    number, name, place = record.number, record.id, record.place
     if rules.regions:
-        if record.id not in rules.regions.by_id:
+        if name not in rules.regions.by_id:
             reason = f"no region in {rules.regions.file}"
-            return Skipped(source.name, record.number, record.id, header, 0, reason)
+            return Skipped(source.name, number, name, place.line, 0, reason, place)
         _check_ends(record, rules.regions, rules)
-    if rules.skip_unknown:
-        for row in rows_of(record, rules, per_token=False):
-            if not row.n_embedded:
-                where = f" in region {shortened(row.id)}" if rules.regions else ""
-                reason = f"no known residue{where}"
-                flaw = Skipped(source.name, record.number, record.id, header, 0, reason)
-                if rules.on_invalid != "skip":
-                    remedy = "remove it, leave out --skip-unknown, or use --on-invalid skip"
-                    raise InputError(f"{flaw}; {remedy}")
-                return flaw
+    rows = rows_of(record, rules, per_token=False) if rules.skip_unknown else []
+    for row in rows:
+        if not row.n_embedded:
+            reason = f"{shortened(row.id)} has no known residue"
+            flaw = Skipped(source.name, number, name, place.line, 0, reason, place)
+            if rules.on_invalid != "skip":
+                remedy = "remove it, leave out --skip-unknown, or use --on-invalid skip"
+                raise InputError(f"{flaw}; {remedy}")
+            return flaw
     return None
 
 
@@ -388,15 +488,16 @@ def _check_ends(record: Record, regions: Regions, rules: Rules) -> None:
             )
 
 
-def _flawed(source: Source, number: int, name: str, header: int, sequence: str, rules: Rules) -> Skipped:
+def _flawed(source: Source, place: Place, name: str, sequence: str, rules: Rules) -> Skipped:
     """Say what is wrong with a record's letters; raised unless the rules skip it."""
     if not sequence:
-        flaw = Skipped(source.name, number, name, header, 0, "no residues")
+        flaw = Skipped(source.name, place.number, name, place.line, 0, "no residues", place)
         remedy = "remove the record, or use --on-invalid skip"
     else:
         mark = _GAP if _GAP in sequence else _INVALID
-        line, position, letter, raw = _locate(source, header, mark, rules)
-        flaw = Skipped(source.name, number, name, line, position, f"{letter!r} is no letter of RNA or DNA")
+        line, position, letter, raw = _locate(source, place, mark, rules)
+        reason = f"{letter!r} is no letter of RNA or DNA"
+        flaw = Skipped(source.name, place.number, name, line, position, reason, place)
         remedy = "correct it, or use --on-invalid skip or --on-invalid unknown"
         if mark == _GAP:
             # An alignment is a file chosen by mistake, not a bad record: --on-invalid does not speak of it.
@@ -409,18 +510,19 @@ def _flawed(source: Source, number: int, name: str, header: int, sequence: str, 
     return flaw
 
 
-def _locate(source: Source, header: int, mark: str, rules: Rules) -> tuple[int, int, str, str]:
+def _locate(source: Source, place: Place, mark: str, rules: Rules) -> tuple[int, int, str, str]:
     """Line, position and letter of a record's first letter that reads as `mark`, and all its letters.
 
     It reads the record again, for which good records never pay.
     """
     letters = _Letters(rules)
     lines: list[tuple[int, str]] = []
-    for number, line in enumerate(fasta_lines(source), start=1):
-        if number > header:
-            if line[0] == ">":
-                break
-            lines.append((number, line))
+    following = enumerate(fasta_lines(source, start=place.offset), start=place.line)
+    next(following, None)  # its header
+    for number, line in following:
+        if line[0] == ">":
+            break
+        lines.append((number, line))
     position = 0
     for number, line in lines:
         for letter in line:
@@ -428,7 +530,7 @@ def _locate(source: Source, header: int, mark: str, rules: Rules) -> tuple[int, 
             position += len(read)
             if read == mark:
                 return number, position, letter, "".join(line for _, line in lines)
-    raise InputError(f"{source.name}: changed while it was being read; start again with a file at rest")
+    raise InputError(f"{source.name}: {_CHANGED}")
 
 
 def shortened(name: str) -> str:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from protrna_cli.errors import InputError
 from protrna_cli.inputs import open_sources
@@ -65,6 +66,12 @@ class Regions:
     def origin(self) -> dict[str, str]:
         """Name, without its folders, and SHA-256 of the file."""
         return {"name": Path(self.file).name, "sha256": self.sha256}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Regions:
+        """Make them of what `dataclasses.asdict` gave and JSON kept."""
+        by_id = {name: [Region(**each) for each in of] for name, of in fields["by_id"].items()}
+        return cls(**{**fields, "by_id": by_id})
 
 
 def read_bed(path: str | os.PathLike[str]) -> Regions:

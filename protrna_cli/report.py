@@ -14,6 +14,10 @@ class Progress:
     def advance(self, records: int, residues: int) -> None:
         """Add what was embedded since the last call."""
 
+    def resume(self, records: int, residues: int) -> None:
+        """Add what an earlier process embedded."""
+        self.advance(records, residues)
+
     def note(self, text: str) -> None:
         """Take what the user should know now."""
 

@@ -30,7 +30,7 @@ class Shard:
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise UsageError(f"{text!r} is not a shard; --shard takes I/N, from 1/N to N/N")
+            raise UsageError(f"{text!r} is not a shard; --shard takes I/N, auto or auto/N, I from 1 to N")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
@@ -40,6 +40,10 @@ class Shard:
         """Whether what costs `cost`, after `done` of `total`, is this shard's: its middle decides."""
         middle = 2 * done + cost
         return (self.index - 1) * 2 * total <= middle * self.count < self.index * 2 * total
+
+    def ends_before(self, done: int, cost: int, total: int) -> bool:
+        """Whether what costs `cost`, after `done` of `total`, is a later shard's."""
+        return (2 * done + cost) * self.count >= self.index * 2 * total
 
 
 WHOLE = Shard()

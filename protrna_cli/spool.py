@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from protrna_cli.output.rows import Block, Header, Row, Values
 from protrna_cli.records import Skipped
 from protrna_cli.shard import WHOLE, Shard
 
-SKIPPED_COLUMNS = tuple(field.name for field in fields(Skipped))
+SKIPPED_COLUMNS = tuple(field.name for field in fields(Skipped) if field.compare)
 
 
 def skipped_path(output: Path) -> Path:
@@ -35,6 +36,20 @@ def shard_path(output: Path, shard: Shard) -> Path:
     if shard == WHOLE:
         return output
     return output.with_name(f"{output.stem}.{shard.index}-of-{shard.count}{output.suffix}")
+
+
+def part_name(shard: Shard) -> str:
+    """Name of a shard's part in a dataset; such names sort in input order.
+
+    >>> part_name(Shard(7, 42))
+    'part-07-of-42.parquet'
+    """
+    return f"part-{shard.index:0{len(str(shard.count))}}-of-{shard.count}.parquet"
+
+
+def is_part(path: Path) -> bool:
+    """Whether a path has a name that `part_name` gives."""
+    return re.fullmatch(r"part-\d+-of-\d+\.parquet", path.name) is not None
 
 
 def partial_path(output: Path) -> Path:
@@ -82,7 +97,7 @@ class Spool:
                 self._journal = Journal.create(self._folder / "journal", key)
             self._open_files()
             for folder in (self._folder, output.parent):  # the names, too, outlast a lost node
-                _sync(folder)
+                sync(folder)
         except OSError as error:
             raise OutputUnwritable(
                 f"{output}: cannot be created ({error.strerror}); choose another -o"
@@ -228,11 +243,11 @@ def publish(made: Path, output: Path, format: str, skipped: Path | None) -> None
         # Copied, so that an end between two renames leaves all that --resume needs.
         staged = source.with_name(f"{source.name}.copy")
         shutil.copyfile(source, staged)
-        _sync(staged)
+        sync(staged)
         staged.replace(target)
-    _sync(last)
+    sync(last)
     last.replace(output)
-    _sync(output.parent)
+    sync(output.parent)
 
 
 def _checked(blocks: Iterator[Block], check: Callable[[], None]) -> Iterator[Block]:
@@ -241,7 +256,7 @@ def _checked(blocks: Iterator[Block], check: Callable[[], None]) -> Iterator[Blo
         yield block
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Make a file or a folder's entries durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

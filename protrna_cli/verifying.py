@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from protrna_cli import output
 from protrna_cli.errors import InputError, UsageError
 from protrna_cli.inputs import open_sources
+from protrna_cli.merging import read_dataset
 from protrna_cli.output.rows import ROW_COLUMNS, Block, Header, Row, Values
 from protrna_cli.provenance import rules_of, run_key, shard_of
-from protrna_cli.records import Record, Skipped, read_records, rows_of, shortened, slice_of, take_census
+from protrna_cli.records import Record, Skipped, read_slice, rows_of, shortened, take_census
 from protrna_cli.regions import read_bed
 from protrna_cli.rules import Rules
 from protrna_cli.spool import partial_path, skipped_path
@@ -45,7 +45,7 @@ def verify(
     UsageError
         The regions that it was made with are missing, or they are others.
     """
-    header, blocks = output.read_output(path)
+    header, blocks = read_dataset(path)
     try:
         run_key(header)
     except KeyError as error:
@@ -71,7 +71,7 @@ def _flaws(
         ]
         if hashes[0] != hashes[1]:
             yield "the input is not the one that the output was made from: its SHA-256 differs"
-        items = slice_of(read_records(sources, rules, census), shard_of(header), census, rules, header.width)
+        items = read_slice(sources, rules, census, shard_of(header), header.width)
         skipped: list[Skipped] = []
         yield from _row_flaws(_expected(items, skipped, header, rules), _rows(blocks, header), header)
         yield from _skipped_flaws(path, skipped)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import shlex
 import struct
 import subprocess
 import sys
@@ -57,6 +58,19 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test from a download of 2.6 GB that it did not mean."""
     monkeypatch.setenv("PROTRNA_OFFLINE", "1")
+
+
+def install_command(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    """Put a `protrna` first into the search path, to whose `embed` these words are added."""
+    folder.mkdir()
+    command = folder / "protrna"
+    added = shlex.join(map(str, words))
+    command.write_text(
+        f'#!/bin/bash\n[[ $1 == embed ]] && set -- "$@" {added}\n'
+        f'exec {shlex.quote(sys.executable)} -m protrna_cli "$@"\n'
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
 @pytest.fixture

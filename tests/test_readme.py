@@ -17,6 +17,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
+def block(language: str, words: str) -> str:
+    """Return the one fenced block of a language with these words in it."""
+    [found] = [each for each in blocks(language) if words in each]
+    return found
+
+
 def expanded(word: str) -> list[str]:
     """What a shell makes of a word."""
     return sorted(map(str, Path().glob(word))) if "*" in word else [word]
@@ -28,7 +34,7 @@ def outputs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
     monkeypatch.chdir(tmp_path)
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("protrna ")]
-    assert len(lines) == 12
+    assert len(lines) == 16
     for line in lines:
         words = [each for word in shlex.split(line)[1:] for each in expanded(word)]
         assert run(*words).code == 0

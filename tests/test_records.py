@@ -1,16 +1,23 @@
 """Records under the rules: what is read, what is skipped, and that nothing is lost in between."""
 
-from collections.abc import Callable
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protrna_cli.errors import InputError, UsageError
-from protrna_cli.inputs import Source
-from protrna_cli.records import Record, Skipped, read_records, take_census
+from protrna_cli import plan, records
+from protrna_cli.errors import InputError, InputUnreadable, UsageError
+from protrna_cli.inputs import Source, open_sources
+from protrna_cli.records import Record, Skipped, read_records, read_slice, take_census
 from protrna_cli.rules import DEFAULT_RULES, GAPS, LONG, ON_INVALID, Rules
+from protrna_cli.shard import Shard
 from tests.conftest import ROOT, SAMPLE
 
 Fasta = Callable[[str], Path]
@@ -143,6 +150,105 @@ def test_a_file_that_changed_since_the_census_is_an_error(fasta: Fasta) -> None:
     path.write_text(">a\nACGG\n")
     with pytest.raises(InputError, match="changed while it was being read"):
         list(read_records(sources, DEFAULT_RULES, census))
+
+
+STORED: dict[str, Callable[[bytes], bytes]] = {
+    "plain": bytes,
+    "byte-order mark": lambda data: b"\xef\xbb\xbf" + data,
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zstd, byte-order mark": lambda data: bytes(
+        pa.compress(b"\xef\xbb\xbf" + data, codec="zstd", asbytes=True)
+    ),
+}
+
+
+@given(
+    files=st.lists(
+        st.tuples(
+            st.lists(st.tuples(st.sampled_from(["", " ü€ x", " plain"]), LETTERS), min_size=1, max_size=20),
+            st.sampled_from(list(STORED)),
+            st.sampled_from(["\n", "\r\n", "\r", "\n\n"]),
+            st.integers(1, 50),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    count=st.integers(1, 7),
+    windows_a_shard=st.integers(1, 5),
+    most=st.integers(1, 6),
+)
+def test_a_slice_read_from_its_mark_is_the_slice_of_the_whole(
+    tmp_path_factory: pytest.TempPathFactory,
+    files: list[tuple[list[tuple[str, str]], str, str, int]],
+    count: int,
+    windows_a_shard: int,
+    most: int,
+) -> None:
+    """Against the whole input, read from the start and cut; lines and places of skipped records, too."""
+    folder = tmp_path_factory.mktemp("any")
+    for i, (items, stored, newline, width) in enumerate(files):
+        text = ""
+        for number, (description, letters) in enumerate([*items, ("", "ACGU")]):
+            lines = [letters[at : at + width] for at in range(0, len(letters), width)]
+            text += newline.join([f">{number}{description}", *lines, ""])
+        (folder / f"{i}.fa").write_bytes(STORED[stored](text.encode()))
+    rules = Rules(on_invalid="skip", gaps="remove", max_length=9)
+    with pytest.MonkeyPatch.context() as patch, open_sources(sorted(folder.iterdir())) as sources:
+        patch.setattr(plan.windows, "__defaults__", (most, 60))
+        patch.setattr(records, "WINDOWS_A_SHARD", windows_a_shard)
+        census = take_census(sources, rules)
+        whole = list(read_records(sources, rules, census))
+        windows = list(plan.windows(whole))
+        assert [mark.place for mark in census.marks] == [window[0].place for window in windows]
+        costs = [plan.cost(item.length, rules, 8) for item in whole]
+        slices = [list(read_slice(sources, rules, census, Shard(i, count), 8)) for i in range(1, count + 1)]
+    assert [item for each in slices for item in each] == whole
+    assert [item.place for each in slices for item in each] == [item.place for item in whole]
+    groups = windows if len(windows) >= windows_a_shard * count else [[item] for item in whole]
+    done = 0
+    for group in groups:  # whose middle is a shard's are that shard's
+        cost = sum(plan.cost(item.length, rules, 8) for item in group)
+        middle = 2 * min(done, sum(costs) - 1) + cost
+        home = min(count, middle * count // (2 * sum(costs)) + 1)
+        assert {item.place for item in group} <= {item.place for item in slices[home - 1]}
+        done += cost
+
+
+def test_a_slice_is_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard of a plain file reads its stretch, and little more."""
+    path = tmp_path / "in.fa"
+    path.write_text("".join(f">r{i}\n{'ACGU' * 25}\n" for i in range(200_000)))
+    count = 20
+    read: list[int] = []
+
+    class Counted(Source):
+        def lines(self, digest: Any = None, start: int = 0) -> Iterator[str]:
+            for line in super().lines(digest, start):
+                read.append(len(line))
+                yield line
+
+    sources = [Counted(str(path), path)]
+    monkeypatch.setattr(plan.windows, "__defaults__", (1000, 1 << 20))
+    monkeypatch.setattr(records, "WINDOWS_A_SHARD", 5)
+    census = take_census(sources, DEFAULT_RULES)
+    read.clear()
+    slice_ = list(read_slice(sources, DEFAULT_RULES, census, Shard(11, count), 320))
+    assert [item.id for item in slice_] == [f"r{i}" for i in range(100_000, 110_000)]
+    assert sum(read) < 1.3 * path.stat().st_size / count
+
+
+def test_a_slice_of_a_file_that_changed_since_the_census_is_an_error(fasta: Fasta) -> None:
+    path = fasta(">a\nACGU\n>b\nACGU\n")
+    sources = [Source("in.fa", path)]
+    census = take_census(sources, DEFAULT_RULES)
+    path.write_text(">a\nACGG\n>b\nACGUU\n")
+    with pytest.raises(InputError, match="changed while it was being read"):
+        list(read_slice(sources, DEFAULT_RULES, census, Shard(2, 2), 320))
+    path.unlink()
+    with pytest.raises(InputUnreadable, match="No such file"):
+        list(read_slice(sources, DEFAULT_RULES, census, Shard(2, 2), 320))
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,16 @@ from collections.abc import Sequence
 
 import click
 
+from protrna_cli.cli.convert import convert
 from protrna_cli.cli.doctor import doctor
 from protrna_cli.cli.embed import embed
 from protrna_cli.cli.info import info
+from protrna_cli.cli.map import map_
 from protrna_cli.cli.merge import merge
 from protrna_cli.cli.terminal import say
 from protrna_cli.cli.verify import verify
 from protrna_cli.cli.weights import weights
-from protrna_cli.errors import ProtrnaError, Stopped, WriteFailed
+from protrna_cli.errors import ProtrnaError, ReaderGone, Stopped, WriteFailed
 
 KEYBOARD_INTERRUPT = 130
 
@@ -38,6 +40,8 @@ protrna.add_command(embed)
 protrna.add_command(merge)
 protrna.add_command(verify)
 protrna.add_command(info)
+protrna.add_command(convert)
+protrna.add_command(map_)
 protrna.add_command(weights)
 protrna.add_command(doctor)
 
@@ -52,15 +56,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except Stopped as stopped:
+        if not stopped.resumable:
+            say(f"{stopped}; what standard output got is not whole, and --resume needs a file")
+            return stopped.exit_code
         words = list(sys.argv[1:] if arguments is None else arguments)
         again = [word for word in words if word not in ("--resume", "--overwrite")]
         say(f"{stopped}; go on with: protrna {shlex.join([*again, '--resume'])}")
         return stopped.exit_code
+    except ReaderGone as gone:
+        return gone.exit_code
     except ProtrnaError as error:
         say(f"error: {error}")
         return error.exit_code
-    except SystemExit:  # click's answer to a closed pipe: whoever read our output has enough of it
-        return WriteFailed.exit_code
+    except SystemExit as ended:  # of click: shell completion is done, or whoever read our output is gone
+        return ReaderGone.exit_code if ended.code else 0
     except OSError as error:
         say(f"error: standard output: writing failed ({error.strerror or error})")
         return WriteFailed.exit_code

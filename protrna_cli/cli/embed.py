@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
-from protrna_cli.cli.terminal import hushed_libraries, progress_for, say, verbosity
+from protrna_cli.arrays import shard_of
+from protrna_cli.cli.progress import progress_for
+from protrna_cli.cli.terminal import claim_stdout, hushed_libraries, say, verbosity
 from protrna_cli.cli.weights import watcher_for, weights_dir
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
 from protrna_cli.output import FORMATS, H5_LAYOUTS, format_of
 from protrna_cli.regions import read_bed
 from protrna_cli.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
-from protrna_cli.shard import Shard
 from protrna_cli.stopping import SignalStop
 from protrna_cli.weights import DEMO, DEMO_NOTICE, PUBLISHED
+
+STDOUT = "-"
 
 EPILOG = """\b
 Examples:
   protrna embed input.fa -o out.parquet
   protrna embed a.fa b.fa -o residues.h5 --per-token
+  zcat input.fa.gz | protrna embed - -o - > out.parquet
   protrna embed input.fa -o out.h5 --model ProtRNA_pretrained.h5 --layer 20 --layer 33
 """
 
 
 @click.command(epilog=EPILOG)
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "--output", required=True, metavar="OUT", help="File to make: .parquet, .h5 or .npy.")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT",
+    type=click.Path(),
+    help="File to make: .parquet, .h5 or .npy; - is Parquet on standard output.",
+)
 @click.option(
     "--format", type=click.Choice([*FORMATS, "json"]), help="Format of OUT.  [default: told by its suffix]"
 )
@@ -37,6 +49,7 @@ Examples:
 @click.option(
     "--per-token-output",
     metavar="OUT2",
+    type=click.Path(),
     help="A second file to make from the same run, with one vector a residue.",
 )
 @click.option(
@@ -54,6 +67,7 @@ Examples:
 @click.option(
     "--regions",
     metavar="BED",
+    type=click.Path(),
     help="One vector a region of BED, from records that run whole. Rows are named ID:NAME.",
 )
 @click.option(
@@ -148,7 +162,14 @@ Examples:
     "--shard",
     metavar="I/N",
     default="1/1",
-    help="Embed the I-th of N slices, into OUT with I-of-N before its suffix; see protrna merge.",
+    help="Embed the I-th of N slices, into OUT with I-of-N before its suffix; see protrna merge. auto takes "
+    "I and N from a job array, auto/N takes I.",
+)
+@click.option(
+    "--dask",
+    metavar="ADDRESS|local:N",
+    help="Run on a Dask cluster: a scheduler's address or its scheduler file, or N processes here. OUT is a "
+    "folder of Parquet parts, made by all workers.",
 )
 @click.option("--resume", is_flag=True, help="Go on with a run that did not finish; without one, begin.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
@@ -159,10 +180,10 @@ Examples:
 )
 @click.option(
     "--progress",
-    type=click.Choice(["auto", "bar", "none"]),
+    type=click.Choice(["auto", "bar", "json", "none"]),
     default="auto",
     show_default=True,
-    help="auto: a bar if stderr is a terminal.",
+    help="On stderr. auto: a bar on a terminal, elsewhere a line a minute. json: a line every 5 seconds.",
 )
 @verbosity
 def embed(
@@ -170,6 +191,7 @@ def embed(
     output: str,
     dry_run: bool,
     progress: str,
+    dask: str | None,
     quiet: bool,
     verbose: bool,
     **options: Any,
@@ -181,15 +203,17 @@ def embed(
     how it was made (see protrna info).
     """
     parse_device(options["device"])
-    options["shard"] = Shard.parse(options["shard"])
+    options["shard"] = shard_of(options["shard"], os.environ)
     if options["regions"]:
         options["regions"] = read_bed(options["regions"])
     rules = Rules(**{field.name: options.pop(field.name) for field in fields(Rules)})
     as_json = options["format"] == "json"
+    if dask and output == STDOUT:
+        raise UsageError("--dask makes a folder of Parquet parts, and -o - is none; give -o a folder")
     if as_json and not dry_run:
         raise UsageError("--format json is for --dry-run; OUT is parquet, h5 or npy")
     if as_json or not options["format"]:
-        options["format"] = format_of(Path(output))
+        options["format"] = "parquet" if dask or output == STDOUT else format_of(Path(output))
     if dry_run:
         from protrna_cli.api import EmbedOptions, estimate_fasta
 
@@ -199,15 +223,17 @@ def embed(
     if options["model"] == DEMO and not quiet:
         say(f"note: {DEMO_NOTICE}")
     with hushed_libraries(verbose), SignalStop() as stop:
-        from protrna_cli.api import EmbedOptions, embed_fasta
+        from protrna_cli.api import EmbedOptions, embed_fasta, stream_fasta
 
-        summary = embed_fasta(
-            inputs,
-            output,
-            EmbedOptions(**options, rules=rules),
-            progress_for(progress, quiet),
-            stop,
-            watcher_for(progress, quiet),
-        )
+        asked = EmbedOptions(**options, rules=rules)
+        watching = progress_for(progress, quiet), stop, watcher_for(progress, quiet)
+        if dask:
+            from protrna_cli.distribute import embed_distributed
+
+            summary = embed_distributed(inputs, output, asked, dask, *watching)
+        elif output == STDOUT:
+            summary = stream_fasta(inputs, claim_stdout(), asked, *watching)
+        else:
+            summary = embed_fasta(inputs, output, asked, *watching)
     if not quiet:
         say(summary.text())

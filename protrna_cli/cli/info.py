@@ -4,50 +4,69 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from protrna_cli.cli.terminal import verbosity
 
-if TYPE_CHECKING:
-    from protrna_cli.output.rows import Header
 
-
-@click.command(epilog="\b\nExamples:\n  protrna info out.parquet\n  protrna info ProtRNA_pretrained.h5\n")
-@click.argument("file", metavar="FILE")
+@click.command(
+    epilog="\b\nExamples:\n  protrna info out.parquet\n  protrna info out.h5 --format json\n"
+    "  protrna info ProtRNA_pretrained.h5\n"
+)
+@click.argument("file", metavar="FILE", type=click.Path())
+@click.option(
+    "--format",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="What to print.",
+)
+@click.option(
+    "--all", "whole", is_flag=True, help="Read every row of an output.  [default: those of some 5 s]"
+)
 @verbosity
-def info(file: str, quiet: bool, verbose: bool) -> None:
-    """Show what a file holds: an output of protrna embed and how it was made, or a checkpoint."""
+def info(file: str, format: str, whole: bool, quiet: bool, verbose: bool) -> None:
+    """Show what a file holds: an output of protrna and how it was made, or a checkpoint.
+
+    Of an output, be it a file or the folder that --dask made: its columns, its first rows, the norms of its
+    vectors, and what repeats. A large one is not read to its end, and what is shown says of how many rows it
+    speaks.
+    """
     del quiet, verbose  # what is asked for is said, and no library talks here
     from protrna_cli.model.checkpoint import is_checkpoint
-    from protrna_cli.output import read_output
 
     path = Path(file)
-    click.echo(_checkpoint_text(path) if is_checkpoint(path) else _text(file, read_output(path)[0]))
+    if is_checkpoint(path):
+        described = _checkpoint(path)
+        click.echo(json.dumps(described) if format == "json" else _checkpoint_text(described))
+        return
+    from protrna_cli.describing import describe
+
+    description = describe(path, whole)
+    click.echo(description.json() if format == "json" else description.text())
 
 
-def _checkpoint_text(path: Path) -> str:
+def _checkpoint(path: Path) -> dict[str, Any]:
     from protrna_cli.model.checkpoint import read_size
     from protrna_cli.weights import trust
 
     size, dtype = read_size(path)
-    return "\n".join(
-        [
-            f"{path}: checkpoint, {size.parameters:,} parameters",
-            f"{size.layers} layers, width {size.width}, {size.heads} heads, {dtype}",
-            f"sha256: {trust.sha256(path)}",
-        ]
-    )
+    return {
+        "file": str(path),
+        "parameters": size.parameters,
+        "layers": size.layers,
+        "width": size.width,
+        "heads": size.heads,
+        "dtype": dtype,
+        "sha256": trust.sha256(path),
+    }
 
 
-def _text(file: str, header: Header) -> str:
-    kind = "per token" if header.per_token else "pooled"
-    layers = ", ".join(map(str, header.layers))
-    lines = [
-        f"{file}: {header.n_rows:,} rows, {header.n_residues:,} residues",
-        f"{kind}, layer {layers}, width {header.width}, {header.dtype}",
-    ]
-    for key, value in header.provenance.items():
-        lines.append(f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
-    return "\n".join(lines)
+def _checkpoint_text(described: dict[str, Any]) -> str:
+    return (
+        "{file}: checkpoint, {parameters:,} parameters\n"
+        "{layers} layers, width {width}, {heads} heads, {dtype}\n"
+        "sha256: {sha256}"
+    ).format(**described)

@@ -11,8 +11,15 @@ from protrna_cli.output import FORMATS, H5_LAYOUTS, format_of
 
 
 @click.command(epilog="\b\nExample:\n  protrna merge out.*-of-7.parquet -o out.parquet\n")
-@click.argument("parts", nargs=-1, required=True, metavar="PART...")
-@click.option("-o", "--output", required=True, metavar="OUT", help="File to make: .parquet, .h5 or .npy.")
+@click.argument("parts", nargs=-1, required=True, metavar="PART...", type=click.Path())
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT",
+    type=click.Path(),
+    help="File to make: .parquet, .h5 or .npy.",
+)
 @click.option("--format", type=click.Choice(FORMATS), help="Format of OUT.  [default: told by its suffix]")
 @click.option(
     "--h5-layout", type=click.Choice(H5_LAYOUTS), default="flat", show_default=True, help="As in embed."
@@ -30,8 +37,8 @@ def merge(
 ) -> None:
     """Join the parts of a sharded run, and prove that they are all there.
 
-    PART is an output of protrna embed --shard, in any order and format. OUT holds what one run without
-    --shard would have made.
+    PART is an output of protrna embed --shard, in any order and format, or the folder that --dask made. OUT
+    holds what one run without --shard would have made.
     """
     del verbose  # no library talks here
     format = format or format_of(Path(output))
@@ -39,4 +46,4 @@ def merge(
 
     header = merge_parts([Path(part) for part in parts], Path(output), format, h5_layout, overwrite)
     if not quiet:
-        say(f"{header.n_rows:,} records of {len(parts)} parts: {output}")
+        say(f"{header.n_rows:,} records: {output}")

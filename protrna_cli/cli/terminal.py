@@ -1,4 +1,4 @@
-"""What is said on stderr, by whom: our own lines, a progress bar, and nothing of the libraries below."""
+"""What is said on stderr, by whom: our own lines, and nothing of the libraries below; who has stdout."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
-from tqdm import tqdm
 
-from protrna_cli.report import Progress
+from protrna_cli.errors import UsageError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -65,40 +64,21 @@ def hushed_libraries(verbose: bool) -> Iterator[None]:
         os.close(null)
 
 
-class Spoken(Progress):
-    """Says its notes, and nothing else."""
+def claim_stdout() -> int:
+    """Take standard output for one writer, for good; returns its file descriptor.
 
-    def note(self, text: str) -> None:
-        say(f"note: {text}")
+    Descriptor 1 becomes another name of stderr's: what a library prints, be it when the process ends, is no
+    part of the output.
 
-
-class Bar(Spoken):
-    """A progress bar: records, residues per second, time left."""
-
-    def start(self, records: int, residues: int) -> None:
-        self._records, self._done = records, 0
-        self._bar = tqdm(
-            total=residues,
-            unit=" residues",
-            unit_scale=True,
-            file=sys.stderr,
-            dynamic_ncols=True,
-            bar_format="{desc} {bar} {percentage:3.0f}% {rate_fmt}, {remaining} left",
+    Raises
+    ------
+    UsageError
+        Standard output is a terminal.
+    """
+    if os.isatty(1):
+        raise UsageError(
+            "-o - is a binary file, and standard output a terminal; add > out.parquet, or a pipe"
         )
-        self.advance(0, 0)
-
-    def advance(self, records: int, residues: int) -> None:
-        self._done += records
-        self._bar.set_description_str(f"{self._done:,}/{self._records:,} records", refresh=False)
-        self._bar.update(residues)
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-def progress_for(kind: str, quiet: bool) -> Progress:
-    """Progress as `--progress` asks: `auto` is a bar on a terminal and silence elsewhere."""
-    wanted = kind == "bar" or (kind == "auto" and not quiet and sys.stderr.isatty())
-    if wanted:
-        return Bar()
-    return Progress() if quiet else Spoken()
+    claimed = os.dup(1)
+    os.dup2(2, 1)
+    return claimed

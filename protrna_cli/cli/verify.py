@@ -11,9 +11,9 @@ from protrna_cli.errors import InputError
 
 
 @click.command(epilog="\b\nExample:\n  protrna verify out.parquet input.fa\n")
-@click.argument("output", metavar="OUT")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--regions", metavar="BED", help="The regions that OUT was made with.")
+@click.argument("output", metavar="OUT", type=click.Path())
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
+@click.option("--regions", metavar="BED", type=click.Path(), help="The regions that OUT was made with.")
 @verbosity
 def verify(output: str, inputs: tuple[str, ...], regions: str | None, quiet: bool, verbose: bool) -> None:
     """Prove that an output is complete.

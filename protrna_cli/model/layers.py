@@ -28,7 +28,8 @@ class Layout(NamedTuple):
     """Where the rows of a batch stand in their sequences, and what follows from it."""
 
     rows: Tensor  # (B, T) int32: the row of each token; of a pad, any
-    tokens: Tensor  # (N,) int32: the token of each row, counted through (B, T)
+    heads: Tensor  # (B, H, T) int32: the same for each head, counted through (N, H)
+    back: Tensor  # (N, H) int32: where each head of each row stands, counted through (B, H, T)
     key_bias: Tensor  # (B, 1, 1, T): added to attention scores, 0, or MASKED where a key is a pad
     cos: Tensor  # (N, 1, C / 2): of the angle of each row's position
     sin: Tensor  # (N, 1, C / 2)
@@ -106,15 +107,18 @@ def attention(x: Tensor, layout: Layout, w: LayerWeights) -> tuple[Tensor, Tenso
         layout.cos,
         layout.sin,
     )
-    value = tf.reshape(dense(x, w.value_kernel, w.value_bias), (-1, *query.shape[1:]))
+    value = dense(x, w.value_kernel, w.value_bias)
+    head_width = query.shape[-1]
 
     def by_head(rows: Tensor) -> Tensor:
-        return tf.transpose(tf.gather(rows, layout.rows), (0, 2, 1, 3))  # (B, H, T, C)
+        return tf.gather(tf.reshape(rows, (-1, head_width)), layout.heads)  # (B, H, T, C)
 
     scores = tf.matmul(by_head(query), by_head(key), transpose_b=True)
     weights = tf.nn.softmax(tf.cast(scores, tf.float32) + layout.key_bias)  # (B, H, T, T)
-    mixed = tf.transpose(tf.matmul(tf.cast(weights, x.dtype), by_head(value)), (0, 2, 1, 3))  # (B, T, H, C)
-    rows = tf.gather(tf.reshape(mixed, (-1, x.shape[-1])), layout.tokens)  # (N, D)
+    mixed = tf.matmul(tf.cast(weights, x.dtype), by_head(value))  # (B, H, T, C)
+    rows = tf.reshape(
+        tf.gather(tf.reshape(mixed, (-1, head_width)), layout.back), (-1, x.shape[-1])
+    )  # (N, D)
     return dense(rows, w.out_kernel, w.out_bias), weights
 
 

@@ -125,17 +125,18 @@ class ProtRNA:
     def _rows(self, tokens: Tokens, computed: npt.NDArray[np.bool_]) -> tuple[Tensor, Layout]:
         """Embed those tokens (B, T) that are to be computed: rows (N, D), and their layout."""
         pad = self.alphabet.padding_idx
-        places = np.flatnonzero(computed).astype(np.int32)
-        n_rows = row_count(len(places))
-        of_rows = np.zeros(n_rows, np.int32)
-        of_rows[: len(places)] = places
-        of_tokens = np.zeros(tokens.shape, np.int32)
-        of_tokens.flat[places] = np.arange(len(places))
-        ids = np.full(n_rows, pad, np.int32)
-        ids[: len(places)] = tokens.flat[places]
+        n_tokens = int(computed.sum())
+        sequence, position = np.zeros((2, row_count(n_tokens)), np.int32)
+        sequence[:n_tokens], position[:n_tokens] = np.nonzero(computed)
+        ids = np.where(np.arange(len(sequence)) < n_tokens, tokens[sequence, position], pad)
+        rows = np.zeros(tokens.shape, np.int32)
+        rows[computed] = np.arange(n_tokens)
+        head = np.arange(self.size.heads, dtype=np.int32)
+        heads = rows[:, None, :] * len(head) + head[:, None]
+        back = (sequence[:, None] * len(head) + head) * np.int32(tokens.shape[1]) + position[:, None]
         key_bias = np.where(tokens != pad, np.float32(0), np.float32(layers.MASKED))[:, None, None, :]
-        cos, sin = layers.rotary_tables(of_rows % tokens.shape[1], self._weights.layers[0].inv_freq)
-        layout = Layout(tf.constant(of_tokens), tf.constant(of_rows), tf.constant(key_bias), cos, sin)
+        cos, sin = layers.rotary_tables(position, self._weights.layers[0].inv_freq)
+        layout = Layout(*map(tf.constant, (rows, heads, back, key_bias, cos, sin)))
         return layers.embed_tokens(tf.constant(ids), self._weights.embedding, pad), layout
 
     def _hidden(
@@ -168,9 +169,17 @@ class ProtRNA:
     @property
     def _signature(self) -> list[Any]:
         table = tf.TensorSpec((None, 1, self.size.head_width // 2))
-        rows, tokens = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None,), tf.int32)
+        heads = self.size.heads
+        layout = Layout(
+            tf.TensorSpec((None, None), tf.int32),
+            tf.TensorSpec((None, heads, None), tf.int32),
+            tf.TensorSpec((None, heads), tf.int32),
+            tf.TensorSpec((None, 1, 1, None)),
+            table,
+            table,
+        )
         return [
             tf.TensorSpec((None, self.size.width)),
-            Layout(rows, tokens, tf.TensorSpec((None, 1, 1, None)), table, table),
+            layout,
             LayerWeights(*(tf.TensorSpec(w.shape, w.dtype) for w in self._weights.layers[0])),
         ]

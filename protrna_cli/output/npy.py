@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from protrna_cli.output.rows import COUNT_COLUMNS, ROW_COLUMNS, Block, Header, Row, Values
+from protrna_cli.output.rows import COUNT_COLUMNS, ROW_COLUMNS, Block, Header, Row, Values, spans
 
 INDEX_COLUMNS = (*ROW_COLUMNS, "start", "end")
-BLOCK_BYTES = 64 << 20
 
 
 def index_path(path: Path) -> Path:
@@ -89,7 +88,7 @@ class Slots:
     def fill(self, layer: int, start: int, vectors: Values) -> None:
         """Write vectors (n, D) of the layer-th layer from place `start` on."""
         place = layer * self._header.n_vectors + start
-        data = np.ascontiguousarray(vectors, self._dtype).data.cast("B")
+        data = np.ascontiguousarray(vectors, self._dtype).reshape(-1).view(np.uint8).data
         offset = self._offset + place * self._header.width * self._dtype.itemsize
         write_all(self._array.fileno(), data, offset)
 
@@ -145,25 +144,26 @@ def read_header(path: Path) -> Header:
 
 
 def read_blocks(path: Path, header: Header) -> Iterator[Block]:
-    """Read the rows, some 64 MiB of vectors at a time."""
+    """Read the rows, a block at a time."""
     array = np.load(path, mmap_mode="r").reshape(len(header.layers), header.n_vectors, header.width)
-    bytes_a_vector = array.strides[1] * len(header.layers)
-    pending: list[Row] = []
-    first = last = 0
-    for row, end in _read_index(path):
-        if pending and (end - first) * bytes_a_vector > BLOCK_BYTES:
-            yield Block(pending, list(array[:, first:last]))
-            pending, first = [], last
-        pending.append(row)
-        last = end
-    if pending:
-        yield Block(pending, list(array[:, first:last]))
+    for rows, start, end in spans(read_rows(path, header), header):
+        yield Block(rows, list(array[:, start:end]))
 
 
-def _read_index(path: Path) -> Iterator[tuple[Row, int]]:
-    """Rows of the index, each with the place where its vectors end."""
+def read_rows(path: Path, header: Header) -> Iterator[Row]:
+    """Read the rows of the index."""
     csv.field_size_limit(1 << 30)  # a FASTA description has no bound
     with index_path(path).open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file, dialect="excel-tab"):
             counts: Any = {name: int(line[name]) for name in COUNT_COLUMNS}
-            yield Row(line["id"], line["description"], **counts), int(line["end"])
+            yield Row(line["id"], line["description"], **counts)
+
+
+def schema(path: Path, header: Header) -> dict[str, str]:
+    """Name the array's shape and the columns of the index."""
+    array = np.load(path, mmap_mode="r")
+    return {
+        path.name: f"{array.dtype} {array.shape}",
+        index_path(path).name: ", ".join(INDEX_COLUMNS),
+        meta_path(path).name: "provenance",
+    }

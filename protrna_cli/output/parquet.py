@@ -1,4 +1,4 @@
-"""Parquet: one row group a block, vectors as fixed-size lists, zstd over byte-stream-split.
+"""Parquet: one row group a block, vectors as fixed-size lists, zstd over byte-stream-split float32.
 
 Layout: columns `id`, `description`, `length`, `n_embedded`, `n_unknown`, `n_windows`, then one column a
 layer: `fixed_size_list<D>` pooled, `list<fixed_size_list<D>>` per token. The provenance is the schema's
@@ -7,7 +7,9 @@ metadata.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +20,43 @@ import pyarrow.parquet as pq
 from protrna_cli.output.rows import COUNT_COLUMNS, PROVENANCE_KEY, ROW_COLUMNS, Block, Header, Row, Values
 
 
+class Writer:
+    """A Parquet file that grows block by block; it can be read once it is closed.
+
+    Parameters
+    ----------
+    where
+        Its path, or a stream, which is written from start to end.
+    header
+        What it will hold.
+    """
+
+    def __init__(self, where: Path | io.RawIOBase, header: Header) -> None:
+        self._header = header
+        self._schema = _schema(header)
+        self._writer = pq.ParquetWriter(
+            where,
+            self._schema,
+            compression="zstd",
+            use_dictionary=False,  # no value of a vector repeats; zstd finds what does in the descriptions
+            use_byte_stream_split=_split_leaves(header),
+            write_statistics=list(ROW_COLUMNS),
+        )
+
+    def add(self, block: Block) -> None:
+        """Write a block as a row group."""
+        self._writer.write_table(_table(block, self._header, self._schema))
+
+    def close(self) -> None:
+        """Write the footer, which makes the file whole."""
+        self._writer.close()
+
+
 def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
     """Write a whole Parquet file."""
-    schema = _schema(header)
-    with pq.ParquetWriter(
-        path,
-        schema,
-        compression="zstd",
-        use_dictionary=False,  # no value of a vector repeats, and zstd finds what does in the descriptions
-        use_byte_stream_split=list(_leaves(header)),
-        write_statistics=list(ROW_COLUMNS),
-    ) as writer:
+    with closing(Writer(path, header)) as writer:
         for block in blocks:
-            writer.write_table(_table(block, header, schema))
+            writer.add(block)
 
 
 def read_header(path: Path) -> Header:
@@ -52,9 +78,24 @@ def read_blocks(path: Path, header: Header) -> Iterator[Block]:
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
-            columns = (table[name].to_pylist() for name in ROW_COLUMNS)
-            rows = [Row(*values) for values in zip(*columns, strict=True)]
-            yield Block(rows, [_vectors(table[name], header) for name in header.columns])
+            yield Block(list(_rows(table)), [_vectors(table[name], header) for name in header.columns])
+
+
+def read_rows(path: Path, header: Header) -> Iterator[Row]:
+    """Read the columns beside the embeddings alone."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=list(ROW_COLUMNS)):
+            yield from _rows(batch)
+
+
+def schema(path: Path, header: Header) -> dict[str, str]:
+    """Name the columns and their Arrow types."""
+    return {field.name: str(field.type) for field in pq.read_schema(path)}
+
+
+def _rows(table: Any) -> Iterator[Row]:
+    columns = (table[name].to_pylist() for name in ROW_COLUMNS)
+    return (Row(*values) for values in zip(*columns, strict=True))
 
 
 def _schema(header: Header) -> Any:
@@ -70,10 +111,15 @@ def _scalar(header: Header) -> Any:
     return {"float32": pa.float32(), "float16": pa.float16()}[header.dtype]
 
 
-def _leaves(header: Header) -> Iterator[str]:
-    """Parquet's names of the columns that hold the numbers."""
+def _split_leaves(header: Header) -> list[str]:
+    """Parquet's names of the columns whose bytes are split.
+
+    DuckDB 2.0 cannot read float16 whose bytes are.
+    """
+    if header.dtype == "float16":
+        return []
     nesting = ".list.element.list.element" if header.per_token else ".list.element"
-    return (name + nesting for name in header.columns)
+    return [name + nesting for name in header.columns]
 
 
 def _table(block: Block, header: Header, schema: Any) -> Any:

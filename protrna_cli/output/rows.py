@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 PROVENANCE_KEY = "protrna"
 
+BLOCK_BYTES = 64 << 20
+"""Vectors of a block, some bytes more or less: what reading takes of memory."""
+
 Values = npt.NDArray[np.floating[Any]]
 
 
@@ -128,14 +131,46 @@ class Block:
         return [0, *np.cumsum([row.n_embedded for row in self.rows]).tolist()]
 
 
-class Format(Protocol):
-    """A file format: writes a whole output, and reads its header."""
+def spans(rows: Iterable[Row], header: Header) -> Iterator[tuple[list[Row], int, int]]:
+    """Cut rows into blocks of `BLOCK_BYTES`; a row is never cut.
+
+    Returns
+    -------
+    Iterator
+        Some consecutive rows, and where their vectors start and end among all vectors of a layer.
+    """
+    bytes_a_vector = len(header.layers) * header.width * np.dtype(header.dtype).itemsize
+    pending: list[Row] = []
+    first = last = 0
+    for row in rows:
+        end = last + (row.n_embedded if header.per_token else 1)
+        if pending and (end - first) * bytes_a_vector > BLOCK_BYTES:
+            yield pending, first, last
+            pending, first = [], last
+        pending.append(row)
+        last = end
+    if pending:
+        yield pending, first, last
+
+
+class Writer(Protocol):
+    """The module that writes a format."""
 
     def write(self, path: Path, header: Header, blocks: Iterable[Block]) -> None:
         """Write a whole output; the caller renames it into place."""
+
+
+class Reader(Protocol):
+    """The module that reads a format."""
 
     def read_header(self, path: Path) -> Header:
         """Read the header of an output; ValueError when it is none of ours."""
 
     def read_blocks(self, path: Path, header: Header) -> Iterator[Block]:
         """Read the rows of an output, in order."""
+
+    def read_rows(self, path: Path, header: Header) -> Iterator[Row]:
+        """Read what stands beside the embeddings alone, in order."""
+
+    def schema(self, path: Path, header: Header) -> dict[str, str]:
+        """Say what stands in the file: names, and of what type and shape each is."""

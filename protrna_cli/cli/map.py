@@ -1,0 +1,64 @@
+"""`protrna map`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from protrna_cli.cli.progress import progress_for
+from protrna_cli.cli.terminal import hushed_libraries, say, verbosity
+from protrna_cli.errors import UsageError
+from protrna_cli.map import METHODS, SUFFIXES
+
+EPILOG = """\b
+Examples:
+  protrna map out.parquet -o map.html --color-by 'family=(\\S+)'
+  protrna map out.parquet -o map.png --color-by families.tsv --method pca
+"""
+
+
+@click.command("map", epilog=EPILOG)
+@click.argument("source", metavar="OUT", type=click.Path())
+@click.option("-o", "--output", required=True, metavar="MAP", help="Picture to make: .html or .png.")
+@click.option(
+    "--color-by",
+    default="length",
+    show_default=True,
+    metavar="COLUMN|FILE|REGEX",
+    help="A column of OUT; else a file of lines id<TAB>family; else a regular expression, searched in "
+    "'id description', of which the first group, or else the match, is the family.",
+)
+@click.option(
+    "--method", type=click.Choice(METHODS), default="umap", show_default=True, help="How to lay out."
+)
+@click.option("--layer", type=int, metavar="N", help="Layer to draw, if OUT holds several.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of umap and tsne.")
+@click.option("--overwrite", is_flag=True, help="Replace MAP if it exists.")
+@verbosity
+def map_(
+    source: str,
+    output: str,
+    color_by: str,
+    method: str,
+    layer: int | None,
+    seed: int,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Draw embeddings as a picture: each record a point, near the records that it resembles.
+
+    OUT is a pooled output of protrna embed. MAP is an interactive page (.html) that needs no network, or a
+    print (.png, 300 dpi). Of many families the 20 largest have a colour.
+    """
+    if Path(output).suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{output}: a map is {' or '.join(SUFFIXES)}; choose another -o")
+    with hushed_libraries(verbose):
+        from protrna_cli.map.drawing import draw_map
+
+        picture = draw_map(
+            Path(source), Path(output), color_by, method, layer, seed, overwrite, progress_for("none", quiet)
+        )
+    if not quiet:
+        say(f"{picture.subtitle}: {output}")

@@ -1,0 +1,132 @@
+"""How far a run is, on stderr: a bar for people, plain lines for log files, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from math import ceil
+
+import click
+from tqdm import tqdm
+
+from protrna_cli.cli.terminal import say
+from protrna_cli.machine import resident_memory
+from protrna_cli.report import Progress, counted
+
+LINE_SECONDS = 60.0
+JSON_SECONDS = 5.0
+
+
+class Spoken(Progress):
+    """Says its notes, and nothing else."""
+
+    def note(self, text: str) -> None:
+        say(f"note: {text}")
+
+
+class Bar(Spoken):
+    """A progress bar: records, residues per second, time left."""
+
+    def start(self, records: int, residues: int) -> None:
+        self._records, self._done = records, 0
+        self._bar = tqdm(
+            total=residues,
+            unit=" residues",
+            unit_scale=True,
+            file=sys.stderr,
+            dynamic_ncols=True,
+            bar_format="{desc} {bar} {percentage:3.0f}% {rate_fmt}, {remaining} left",
+        )
+        self.advance(0, 0)
+
+    def advance(self, records: int, residues: int) -> None:
+        self._done += records
+        self._bar.set_description_str(f"{self._done:,}/{self._records:,} records", refresh=False)
+        self._bar.update(residues)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Meter(Spoken):
+    """Counts, and tells how far the run is every so many seconds."""
+
+    def __init__(self, every: float) -> None:
+        self._every = every
+
+    def start(self, records: int, residues: int) -> None:
+        self._totals = records, residues
+        self._done = self._resumed = (0, 0)
+        self._started = self._told = time.monotonic()
+
+    def resume(self, records: int, residues: int) -> None:
+        self._resumed = self._resumed[0] + records, self._resumed[1] + residues
+        self._done = self._done[0] + records, self._done[1] + residues
+
+    def advance(self, records: int, residues: int) -> None:
+        self._done = self._done[0] + records, self._done[1] + residues
+        if time.monotonic() - self._told >= self._every:
+            self._told = time.monotonic()
+            self.tell()
+
+    def rate(self) -> float:
+        """Residues per second of this process."""
+        seconds = time.monotonic() - self._started
+        return (self._done[1] - self._resumed[1]) / seconds if seconds else 0.0
+
+    def seconds_left(self) -> float | None:
+        """Seconds that the rest will take; None before anything was done."""
+        rate = self.rate()
+        return (self._totals[1] - self._done[1]) / rate if rate else None
+
+    def tell(self) -> None:
+        """Say how far the run is."""
+
+
+class Lines(Meter):
+    """A line now and then, for a log file."""
+
+    def tell(self) -> None:
+        left = self.seconds_left()
+        (done, _), (total, _) = self._done, self._totals
+        time_left = "" if left is None else f", {counted(ceil(left / 60), 'minute')} left"
+        say(f"{done:,} of {counted(total, 'record')}, {self.rate():,.0f} residues/s{time_left}")
+
+
+class JsonLines(Meter):
+    """A JSON object a line: at the start, every few seconds, and at the end."""
+
+    def start(self, records: int, residues: int) -> None:
+        super().start(records, residues)
+        self.tell()
+
+    def close(self) -> None:
+        self.tell()
+
+    def tell(self) -> None:
+        left = self.seconds_left()
+        fields = {
+            "records_done": self._done[0],
+            "records_total": self._totals[0],
+            "residues_done": self._done[1],
+            "residues_total": self._totals[1],
+            "residues_per_second": round(self.rate(), 1),
+            "elapsed_seconds": round(time.monotonic() - self._started, 1),
+            "eta_seconds": None if left is None else round(left, 1),
+            "rss_bytes": resident_memory(),
+        }
+        click.echo(json.dumps(fields), err=True)
+
+
+def progress_for(kind: str, quiet: bool) -> Progress:
+    """Progress as `--progress` asks: `auto` is a bar on a terminal, and lines in a log file."""
+    if kind == "auto" and not quiet:
+        kind = "bar" if sys.stderr.isatty() else "lines"
+    if kind == "bar":
+        return Bar()
+    if kind == "json":
+        return JsonLines(JSON_SECONDS)
+    if kind == "lines":
+        return Lines(LINE_SECONDS)
+    return Progress() if quiet else Spoken()

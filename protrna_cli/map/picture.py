@@ -1,0 +1,63 @@
+"""What a picture shows, whatever it is drawn with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from protrna_cli.map.colouring import Colouring, cut
+from protrna_cli.map.projection import Projection
+from protrna_cli.output.rows import Header, Row
+from protrna_cli.report import counted
+
+METHOD_NAMES = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
+POOLING_NAMES = {"mean": "mean of residues", "max": "maximum of residues", "cls": "<cls> token"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to be drawn.
+
+    Attributes
+    ----------
+    title, subtitle, notice
+        What is shown, how it was made, and what must be known of it, or nothing.
+    rows
+        The N records.
+    projection, colouring
+        Where their points lie, and what colour they have.
+    """
+
+    title: str
+    subtitle: str
+    notice: str
+    rows: list[Row]
+    projection: Projection
+    colouring: Colouring
+
+
+def subtitle(header: Header, layer: int, method: str, colouring: Colouring) -> str:
+    """Say how a picture was made.
+
+    Raises
+    ------
+    KeyError
+        The header is none that protrna embed made.
+    """
+    provenance = header.provenance
+    return " · ".join(
+        [
+            counted(header.n_rows, "record"),
+            f"layer {layer}",
+            POOLING_NAMES[provenance["pooling"]],
+            METHOD_NAMES[method],
+            f"model {Path(provenance['model']['name']).name}",
+            f"colour: {cut(colouring.title)}",
+        ]
+    )
+
+
+def point_size(count: int) -> float:
+    """Diameter of a point, in pixels of 1/96 inch, at which so many can be told apart."""
+    return min(max(250 / math.sqrt(count), 3.5), 10.0)

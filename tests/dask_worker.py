@@ -1,0 +1,28 @@
+"""Preloaded by the workers of tests/test_dask.py: many small windows, a commit at once, a slow model."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from protrna_cli import pipeline, plan, records, worker
+
+BATCH_SECONDS = 0.03
+
+
+def dask_setup(_: Any) -> None:
+    """Change what the tests need changed."""
+    plan.windows.__defaults__ = (7, 300)  # type: ignore[attr-defined]
+    records.WINDOWS_A_SHARD = 2
+    pipeline.COMMIT_SECONDS = 0.0
+    worker.BUSY_SECONDS = 0.05
+
+    from protrna_cli.model.transformer import ProtRNA
+
+    embed = ProtRNA.embed
+
+    def slow(self: ProtRNA, *arguments: Any) -> Any:
+        time.sleep(BATCH_SECONDS)
+        return embed(self, *arguments)
+
+    ProtRNA.embed = slow  # type: ignore[method-assign]

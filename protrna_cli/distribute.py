@@ -8,12 +8,9 @@ none of them.
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
-import warnings
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import islice
 from os import PathLike
@@ -21,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protrna_cli import __version__, api, dataset, records, weights
+from protrna_cli.cluster import connected, local_processes, worker_processes
 from protrna_cli.dataset import Manifest, part_path
 from protrna_cli.errors import (
     ClusterError,
-    MissingExtra,
     OutputUnwritable,
     Stopped,
     UsageError,
@@ -45,7 +42,7 @@ from protrna_cli.stopping import Stop
 from protrna_cli.targets import Target, is_whole, refuse_existing
 from protrna_cli.weights.fetching import obtain
 from protrna_cli.weights.watch import Watcher
-from protrna_cli.worker import embed_part, ignore_interrupts, until_idle
+from protrna_cli.worker import embed_part, until_idle
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -109,7 +106,7 @@ def embed_distributed(
             if options.resume and is_whole(folder, header):
                 return api.summary_of([folder], census, options, 0.0, census.n_records, already_whole=True)
         with connected(address) as client:
-            processes = _processes(client, progress)
+            processes = worker_processes(client, progress)
             n_parts = known.n_parts if known else _part_count(census, processes)
             manifest = Manifest(__version__, _paths(sources), options.rules, n_parts, census)
             _prepare(folder, manifest, options.overwrite)
@@ -252,79 +249,3 @@ def _finish(folder: Path, n_parts: int, header: Header) -> None:
         raise WriteFailed(
             f"{folder}: writing failed ({error.strerror or error}); run it again with --resume"
         ) from error
-
-
-def local_processes(address: str) -> int | None:
-    """Read `local:N`; None for the address of a scheduler.
-
-    Raises
-    ------
-    UsageError
-        N is no count of processes.
-    """
-    kind, _, count = address.partition(":")
-    if kind != "local":
-        return None
-    if not count.isdecimal() or not int(count):
-        raise UsageError(f"{address!r} is no cluster; --dask takes local:N, or a scheduler's address or file")
-    return int(count)
-
-
-@contextmanager
-def connected(address: str) -> Iterator[Client]:
-    """Connect to a cluster; that of `local:N` lasts as long as the context.
-
-    Raises
-    ------
-    ClusterError
-        No scheduler answers.
-    UsageError
-        `distributed` is not installed, or the address is none.
-    """
-    _import_distributed()
-    from distributed import Client, LocalCluster
-
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # Dask's words for its developers, such as that a disk is slow
-        try:
-            if processes := local_processes(address):
-                cluster = LocalCluster(
-                    n_workers=processes,
-                    threads_per_worker=1,
-                    memory_limit=None,
-                    dashboard_address=None,
-                    silence_logs=logging.CRITICAL,
-                )
-                client = Client(stack.enter_context(cluster), set_as_default=False)
-                client.run(ignore_interrupts)
-            elif Path(address).is_file():
-                client = Client(scheduler_file=address, set_as_default=False)
-            else:
-                client = Client(address, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise ClusterError(
-                f"--dask {address}: no Dask scheduler there ({error}); name its address or scheduler file"
-            ) from None
-        yield stack.enter_context(client)
-
-
-def _import_distributed() -> None:
-    """Import it, hushed unless it was there before: what goes wrong reaches the user as one of our errors."""
-    try:
-        import dask
-
-        with dask.config.set(logging={"distributed": "critical", "distributed.client": "critical"}):
-            import distributed  # noqa: F401
-    except ImportError:
-        raise MissingExtra('--dask needs Dask; run: pip install "protrna-cli[dask]"') from None
-
-
-def _processes(client: Client, progress: Progress) -> int:
-    """Count the worker processes, and say what is amiss with them."""
-    threads = client.nthreads().values()
-    if not threads:
-        progress.note("the Dask cluster has no workers yet; waiting for them")
-    elif max(threads) > 1:
-        progress.note("a worker runs one task at a time: start workers with --nthreads 1")
-    return len(threads)

@@ -190,7 +190,7 @@ def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     list
         The places in `lengths`, each once, batch by batch; equal lengths keep their order.
 
-    >>> batches([5, 8, 6, 1], max_tokens=20)
+    >>> batches([5, 8, 6, 2], max_tokens=20)
     [[1, 2], [0, 3]]
     """
     packed: list[list[int]] = []

@@ -2,9 +2,10 @@
 
     python -m tests.kill --kills 200 --seed 1
 
-Every run embeds the same input with the toy checkpoint in many small windows, in a random format and kind. It
-is started with --resume, killed after a random time, and started again, until it ends by itself. Whenever an
-output is there it must equal that of an uninterrupted run in ids, order and bytes of the values.
+Every run embeds the same input with the toy checkpoint in many small windows, in a random format and kind,
+some into two outputs. It is started with --resume, killed after a random time, and started again, until it
+ends by itself. Whenever an output is there it must equal that of an uninterrupted run in ids, order and bytes
+of the values.
 """
 
 from __future__ import annotations
@@ -24,9 +25,17 @@ import numpy as np
 from protrna_cli import EmbedOptions, embed_fasta, pipeline, plan
 from protrna_cli.output import read_output
 from protrna_cli.output.rows import Header, Row
+from protrna_cli.regions import Region, Regions
+from protrna_cli.report import Summary
 from protrna_cli.rules import Rules
 from protrna_cli.spool import partial_path, skipped_path
+from protrna_cli.stopping import Stop
 from tests.conftest import GOLDEN
+
+RULES = Rules(on_invalid="skip", max_length=60)
+REGIONS = Regions(
+    "x.bed", "", {f"r{i}": [Region("first", 0, 1, 1)] * (i % 3 + 1) for i in range(1, 90) if i % 17 % 3}
+)
 
 KINDS = [
     EmbedOptions(
@@ -38,10 +47,14 @@ KINDS = [
         layers=layers,
         resume=True,
         batch_tokens=150,
-        rules=Rules(on_invalid="skip", max_length=60),
+        rules=RULES,
     )
     for format, h5_layout in (("parquet", "flat"), ("npy", "flat"), ("h5", "flat"), ("h5", "packed"))
     for per_token, pool, layers in ((False, "mean", (1, 3)), (False, "max", (3,)), (True, "mean", (3, 0)))
+]
+KINDS += [
+    replace(KINDS[0], per_token_output="residues.npy"),
+    replace(KINDS[3], per_token_output="residues.h5", rules=replace(RULES, regions=REGIONS), layers=(3,)),
 ]
 
 
@@ -73,6 +86,26 @@ def content(path: Path) -> Content:
     return Content(header, rows, joined, skipped_path(path).read_bytes())
 
 
+def outputs(target: Path, options: EmbedOptions) -> list[Path]:
+    """What a run makes: the target, and its second output beside it."""
+    beside = options.per_token_output
+    return [target, target.with_name(f"{target.name}.{beside}")] if beside else [target]
+
+
+def embed(source: Path, target: Path, options: EmbedOptions, stop: Stop | None = None) -> Summary:
+    """Embed into the target, and into the second output where the options ask for one."""
+    beside = [str(path) for path in outputs(target, options)[1:]]
+    return embed_fasta(
+        source, target, replace(options, per_token_output=beside[0] if beside else None), stop=stop
+    )
+
+
+def assert_equal(target: Path, alone: Path, options: EmbedOptions) -> None:
+    """Make sure that what there is of a run's outputs is what the run left alone made."""
+    for path, expected in zip(outputs(target, options), outputs(alone, options), strict=True):
+        assert not path.exists() or content(path) == content(expected), options
+
+
 def run_in_child(source: Path, target: Path, options: EmbedOptions) -> int:
     """Start a run in a process of its own; returns its number."""
     child = os.fork()
@@ -82,7 +115,7 @@ def run_in_child(source: Path, target: Path, options: EmbedOptions) -> int:
     try:
         plan.windows.__defaults__ = (7, 300)  # type: ignore[attr-defined]
         pipeline.COMMIT_SECONDS = 0.0
-        embed_fasta(source, target, options)
+        embed(source, target, options)
         code = 0
     finally:
         os._exit(code)
@@ -108,7 +141,7 @@ def kill_until_done(
             assert os.WEXITSTATUS(status) == 0, "the run failed"
             return kills
         kills += 1
-        assert not target.exists() or content(target) == content(alone), options
+        assert_equal(target, alone, options)
         longest *= 1.02  # so that it ends
 
 
@@ -136,8 +169,10 @@ def campaign(kills: int, seed: int) -> dict[str, int]:
             target = folder / f"killed-{counts['runs']}"
             counts["kills"] += kill_until_done(source, target, options, alone, seconds, rng)
             counts["runs"] += 1
-            assert content(target) == content(alone), options
-            assert not partial_path(target).exists()
+            assert_equal(target, alone, options)
+            for path in outputs(target, options):
+                assert path.exists()
+                assert not partial_path(path).exists()
     return counts
 
 

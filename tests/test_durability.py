@@ -38,7 +38,7 @@ from protrna_cli.spool import partial_path, shard_path, skipped_path
 from protrna_cli.stopping import Stop
 from protrna_cli.verifying import verify
 from tests.conftest import GOLDEN, ROOT, SAMPLE, Run
-from tests.kill import KINDS, content, write_input
+from tests.kill import KINDS, assert_equal, content, embed, outputs, write_input
 
 TOY = GOLDEN / "toy.h5"
 FORMATS = [("parquet", "flat"), ("npy", "flat"), ("h5", "flat"), ("h5", "packed")]
@@ -76,7 +76,8 @@ class StopAfter(Stop):
 
 
 def kind_name(options: EmbedOptions) -> str:
-    return f"{options.format}-{options.h5_layout}-{'token' if options.per_token else options.pool}"
+    kind = "both" if options.per_token_output else "token" if options.per_token else options.pool
+    return f"{options.format}-{options.h5_layout}-{kind}"
 
 
 @pytest.mark.usefixtures("small_windows")
@@ -84,19 +85,21 @@ def kind_name(options: EmbedOptions) -> str:
 def test_a_run_stopped_anywhere_goes_on_to_the_same_bytes(
     tmp_path: Path, source: Path, options: EmbedOptions
 ) -> None:
-    embed_fasta(source, tmp_path / "alone", replace(options, resume=False))
-    target = tmp_path / "stopped"
+    alone, target = tmp_path / "alone", tmp_path / "stopped"
+    embed(source, alone, replace(options, resume=False))
     stops = 0
     for questions in (1, 2, 9, 3, 30, 5, 17, 10_000):
         try:
-            summary = embed_fasta(source, target, options, stop=StopAfter(questions))
+            summary = embed(source, target, options, stop=StopAfter(questions))
         except Stopped:
             stops += 1
             assert not target.exists()
     assert stops >= 5
     assert summary.n_resumed > 0
-    assert content(target) == content(tmp_path / "alone")
-    assert not partial_path(target).exists()
+    assert_equal(target, alone, options)
+    for path in outputs(target, options):
+        assert path.exists()
+        assert not partial_path(path).exists()
 
 
 def test_a_few_kills_lose_nothing() -> None:

@@ -34,7 +34,7 @@ def outputs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
     monkeypatch.chdir(tmp_path)
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("protrna ")]
-    assert len(lines) == 16
+    assert len(lines) == 18
     for line in lines:
         words = [each for word in shlex.split(line)[1:] for each in expanded(word)]
         assert run(*words).code == 0

@@ -55,7 +55,7 @@ class Sink(Protocol):
         """Add the rows of the next window; returns the place of each row's first vector."""
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
-        """Write the vectors of one row, of one layer."""
+        """Write the vectors of one record, of one layer, from the place of its first row on."""
 
     def commit(self, batches: int) -> None:
         """Make durable what was written; `batches` batches of the open window are whole."""

@@ -132,9 +132,10 @@ def _skipped_flaws(path: Path, skipped: list[Skipped]) -> Iterator[str]:
             listed = [(line["record"], line["id"]) for line in csv.DictReader(file, dialect="excel-tab")]
     expected = [(str(each.record), each.id) for each in skipped]
     file_name = skipped_path(path).name
+    known, named = set(listed), set(expected)
     for number, name in expected:
-        if (number, name) not in listed:
+        if (number, name) not in known:
             yield f"record {number} (id {shortened(name)}): left out, and not listed in {file_name}"
     for number, name in listed:
-        if (number, name) not in expected:
+        if (number, name) not in named:
             yield f"{file_name}: lists record {number} (id {shortened(name)}), which has a row"

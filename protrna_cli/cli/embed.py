@@ -50,7 +50,7 @@ Examples:
     "--per-token-output",
     metavar="OUT2",
     type=click.Path(),
-    help="A second file to make from the same run, with one vector a residue.",
+    help="A second file to make from the same run, with one vector a residue; its suffix tells the format.",
 )
 @click.option(
     "--pool",

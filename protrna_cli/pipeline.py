@@ -157,7 +157,7 @@ class _Maker:
         per_token = product.pooling == "none"
         rows = [rows_of(record, job.rules, per_token) for record in records]
         starts = product.sink.open_window([row for each in rows for row in each], skipped)
-        firsts = accumulate((len(each) for each in rows), initial=0)
+        firsts = accumulate(map(len, rows), initial=0)
         self._starts = [starts[first] for first in islice(firsts, len(rows))]
         by_id = {} if per_token or not job.rules.regions else job.rules.regions.by_id
         self._regions = [by_id.get(record.id, []) for record in records]
@@ -170,15 +170,15 @@ class _Maker:
         """Whether no record waits for more of its pieces."""
         return self._joiner.idle
 
-    def asks(self, batch: list[int]) -> str:
-        """Pooling that the model is to do for a batch."""
+    def asks(self, i: int) -> str:
+        """Pooling that the model is to do for piece `i`."""
         # The maximum of a record in pieces is that of its joined residues, so that they are needed.
-        in_pieces = any(self._task.count(i) > 1 for i in batch)
-        return "none" if self._joiner.pooling == "max" and in_pieces else self._joiner.pooling
+        in_pieces = self._joiner.pooling == "max" and self._task.count(i) > 1
+        return "none" if in_pieces else self._joiner.pooling
 
-    def take(self, i: int, vectors: list[Floats]) -> None:
+    def take(self, i: int, vectors: dict[str, list[Floats]]) -> None:
         """Take what the model made of piece `i`; a whole record fills its rows, and those equal to it."""
-        joined = self._joiner.add(i, vectors)
+        joined = self._joiner.add(i, vectors[self.asks(i)])
         if joined is None:
             return
         record = self._task.pieces[i].record
@@ -220,8 +220,8 @@ def _embed_window(
         _advance(progress.resume, task, piece)
     try:
         for number, batch in enumerate(task.batches[first:], start=first + 1):
-            for i, taken in _run(model, task, makers, batch, job, stop):
-                for maker, vectors in zip(makers, taken, strict=True):
+            for i, vectors in _run(model, task, makers, batch, job, stop):
+                for maker in makers:
                     maker.take(i, vectors)
                 _advance(progress.advance, task, task.pieces[i])
                 tokens += task.pieces[i].length + 2
@@ -250,11 +250,10 @@ def _advance(add: Callable[[int, int], None], task: Task, piece: Piece) -> None:
 
 def _run(
     model: Embedder, task: Task, makers: list[_Maker], batch: list[int], job: Job, stop: Stop
-) -> Iterator[tuple[int, list[list[Floats]]]]:
-    """Run a batch, in halves where it does not fit; yields each piece and what each maker takes of it."""
+) -> Iterator[tuple[int, dict[str, list[Floats]]]]:
+    """Run a batch, in halves where it does not fit; yields each piece and its vectors, by pooling."""
     tokens, weights = task.tokens(batch, model.alphabet)
-    asked = [maker.asks(batch) for maker in makers]
-    poolings = list(dict.fromkeys(asked))
+    poolings = list(dict.fromkeys(maker.asks(i) for maker in makers for i in batch))
     try:
         with stop.abandoning():
             arrays = model.embed(tokens, weights, job.repr_layers, *poolings)
@@ -268,17 +267,7 @@ def _run(
         yield from _run(model, task, makers, batch[:half], job, stop)
         yield from _run(model, task, makers, batch[half:], job, stop)
         return
-    layers = len(job.repr_layers)
-    made = {pooling: arrays[k * layers : (k + 1) * layers] for k, pooling in enumerate(poolings)}
+    n_layers = len(job.repr_layers)
     for row, i in enumerate(batch):
-        length = {"none": task.pieces[i].length}
-        yield (
-            i,
-            [
-                [
-                    values[row].reshape(-1, values.shape[-1])[: length.get(pooling, 1)]
-                    for values in made[pooling]
-                ]
-                for pooling in asked
-            ],
-        )
+        vectors = [np.atleast_2d(values[row])[: task.pieces[i].length] for values in arrays]
+        yield i, {pooling: vectors[k * n_layers :][:n_layers] for k, pooling in enumerate(poolings)}

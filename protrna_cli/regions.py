@@ -106,7 +106,7 @@ def parse_bed(lines: Iterable[str], file: str) -> dict[str, list[Region]]:
         if _NO_REGION.match(line):
             continue
         columns = line.rstrip("\r\n").split("\t")
-        if flaw := _flaw(columns):
+        if flaw := "a NUL byte; is this a text file?" if "\0" in line else _flaw(columns):
             raise InputError(f"{file}: line {number}: {flaw}")
         record, start, stop, name = columns[:4]
         by_id.setdefault(record, []).append(Region(name, int(start), int(stop), number))

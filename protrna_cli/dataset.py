@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from protrna_cli.errors import OutputUnwritable
+from protrna_cli.journal import RunKey
 from protrna_cli.making import join_skipped
 from protrna_cli.records import Census, Mark, Place
 from protrna_cli.regions import Regions
@@ -32,8 +33,8 @@ class Manifest:
 
     Attributes
     ----------
-    version
-        Of protrna.
+    key
+        Of the run that all parts together are.
     inputs
         Absolute paths.
     rules
@@ -44,7 +45,7 @@ class Manifest:
         Of all the input.
     """
 
-    version: str
+    key: RunKey
     inputs: list[str]
     rules: Rules
     n_parts: int

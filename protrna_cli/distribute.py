@@ -105,10 +105,12 @@ def embed_distributed(
             header = headers[target]
             if options.resume and is_whole(folder, header):
                 return api.summary_of([folder], census, options, 0.0, census.n_records, already_whole=True)
+            if known:  # before a worker begins a part of another run among those that are there
+                compare_keys(known.key, run_key(header), str(partial_path(folder)))
         with connected(address) as client:
             processes = worker_processes(client, progress)
             n_parts = known.n_parts if known else _part_count(census, processes)
-            manifest = Manifest(__version__, _paths(sources), options.rules, n_parts, census)
+            manifest = Manifest(run_key(header), _paths(sources), options.rules, n_parts, census)
             _prepare(folder, manifest, options.overwrite)
             path = str(checkpoint.absolute()) if checkpoint else None
             resumed = _run(client, folder, path, options, census, n_parts, progress, stop)

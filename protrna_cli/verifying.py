@@ -13,6 +13,7 @@ import numpy as np
 from protrna_cli.errors import InputError, UsageError
 from protrna_cli.inputs import open_sources
 from protrna_cli.merging import read_dataset
+from protrna_cli.output import read_output
 from protrna_cli.output.rows import ROW_COLUMNS, Block, Header, Row, Values
 from protrna_cli.provenance import rules_of, run_key, shard_of
 from protrna_cli.records import Record, Skipped, read_slice, rows_of, shortened, take_census
@@ -45,7 +46,8 @@ def verify(
     UsageError
         The regions that it was made with are missing, or they are others.
     """
-    header, blocks = read_dataset(path)
+    # Here, too few rows are told one by one.
+    header, blocks = read_dataset(path) if path.is_dir() else read_output(path)
     try:
         run_key(header)
     except KeyError as error:

@@ -112,9 +112,9 @@ def _manifest(folder: str) -> Manifest:
         raise OutputUnwritable(
             f"{path}: cannot be read ({error.strerror}); -o must be in a folder that all workers share"
         ) from None
-    if manifest.version != __version__:
+    if manifest.key["version"] != __version__:
         raise ClusterError(
-            f"it has protrna {__version__}, not {manifest.version}; install the same everywhere"
+            f"it has protrna {__version__}, not {manifest.key['version']}; install the same everywhere"
         )
     return manifest
 

@@ -52,6 +52,7 @@ def write_vectors(
             "layers": layers,
             "per_token": per_token,
             "pool": "mean",
+            "precision": "float32",
             "dtype": str(vectors.dtype),
             "batch_tokens": 2048,
             "rules": DEFAULT_RULES,

@@ -297,11 +297,12 @@ def _refuse_options_of_files(options: EmbedOptions) -> None:
     if options.resume or options.overwrite:
         raise UsageError("--resume and --overwrite speak of a file, and -o - is none; give -o a file")
     if options.per_token_output:
-        raise UsageError("--per-token-output stands beside a file, and -o - is none; give -o a file")
-    if "skip" in (options.rules.on_invalid, options.rules.long) or options.rules.regions:
+        raise UsageError("--per-token-output goes with a file, and -o - is none; give -o a file")
+    if "skip" in (options.rules.on_invalid, options.rules.long):
+        raise UsageError("skipped records are listed beside OUT, and -o - is no file; give -o a file")
+    if options.rules.regions:
         raise UsageError(
-            "skipped records, and with --regions those without one, are listed beside OUT, and -o - is no "
-            "file; give -o a file"
+            "records without a region are listed beside OUT, and -o - is no file; give -o a file"
         )
 
 

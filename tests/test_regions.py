@@ -281,6 +281,12 @@ def test_a_mean_of_nothing_is_told_before_the_model_is_loaded(tmp_path: Path, ru
         (["--pool", "max", "--skip-unknown"], "--skip-unknown is for --pool mean, not for --pool max"),
         (["--pool", "cls", "--regions", "parts.bed"], "--regions is for --pool mean and max"),
         (["--per-token-output", "out.npy"], "out.npy: named by -o and by --per-token-output"),
+        (["-o", "-", "--regions", "parts.bed"], "records without a region are listed beside OUT"),
+        (["-o", "-", "--per-token-output", "b.npy"], "--per-token-output goes with a file"),
+        (
+            ["--dask", "local:1", "--per-token-output", "b.npy", "--format", "parquet"],
+            "--dask makes one folder",
+        ),
         (["--per-token-output", "out.txt"], "no format has the suffix '.txt'"),
     ],
 )

@@ -84,6 +84,11 @@ class EmbedOptions:
         Embed one slice of the input.
     rules
         What becomes of invalid letters, gaps and long records, and of which residues a row speaks.
+
+    Raises
+    ------
+    UsageError
+        What is asked for cannot be had together.
     """
 
     model: str = weights.PUBLISHED
@@ -104,6 +109,22 @@ class EmbedOptions:
     resume: bool = False
     shard: Shard = WHOLE
     rules: Rules = DEFAULT_RULES
+
+    def __post_init__(self) -> None:
+        for name, given in (
+            ("--per-token-output", self.per_token_output),
+            ("--skip-unknown", self.rules.skip_unknown),
+            ("--regions", self.rules.regions),
+        ):
+            if given and self.per_token:
+                raise UsageError(
+                    f"{name} is for pooled rows, and --per-token makes none; "
+                    "to have both, give --per-token-output a file instead"
+                )
+        if self.rules.skip_unknown and self.pool != "mean":
+            raise UsageError(f"--skip-unknown is for --pool mean, not for --pool {self.pool}")
+        if self.rules.regions and self.pool == "cls":
+            raise UsageError("--regions is for --pool mean and max: cls speaks of a whole record")
 
 
 def load_model(
@@ -199,9 +220,8 @@ def _targets(path: Path, options: EmbedOptions) -> list[Target]:
     Raises
     ------
     UsageError
-        The options contradict one another.
+        A suffix tells no format, or two files have one name.
     """
-    refuse_contradictions(options)
     format = options.format or output.format_of(path)
     targets = [Target(shard_path(path, options.shard), format, options.per_token)]
     if options.per_token_output:
@@ -210,31 +230,6 @@ def _targets(path: Path, options: EmbedOptions) -> list[Target]:
             raise UsageError(f"{path}: named by -o and by --per-token-output; give each a file of its own")
         targets.append(Target(shard_path(beside, options.shard), output.format_of(beside), per_token=True))
     return targets
-
-
-def refuse_contradictions(options: EmbedOptions) -> None:
-    """Make sure that what the options ask for can be had together.
-
-    Raises
-    ------
-    UsageError
-        It cannot.
-    """
-    rules = options.rules
-    for name, given in (
-        ("--per-token-output", options.per_token_output),
-        ("--skip-unknown", rules.skip_unknown),
-        ("--regions", rules.regions),
-    ):
-        if given and options.per_token:
-            raise UsageError(
-                f"{name} is for pooled rows, and --per-token makes none; "
-                "to have both, give --per-token-output a file instead"
-            )
-    if rules.skip_unknown and options.pool != "mean":
-        raise UsageError(f"--skip-unknown is for --pool mean, not for --pool {options.pool}")
-    if rules.regions and options.pool == "cls":
-        raise UsageError("--regions is for --pool mean and max: cls speaks of a whole record")
 
 
 def stream_fasta(
@@ -266,7 +261,6 @@ def stream_fasta(
     """
     options = options or EmbedOptions()
     progress, stop = progress or Progress(), stop or Stop()
-    refuse_contradictions(options)
     _refuse_options_of_files(options)
     from protrna_cli.streaming import Stream  # it brings pyarrow, which other formats do without
 

@@ -122,7 +122,6 @@ def _refuse(target: Target, sources: Sequence[Source], options: api.EmbedOptions
     """Refuse what cannot be distributed, and what must not be overwritten."""
     if options.format != "parquet":
         raise UsageError("--dask makes a folder of Parquet parts; protrna merge makes any format of it")
-    api.refuse_contradictions(options)
     if options.per_token_output:
         raise UsageError("--dask makes one folder; run it once more with --per-token for the residues")
     if options.shard.count > 1:

@@ -126,7 +126,7 @@ def test_an_array_survives_a_signal_and_a_kill(folder: Path) -> None:
     merge, _ = submitted(block("bash", "scontrol requeue ${job}_3"), job=job)
     wait_until(lambda: job_state(merge)["JobState"] == "COMPLETED", "merge")
     assert job_state(f"{job}_3")["Restarts"] == "1"
-    assert "320 records of 4 parts" in Path(f"merge.{merge}.log").read_text()
+    assert "320 records: out.parquet" in Path(f"merge.{merge}.log").read_text()
 
     assert verify(Path("out.parquet"), [source]) == []
     embed_fasta(source, "alone.parquet", EmbedOptions(model="demo"))

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from protrna_cli.alphabet import Alphabet, BatchConverter
-    from protrna_cli.api import EmbedOptions, embed_fasta, load_model, load_pretrained_model
+    from protrna_cli.api import embed_fasta, load_model, load_pretrained_model
+    from protrna_cli.options import EmbedOptions
 
 _HOMES = {
     "Alphabet": "protrna_cli.alphabet",
     "BatchConverter": "protrna_cli.alphabet",
-    "EmbedOptions": "protrna_cli.api",
+    "EmbedOptions": "protrna_cli.options",
     "embed_fasta": "protrna_cli.api",
     "load_model": "protrna_cli.api",
     "load_pretrained_model": "protrna_cli.api",

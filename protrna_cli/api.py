@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protrna_cli import output, pipeline, rates, weights
+from protrna_cli import output, rates, weights
 from protrna_cli.errors import Stopped, UsageError, WeightsError
 from protrna_cli.estimate import Estimate, estimate
-from protrna_cli.inputs import Source, open_sources
+from protrna_cli.inputs import open_sources
 from protrna_cli.locks import locked
-from protrna_cli.machine import available_cpus, available_memory
 from protrna_cli.model import demo
-from protrna_cli.model.checkpoint import read_checkpoint, read_size
+from protrna_cli.model.checkpoint import read_size
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
-from protrna_cli.output.rows import Header
-from protrna_cli.pipeline import Job, Product
-from protrna_cli.provenance import make_header, run_key
-from protrna_cli.records import Census, Record, Skipped, read_slice, shortened, take_census
-from protrna_cli.report import Progress, Summary, amount, counted
-from protrna_cli.rules import DEFAULT_RULES, Rules
-from protrna_cli.shard import WHOLE, Shard
-from protrna_cli.spool import Spool, shard_path, skipped_path
+from protrna_cli.options import EmbedOptions
+from protrna_cli.pipeline import Product
+from protrna_cli.records import read_slice, take_census
+from protrna_cli.report import Progress, Summary
+from protrna_cli.slices import (
+    census_of_shard,
+    embed_slice,
+    hashing,
+    load_checkpoint,
+    plan_slice,
+    pooling_of,
+    rate_key,
+    recommend,
+    run_slice,
+    summary_of,
+)
+from protrna_cli.spool import shard_path
 from protrna_cli.stopping import Stop
-from protrna_cli.targets import DTYPE_BYTES, Target, check_space, is_whole, refuse_existing
-from protrna_cli.weights import trust
+from protrna_cli.targets import DTYPE_BYTES, Target, refuse_existing
 from protrna_cli.weights.fetching import obtain
 from protrna_cli.weights.watch import Watcher
 
@@ -38,93 +42,6 @@ if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
 
 AnyPath = str | PathLike[str]
-
-_OF_THE_HEADER = ("pool", "precision", "dtype", "batch_tokens", "rules", "shard")
-"""Options that decide the values, and so stand in the header."""
-
-MEASURABLE_SECONDS = 5.0
-"""A run shorter than this says little of the machine's rate."""
-
-
-@dataclass(frozen=True)
-class EmbedOptions:
-    """How to embed; the defaults are the command line's.
-
-    Attributes
-    ----------
-    model
-        `protrna` (the published weights), `demo`, or the path of a checkpoint.
-    layers
-        Layers to take, from one run of the model: 0 is the embedding, negatives count from the end.
-    per_token
-        One vector a residue, not one a record.
-    per_token_output
-        A second output, with one vector a residue, from the same run of the model.
-    pool
-        `mean` or `max` over the residues, or `cls`; nothing per token.
-    precision
-        Of the model's matmuls: `float32` or `bfloat16`. All else is computed in float32.
-    dtype
-        Of what is written: `float32` or `float16`.
-    format, h5_layout
-        `parquet`, `h5` or `npy`, by default told by the suffix; `flat` or `packed`.
-    device, threads
-        As `load_model` takes them.
-    batch_tokens
-        Budget of a batch in tokens.
-    weights_dir
-        Where the published weights are kept; by default `PROTRNA_HOME` or the user's cache folder.
-    offline
-        Do not fetch the published weights if they are not at hand; `PROTRNA_OFFLINE=1` says the same.
-    overwrite
-        Replace an output that exists.
-    resume
-        Go on with a run that did not finish; without one, begin.
-    shard
-        Embed one slice of the input.
-    rules
-        What becomes of invalid letters, gaps and long records, and of which residues a row speaks.
-
-    Raises
-    ------
-    UsageError
-        What is asked for cannot be had together.
-    """
-
-    model: str = weights.PUBLISHED
-    layers: tuple[int, ...] = (-1,)
-    per_token: bool = False
-    per_token_output: str | None = None
-    pool: str = "mean"
-    precision: str = "float32"
-    dtype: str = "float32"
-    format: str | None = None
-    h5_layout: str = "flat"
-    device: str = "auto"
-    threads: int | None = None
-    batch_tokens: int = 2048
-    weights_dir: str | None = None
-    offline: bool = False
-    overwrite: bool = False
-    resume: bool = False
-    shard: Shard = WHOLE
-    rules: Rules = DEFAULT_RULES
-
-    def __post_init__(self) -> None:
-        for name, given in (
-            ("--per-token-output", self.per_token_output),
-            ("--skip-unknown", self.rules.skip_unknown),
-            ("--regions", self.rules.regions),
-        ):
-            if given and self.per_token:
-                raise UsageError(
-                    f"{name} is for pooled rows, and --per-token makes none; "
-                    "to have both, give --per-token-output a file instead"
-                )
-        if self.rules.skip_unknown and self.pool != "mean":
-            raise UsageError(f"--skip-unknown is for --pool mean, not for --pool {self.pool}")
-        if self.rules.regions and self.pool == "cls":
-            raise UsageError("--regions is for --pool mean and max: cls speaks of a whole record")
 
 
 def load_model(
@@ -159,7 +76,7 @@ def load_model(
     """
     checkpoint = weights.locate(str(name_or_path))
     obtain(checkpoint)
-    with _hashing(checkpoint) as digest:
+    with hashing(checkpoint) as digest:
         model = load_checkpoint(checkpoint, precision, device, threads)
         digest()  # it must be the checkpoint that was verified, if one was
     return model
@@ -273,11 +190,11 @@ def stream_fasta(
                 target = Target(Path("<stdout>"), "parquet", options.per_token)
                 headers, part = plan_slice(sources, whole, [target], checkpoint, options)
                 model = load_checkpoint(checkpoint, options.precision, options.device, options.threads)
-                _recommend(options, progress)
+                recommend(options, progress)
             with Stream(descriptor, headers[target], stop) as stream:
-                products = [Product(_pooling(target, options), stream)]
+                products = [Product(pooling_of(target, options), stream)]
                 items = read_slice(sources, options.rules, whole, options.shard, model.size.width)
-                seconds = _run(items, model, products, options, part, progress, stop)
+                seconds = run_slice(items, model, products, options, part, progress, stop)
     except Stopped as stopped:
         stopped.resumable = False
         raise
@@ -300,194 +217,6 @@ def _refuse_options_of_files(options: EmbedOptions) -> None:
         )
 
 
-def embed_slice(
-    sources: Sequence[Source],
-    whole: Census,
-    targets: Sequence[Target],
-    checkpoint: Path | None,
-    options: EmbedOptions,
-    progress: Progress,
-    stop: Stop,
-    sha256: Callable[[Path], str] = trust.sha256,
-    load: Callable[[Path | None, str, str, int | None], ProtRNA] | None = None,
-) -> Summary:
-    """Embed the shard of an input that was counted into outputs, whose locks the caller holds.
-
-    Parameters
-    ----------
-    whole
-        Census of all the input.
-    targets
-        Made from one run of the model. With `resume`, those that are whole already are left alone.
-    checkpoint
-        As `weights.locate` gives it.
-    sha256, load
-        Hash a checkpoint, and load it (with which precision, onto which device, for how many threads); a
-        process that embeds many slices gives functions that remember.
-
-    Raises
-    ------
-    ProtrnaError
-        As `embed_fasta`.
-    """
-    paths = [target.path for target in targets]
-    with stop.abandoning():
-        headers, part = plan_slice(sources, whole, targets, checkpoint, options, sha256)
-        if options.resume:
-            headers = {
-                target: header for target, header in headers.items() if not is_whole(target.path, header)
-            }
-        if not headers:
-            return summary_of(paths, part, options, 0.0, part.n_records, already_whole=True)
-        check_space(headers, progress)
-        model = (load or load_checkpoint)(checkpoint, options.precision, options.device, options.threads)
-        _recommend(options, progress)
-    with ExitStack() as stack:
-        spools = {
-            target: stack.enter_context(Spool(target.path, header, run_key(header), options.resume))
-            for target, header in headers.items()
-        }
-        resumed = _rows_done(spools.values())
-        products = [Product(_pooling(target, options), spool) for target, spool in spools.items()]
-        items = read_slice(sources, options.rules, whole, options.shard, model.size.width)
-        try:
-            seconds = _run(items, model, products, options, part, progress, stop)
-            for target, spool in spools.items():
-                spool.finish(target.format, options.h5_layout, stop.check)
-        except Stopped as stopped:
-            n_rows = counted(next(iter(headers.values())).n_rows, "row")
-            safe = f"{_rows_done(spools.values()):,} of {n_rows} or more are safe"
-            raise type(stopped)(f"{stopped}; {safe}") from None
-    return summary_of(paths, part, options, seconds, resumed)
-
-
-def _rows_done(spools: Iterable[Spool]) -> int:
-    """Rows that are durable in every one of the outputs."""
-    return min(spool.position.rows for spool in spools)
-
-
-def _pooling(target: Target, options: EmbedOptions) -> str:
-    return "none" if target.per_token else options.pool
-
-
-def plan_slice(
-    sources: Sequence[Source],
-    whole: Census,
-    targets: Sequence[Target],
-    checkpoint: Path | None,
-    options: EmbedOptions,
-    sha256: Callable[[Path], str] = trust.sha256,
-) -> tuple[dict[Target, Header], Census]:
-    """Say what the outputs of a shard will hold; gives their headers, and the census of the shard."""
-    with _hashing(checkpoint, sha256) as digest:
-        size = read_size(checkpoint)[0] if checkpoint else demo.SIZE
-        layers = tuple(dict.fromkeys(map(size.layer_index, options.layers)))
-        part = _census_of_shard(sources, whole, options, size)
-        _check_memory(options.rules, size, part)
-        if not options.resume:
-            # TensorFlow loads while the checkpoint is hashed; a finished output that is resumed needs none.
-            import protrna_cli.model.runtime  # noqa: F401
-        headers = {
-            target: make_header(
-                model=options.model,
-                weights_sha256=digest(),
-                size=size,
-                layers=layers,
-                per_token=target.per_token,
-                **{name: getattr(options, name) for name in _OF_THE_HEADER},
-                whole=whole,
-                part=part,
-            )
-            for target in targets
-        }
-    return headers, part
-
-
-@contextmanager
-def _hashing(
-    checkpoint: Path | None, sha256: Callable[[Path], str] = trust.sha256
-) -> Iterator[Callable[[], str | None]]:
-    """Hash a checkpoint meanwhile; gives what waits for its SHA-256, None for the demo model."""
-    with ThreadPoolExecutor(1) as background:
-        digest = background.submit(sha256, checkpoint) if checkpoint else None
-        yield lambda: digest.result() if digest else None
-
-
-def _census_of_shard(
-    sources: Sequence[Source], whole: Census, options: EmbedOptions, size: ModelSize
-) -> Census:
-    if options.shard.count == 1:
-        return whole
-    part = Census(inputs=whole.inputs)
-    part.count(read_slice(sources, options.rules, whole, options.shard, size.width), options.rules)
-    return part
-
-
-def _run(
-    items: Iterator[Record | Skipped],
-    model: ProtRNA,
-    products: Sequence[Product],
-    options: EmbedOptions,
-    part: Census,
-    progress: Progress,
-    stop: Stop,
-) -> float:
-    """Embed the records; returns the seconds it took, and keeps the rate for `--dry-run`."""
-    layers = tuple(dict.fromkeys(map(model.size.layer_index, options.layers)))
-    job = Job(options.rules, layers, options.batch_tokens, options.dtype)
-    progress.start(part.n_records, part.n_embedded)
-    started = time.perf_counter()
-    try:
-        tokens = pipeline.embed(items, model, products, job, progress, stop)
-    finally:
-        progress.close()
-    seconds = time.perf_counter() - started
-    if seconds > MEASURABLE_SECONDS:
-        rates.remember(weights.folder() / "rates.json", _rate_key(model.size, options), tokens / seconds)
-    return seconds
-
-
-def summary_of(
-    outputs: Sequence[Path],
-    part: Census,
-    options: EmbedOptions,
-    seconds: float,
-    n_resumed: int,
-    already_whole: bool = False,
-) -> Summary:
-    """Say what was done for a census' records."""
-    return Summary(
-        output=" and ".join(map(str, outputs)),
-        n_records=part.n_records,
-        n_regions=part.n_rows if options.rules.regions else 0,
-        n_residues=part.n_embedded,
-        n_unknown=part.n_unknown,
-        n_long=part.n_long,
-        long=options.rules.long,
-        max_length=options.rules.max_length,
-        n_skipped=part.n_skipped,
-        skipped_list=str(skipped_path(outputs[0])),
-        n_repeats=part.n_repeats,
-        seconds=seconds,
-        n_resumed=n_resumed,
-        already_whole=already_whole,
-    )
-
-
-def _check_memory(rules: Rules, size: ModelSize, census: Census) -> None:
-    """Refuse a record that cannot run in one piece, before anything is computed."""
-    if rules.long != "whole":
-        return
-    needed = size.attention_bytes(census.longest + 2)
-    free = available_memory()
-    if free is not None and needed > free:
-        raise UsageError(
-            f"record {shortened(census.longest_id)} of {census.longest:,} residues needs "
-            f"{amount(needed)} of memory in one piece, and {amount(free)} are free; "
-            "use --long window"
-        )
-
-
 def estimate_fasta(
     inputs: AnyPath | Sequence[AnyPath], output_path: AnyPath, options: EmbedOptions | None = None
 ) -> Estimate:
@@ -506,7 +235,7 @@ def estimate_fasta(
         vector = size.width * len(options.layers) * DTYPE_BYTES[options.dtype]
         return estimate(
             read_slice(sources, options.rules, whole, options.shard, size.width),
-            _census_of_shard(sources, whole, options, size),
+            census_of_shard(sources, whole, options, size),
             options.rules,
             size,
             options.batch_tokens,
@@ -514,7 +243,7 @@ def estimate_fasta(
                 vector * any(not target.per_token for target in targets),
                 vector * any(target.per_token for target in targets),
             ),
-            rate=rates.recall(weights.folder() / "rates.json", _rate_key(size, options)),
+            rate=rates.recall(weights.folder() / "rates.json", rate_key(size, options)),
         )
 
 
@@ -542,26 +271,3 @@ def _size(model: str) -> ModelSize:
     if checkpoint is None:
         return demo.SIZE
     return read_size(checkpoint)[0] if weights.is_there(checkpoint) else PUBLISHED_SIZE
-
-
-def _rate_key(size: ModelSize, options: EmbedOptions) -> str:
-    threads = options.threads or available_cpus()
-    return f"{size.layers}x{size.width} {options.precision} {options.device} {threads}"
-
-
-def load_checkpoint(checkpoint: Path | None, precision: str, device: str, threads: int | None) -> ProtRNA:
-    """Load the model of a checkpoint that is at hand; None is the demo model."""
-    from protrna_cli.model import runtime
-    from protrna_cli.model.transformer import ProtRNA
-
-    runtime.configure(device, threads)
-    place = runtime.placer(precision)
-    return ProtRNA(*(read_checkpoint(checkpoint, place) if checkpoint else demo.demo_weights(place)))
-
-
-def _recommend(options: EmbedOptions, progress: Progress) -> None:
-    """Tell who computes in float32 where bfloat16 is much faster; the demo model is fast anyway."""
-    from protrna_cli.model import runtime
-
-    if options.precision == "float32" and options.model != weights.DEMO and runtime.bfloat16_is_fast():
-        progress.note("this machine is several times faster with --precision bfloat16, see the README")

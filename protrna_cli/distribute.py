@@ -17,7 +17,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protrna_cli import __version__, api, dataset, records, weights
+from protrna_cli import __version__, dataset, records, slices, weights
 from protrna_cli.cluster import connected, local_processes, worker_processes
 from protrna_cli.dataset import Manifest, part_path
 from protrna_cli.errors import (
@@ -32,6 +32,7 @@ from protrna_cli.journal import compare_keys
 from protrna_cli.locks import locked
 from protrna_cli.machine import available_cpus
 from protrna_cli.merging import read_parts
+from protrna_cli.options import EmbedOptions
 from protrna_cli.output.rows import Header
 from protrna_cli.provenance import run_key
 from protrna_cli.records import Census, take_census
@@ -64,7 +65,7 @@ IN_FLIGHT = 4096
 def embed_distributed(
     inputs: Sequence[str | PathLike[str]],
     output_path: str | PathLike[str],
-    options: api.EmbedOptions,
+    options: EmbedOptions,
     address: str,
     progress: Progress,
     stop: Stop,
@@ -101,10 +102,10 @@ def embed_distributed(
             known = _known(folder, sources, options)
             census = known.census if known else take_census(sources, options.rules)
             whole = replace(options, resume=True)  # so that TensorFlow is not loaded here
-            headers, _ = api.plan_slice(sources, census, [target], checkpoint, whole)
+            headers, _ = slices.plan_slice(sources, census, [target], checkpoint, whole)
             header = headers[target]
             if options.resume and is_whole(folder, header):
-                return api.summary_of([folder], census, options, 0.0, census.n_records, already_whole=True)
+                return slices.summary_of([folder], census, options, 0.0, census.n_records, already_whole=True)
             if known:  # before a worker begins a part of another run among those that are there
                 compare_keys(known.key, run_key(header), str(partial_path(folder)))
         with connected(address) as client:
@@ -115,10 +116,10 @@ def embed_distributed(
             path = str(checkpoint.absolute()) if checkpoint else None
             resumed = _run(client, folder, path, options, census, n_parts, progress, stop)
         _finish(folder, n_parts, header)
-    return api.summary_of([folder], census, options, time.perf_counter() - started, resumed)
+    return slices.summary_of([folder], census, options, time.perf_counter() - started, resumed)
 
 
-def _refuse(target: Target, sources: Sequence[Source], options: api.EmbedOptions) -> None:
+def _refuse(target: Target, sources: Sequence[Source], options: EmbedOptions) -> None:
     """Refuse what cannot be distributed, and what must not be overwritten."""
     if options.format != "parquet":
         raise UsageError("--dask makes a folder of Parquet parts; protrna merge makes any format of it")
@@ -133,7 +134,7 @@ def _refuse(target: Target, sources: Sequence[Source], options: api.EmbedOptions
     dataset.refuse_foreign(target.path)
 
 
-def _known(folder: Path, sources: Sequence[Source], options: api.EmbedOptions) -> Manifest | None:
+def _known(folder: Path, sources: Sequence[Source], options: EmbedOptions) -> Manifest | None:
     """What an unfinished run had counted; the count of parts stays, and the census if nothing changed."""
     if not options.resume or not dataset.manifest_path(folder).exists():
         return None
@@ -174,7 +175,7 @@ def _run(
     client: Client,
     folder: Path,
     checkpoint: str | None,
-    options: api.EmbedOptions,
+    options: EmbedOptions,
     census: Census,
     n_parts: int,
     progress: Progress,

@@ -9,9 +9,9 @@ from importlib.metadata import version
 from typing import Any
 
 from protrna_cli import __version__, weights
-from protrna_cli.api import load_checkpoint
 from protrna_cli.machine import available_cpus, available_memory, cpu_flags
 from protrna_cli.report import amount
+from protrna_cli.slices import load_checkpoint
 
 TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 """Instruction sets that decide how fast matmuls are."""

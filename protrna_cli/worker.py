@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protrna_cli import __version__, api, dataset, weights
+from protrna_cli import __version__, dataset, slices, weights
 from protrna_cli.dataset import Manifest, part_path
 from protrna_cli.errors import (
     ClusterError,
@@ -29,6 +29,7 @@ from protrna_cli.errors import (
 )
 from protrna_cli.inputs import Source, open_sources
 from protrna_cli.locks import locked
+from protrna_cli.options import EmbedOptions
 from protrna_cli.report import Progress, Summary
 from protrna_cli.shard import Shard
 from protrna_cli.stopping import Stop
@@ -45,7 +46,7 @@ _ALONE = threading.Lock()
 """Held by the task that runs in this worker: TensorFlow takes all threads for one."""
 
 
-def embed_part(folder: str, shard: Shard, checkpoint: str | None, options: api.EmbedOptions) -> Summary:
+def embed_part(folder: str, shard: Shard, checkpoint: str | None, options: EmbedOptions) -> Summary:
     """Make one part of a dataset, as a task of the cluster.
 
     Parameters
@@ -58,7 +59,7 @@ def embed_part(folder: str, shard: Shard, checkpoint: str | None, options: api.E
     Raises
     ------
     ProtrnaError
-        As `api.embed_slice`; the message names this machine.
+        As `slices.embed_slice`; the message names this machine.
     """
     stop = _Wanted()
     try:
@@ -67,7 +68,7 @@ def embed_part(folder: str, shard: Shard, checkpoint: str | None, options: api.E
             manifest = _manifest(folder)
             target = part_path(Path(folder), shard)
             with _opened(manifest.inputs) as sources, _locked_in_turn(target, stop):
-                return api.embed_slice(
+                return slices.embed_slice(
                     sources,
                     manifest.census,
                     [Target(target, "parquet", options.per_token)],
@@ -168,7 +169,7 @@ def _load(
     threads: int | None,
 ) -> ProtRNA:
     """Load the model that all tasks of this process run."""
-    return api.load_checkpoint(checkpoint, precision, device, threads)
+    return slices.load_checkpoint(checkpoint, precision, device, threads)
 
 
 async def until_idle() -> None:

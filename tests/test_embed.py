@@ -337,10 +337,10 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, run: Run) -> None:
 
 
 def test_a_dry_run_knows_the_last_rate_and_needs_no_weights(tmp_path: Path, run: Run, home: Path) -> None:
-    from protrna_cli import api, rates
+    from protrna_cli import api, rates, slices
 
     path = write_fasta(tmp_path / "in.fa", ["acgu"])
-    key = api._rate_key(api._size("protrna"), EmbedOptions(threads=3))
+    key = slices.rate_key(api._size("protrna"), EmbedOptions(threads=3))
     rates.remember(home / "rates.json", key, 2.0)
     words = ["embed", path, "-o", tmp_path / "out.npy", "--dry-run", "--format", "json", "--threads", 3]
     found = json.loads(run(*words).out)

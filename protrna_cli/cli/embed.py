@@ -15,6 +15,7 @@ from protrna_cli.cli.terminal import claim_stdout, hushed_libraries, say, verbos
 from protrna_cli.cli.weights import watcher_for, weights_dir
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
+from protrna_cli.options import EmbedOptions
 from protrna_cli.output import FORMATS, H5_LAYOUTS, format_of
 from protrna_cli.regions import read_bed
 from protrna_cli.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
@@ -214,18 +215,18 @@ def embed(
         raise UsageError("--format json is for --dry-run; OUT is parquet, h5 or npy")
     if as_json or not options["format"]:
         options["format"] = "parquet" if dask or output == STDOUT else format_of(Path(output))
+    asked = EmbedOptions(**options, rules=rules)
     if dry_run:
-        from protrna_cli.api import EmbedOptions, estimate_fasta
+        from protrna_cli.api import estimate_fasta
 
-        estimate = estimate_fasta(inputs, output, EmbedOptions(**options, rules=rules))
+        estimate = estimate_fasta(inputs, output, asked)
         click.echo(estimate.json() if as_json else estimate.text())
         return
-    if options["model"] == DEMO and not quiet:
+    if asked.model == DEMO and not quiet:
         say(f"note: {DEMO_NOTICE}")
     with hushed_libraries(verbose), SignalStop() as stop:
-        from protrna_cli.api import EmbedOptions, embed_fasta, stream_fasta
+        from protrna_cli.api import embed_fasta, stream_fasta
 
-        asked = EmbedOptions(**options, rules=rules)
         watching = progress_for(progress, quiet), stop, watcher_for(progress, quiet)
         if dask:
             from protrna_cli.distribute import embed_distributed

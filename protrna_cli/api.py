@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protrna_cli import output, rates, weights
+from protrna_cli.census import read_slice, take_census
 from protrna_cli.errors import Stopped, UsageError, WeightsError
 from protrna_cli.estimate import Estimate, estimate
 from protrna_cli.inputs import open_sources
@@ -18,7 +19,6 @@ from protrna_cli.model.checkpoint import read_size
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.options import EmbedOptions
 from protrna_cli.pipeline import Product
-from protrna_cli.records import read_slice, take_census
 from protrna_cli.report import Progress, Summary
 from protrna_cli.slices import (
     census_of_shard,

@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from protrna_cli.census import Census, Mark
 from protrna_cli.errors import OutputUnwritable
 from protrna_cli.journal import RunKey
 from protrna_cli.making import join_skipped
-from protrna_cli.records import Census, Mark, Place
+from protrna_cli.records import Place
 from protrna_cli.regions import Regions
 from protrna_cli.rules import Rules
 from protrna_cli.shard import Shard

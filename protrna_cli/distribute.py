@@ -17,7 +17,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protrna_cli import __version__, dataset, records, slices, weights
+from protrna_cli import __version__, dataset, plan, slices, weights
+from protrna_cli.census import Census, take_census
 from protrna_cli.cluster import connected, local_processes, worker_processes
 from protrna_cli.dataset import Manifest, part_path
 from protrna_cli.errors import (
@@ -35,7 +36,6 @@ from protrna_cli.merging import read_parts
 from protrna_cli.options import EmbedOptions
 from protrna_cli.output.rows import Header
 from protrna_cli.provenance import run_key
-from protrna_cli.records import Census, take_census
 from protrna_cli.report import Progress, Summary, counted
 from protrna_cli.shard import Shard
 from protrna_cli.spool import partial_path
@@ -151,7 +151,7 @@ def _paths(sources: Sequence[Source]) -> list[str]:
 
 def _part_count(census: Census, processes: int) -> int:
     """Into how many parts to cut: whole windows where there are enough of them for all workers."""
-    count = len(census.marks) // records.WINDOWS_A_SHARD
+    count = len(census.marks) // plan.WINDOWS_A_SHARD
     wanted = TASKS_A_WORKER * max(1, processes)
     if count < wanted:
         count = min(wanted, census.n_embedded // PART_RESIDUES)

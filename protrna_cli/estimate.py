@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from protrna_cli import plan
+from protrna_cli.census import Census
 from protrna_cli.model.structure import ModelSize, row_count
-from protrna_cli.records import Census, Record, Skipped
+from protrna_cli.records import Record, Skipped
 from protrna_cli.report import amount
 from protrna_cli.rules import Rules
 from protrna_cli.task import Task

@@ -16,6 +16,9 @@ from protrna_cli.shard import Shard
 WINDOW_RECORDS = 4096
 WINDOW_RESIDUES = 1 << 20
 
+WINDOWS_A_SHARD = 16
+"""Windows that a shard must have to be cut between windows: then its cost is off by some percent."""
+
 
 class HasLength(Protocol):
     """Anything counted in residues."""

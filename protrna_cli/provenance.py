@@ -6,10 +6,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from protrna_cli import __version__, weights
+from protrna_cli.census import Census
 from protrna_cli.journal import RunKey
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.rows import Header
-from protrna_cli.records import Census
 from protrna_cli.regions import Regions
 from protrna_cli.rules import Rules
 from protrna_cli.shard import Shard

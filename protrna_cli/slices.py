@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protrna_cli import pipeline, rates, weights
+from protrna_cli.census import Census, read_slice
 from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.inputs import Source
 from protrna_cli.machine import available_cpus, available_memory
@@ -20,7 +21,7 @@ from protrna_cli.options import EmbedOptions
 from protrna_cli.output.rows import Header
 from protrna_cli.pipeline import Job, Product
 from protrna_cli.provenance import make_header, run_key
-from protrna_cli.records import Census, Record, Skipped, read_slice, shortened
+from protrna_cli.records import Record, Skipped, shortened
 from protrna_cli.report import Progress, Summary, amount, counted
 from protrna_cli.rules import Rules
 from protrna_cli.spool import Spool, skipped_path

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from protrna_cli.census import read_slice, take_census
 from protrna_cli.errors import InputError, UsageError
 from protrna_cli.inputs import open_sources
 from protrna_cli.merging import read_dataset
 from protrna_cli.output import read_output
 from protrna_cli.output.rows import ROW_COLUMNS, Block, Header, Row, Values
 from protrna_cli.provenance import rules_of, run_key, shard_of
-from protrna_cli.records import Record, Skipped, read_slice, rows_of, shortened, take_census
+from protrna_cli.records import Record, Skipped, rows_of, shortened
 from protrna_cli.regions import read_bed
 from protrna_cli.rules import Rules
 from protrna_cli.spool import partial_path, skipped_path

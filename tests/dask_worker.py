@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from protrna_cli import pipeline, plan, records, worker
+from protrna_cli import pipeline, plan, worker
 
 BATCH_SECONDS = 0.03
 
@@ -13,7 +13,7 @@ BATCH_SECONDS = 0.03
 def dask_setup(_: Any) -> None:
     """Change what the tests need changed."""
     plan.windows.__defaults__ = (7, 300)  # type: ignore[attr-defined]
-    records.WINDOWS_A_SHARD = 2
+    plan.WINDOWS_A_SHARD = 2
     pipeline.COMMIT_SECONDS = 0.0
     worker.BUSY_SECONDS = 0.05
 

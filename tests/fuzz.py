@@ -21,9 +21,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from protrna_cli.census import read_records, take_census
 from protrna_cli.errors import InputError, InputUnreadable
 from protrna_cli.inputs import open_sources
-from protrna_cli.records import Record, read_records, take_census
+from protrna_cli.records import Record
 from protrna_cli.rules import GAPS, LONG, ON_INVALID, Rules
 
 HANG_SECONDS = 20

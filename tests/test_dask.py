@@ -16,7 +16,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from protrna_cli import EmbedOptions, embed_fasta, plan, records
+from protrna_cli import EmbedOptions, embed_fasta, plan
 from protrna_cli.errors import ClusterError, InputError, RunMismatch, Stopped, UsageError
 from protrna_cli.merging import parts_of
 from protrna_cli.report import Progress, Summary
@@ -66,7 +66,7 @@ def cluster() -> Iterator[Any]:
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An input of many small windows, cut between them."""
     monkeypatch.setattr(plan.windows, "__defaults__", (7, 300))
-    monkeypatch.setattr(records, "WINDOWS_A_SHARD", 2)
+    monkeypatch.setattr(plan, "WINDOWS_A_SHARD", 2)
     monkeypatch.setattr("protrna_cli.distribute.TASKS_A_WORKER", 2)
     path = tmp_path / "in.fa"
     write_input(path)

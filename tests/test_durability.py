@@ -485,11 +485,9 @@ def test_merged_shards_equal_one_run(
     tmp_path: Path, source: Path, format: str, h5_layout: str, count: int, by_window: bool, monkeypatch: Any
 ) -> None:
     """Bit for bit when they are cut between windows."""
-    from protrna_cli import records
-
     if by_window:
         monkeypatch.setattr(plan.windows, "__defaults__", (7, 300))
-        monkeypatch.setattr(records, "WINDOWS_A_SHARD", 2)
+        monkeypatch.setattr(plan, "WINDOWS_A_SHARD", 2)
     options = replace(OPTIONS, format=format, h5_layout=h5_layout)
     target = tmp_path / "out.x"
     for i in range(1, count + 1):

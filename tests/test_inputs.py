@@ -15,8 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from protrna_cli.census import read_records, take_census
 from protrna_cli.inputs import open_sources
-from protrna_cli.records import Record, read_records, take_census
+from protrna_cli.records import Record
 from protrna_cli.rules import DEFAULT_RULES, Rules
 from tests.conftest import GOLDEN, SAMPLE, Run
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from protrna_cli.census import Census
 from protrna_cli.errors import InputError, UsageError
 from protrna_cli.map import METHODS
 from protrna_cli.map.colouring import COLOURS, MOST_FAMILIES, OTHER_COLOUR, Families, Scale, colour_by
@@ -25,7 +26,6 @@ from protrna_cli.model.structure import ModelSize
 from protrna_cli.output import write_output
 from protrna_cli.output.rows import Block, Header, Row
 from protrna_cli.provenance import make_header
-from protrna_cli.records import Census
 from protrna_cli.rules import DEFAULT_RULES
 from protrna_cli.shard import WHOLE
 from tests.conftest import Run

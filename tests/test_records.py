@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protrna_cli import plan, records
+from protrna_cli import plan
+from protrna_cli.census import read_records, read_slice, take_census
 from protrna_cli.errors import InputError, InputUnreadable, UsageError
 from protrna_cli.inputs import Source, open_sources
-from protrna_cli.records import Record, Skipped, read_records, read_slice, take_census
+from protrna_cli.records import Record, Skipped
 from protrna_cli.rules import DEFAULT_RULES, GAPS, LONG, ON_INVALID, Rules
 from protrna_cli.shard import Shard
 from tests.conftest import ROOT, SAMPLE
@@ -197,7 +198,7 @@ def test_a_slice_read_from_its_mark_is_the_slice_of_the_whole(
     rules = Rules(on_invalid="skip", gaps="remove", max_length=9)
     with pytest.MonkeyPatch.context() as patch, open_sources(sorted(folder.iterdir())) as sources:
         patch.setattr(plan.windows, "__defaults__", (most, 60))
-        patch.setattr(records, "WINDOWS_A_SHARD", windows_a_shard)
+        patch.setattr(plan, "WINDOWS_A_SHARD", windows_a_shard)
         census = take_census(sources, rules)
         whole = list(read_records(sources, rules, census))
         windows = list(plan.windows(whole))
@@ -231,7 +232,7 @@ def test_a_slice_is_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     sources = [Counted(str(path), path)]
     monkeypatch.setattr(plan.windows, "__defaults__", (1000, 1 << 20))
-    monkeypatch.setattr(records, "WINDOWS_A_SHARD", 5)
+    monkeypatch.setattr(plan, "WINDOWS_A_SHARD", 5)
     census = take_census(sources, DEFAULT_RULES)
     read.clear()
     slice_ = list(read_slice(sources, DEFAULT_RULES, census, Shard(11, count), 320))

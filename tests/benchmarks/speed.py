@@ -36,9 +36,10 @@ def engine(fasta: Path, checkpoint: Path, precision: str, budget: int) -> dict[s
     """Time the forward pass and pooling of all batches, compiling included; loading apart."""
     started = time.perf_counter()
     from protrna_cli import load_model
+    from protrna_cli.census import read_records, take_census
     from protrna_cli.inputs import open_sources
     from protrna_cli.model import trial
-    from protrna_cli.records import Record, read_records, take_census
+    from protrna_cli.records import Record
     from protrna_cli.rules import DEFAULT_RULES
     from protrna_cli.task import Task
 

@@ -85,6 +85,25 @@ def fasta(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Write an input of 84 records, long, repeated and unfit ones among them."""
+    from tests.kill import write_input
+
+    path = tmp_path / "in.fa"
+    write_input(path)
+    return path
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut runs into many windows, and commit after every batch."""
+    from protrna_cli import pipeline, plan
+
+    monkeypatch.setattr(plan.windows, "__defaults__", (7, 300))
+    monkeypatch.setattr(pipeline, "COMMIT_SECONDS", 0.0)
+
+
 @pytest.fixture(scope="session")
 def golden_records() -> list[tuple[str, str]]:
     """Id and letters of the golden records, read without the package."""

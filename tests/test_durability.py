@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protrna_cli import EmbedOptions, embed_fasta, pipeline, plan
+from protrna_cli import EmbedOptions, embed_fasta, plan
 from protrna_cli.errors import (
     NotFinite,
     OutOfMemory,
@@ -38,25 +38,12 @@ from protrna_cli.spool import partial_path, shard_path, skipped_path
 from protrna_cli.stopping import Stop
 from protrna_cli.verifying import verify
 from tests.conftest import GOLDEN, ROOT, SAMPLE, Run
-from tests.kill import KINDS, assert_equal, content, embed, outputs, write_input
+from tests.kill import KINDS, assert_equal, content, embed, outputs
 
 TOY = GOLDEN / "toy.h5"
 FORMATS = [("parquet", "flat"), ("npy", "flat"), ("h5", "flat"), ("h5", "packed")]
 RULES = Rules(on_invalid="skip", max_length=60)
 OPTIONS = EmbedOptions(model=str(TOY), rules=RULES, batch_tokens=150, format="npy")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "in.fa"
-    write_input(path)
-    return path
-
-
-@pytest.fixture
-def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan.windows, "__defaults__", (7, 300))
-    monkeypatch.setattr(pipeline, "COMMIT_SECONDS", 0.0)
 
 
 class StopAfter(Stop):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protrna_cli import EmbedOptions, embed_fasta, pipeline, plan
+from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.api import stream_fasta
 from protrna_cli.cli import progress
 from protrna_cli.errors import ReaderGone, Stopped, UsageError
@@ -21,7 +21,7 @@ from protrna_cli.shard import Shard
 from protrna_cli.stopping import Stop
 from protrna_cli.verifying import verify
 from tests.conftest import GOLDEN, SAMPLE, Run, on_a_terminal
-from tests.kill import content, write_input
+from tests.kill import content
 
 TOY = GOLDEN / "toy.h5"
 RULES = Rules(on_invalid="unknown", max_length=60)
@@ -33,19 +33,6 @@ def shell(line: str, *words: object, **variables: str) -> subprocess.CompletedPr
     function = f'protrna() {{ "{sys.executable}" -m protrna_cli "$@"; }}'
     script = ["bash", "-c", f"{function}; {line}", "bash", *map(str, words)]
     return subprocess.run(script, capture_output=True, env=os.environ | variables, timeout=300)
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "in.fa"
-    write_input(path)
-    return path
-
-
-@pytest.fixture
-def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan.windows, "__defaults__", (7, 300))
-    monkeypatch.setattr(pipeline, "COMMIT_SECONDS", 0.0)
 
 
 def write_random(path: Path, records: int, length: int) -> None:

@@ -57,7 +57,7 @@ def write_vectors(
             "batch_tokens": 2048,
             "rules": DEFAULT_RULES,
             "shard": WHOLE,
-            "whole": (census := Census(n_records=len(rows), n_embedded=len(vectors))),
+            "whole": (census := Census(n_records=len(rows), n_rows=len(rows), n_embedded=len(vectors))),
             "part": census,
             **changes,
         }

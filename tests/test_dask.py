@@ -137,6 +137,9 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, source: Path, cluster: An
     assert content(tmp_path / "merged.parquet") == alone
     assert run("verify", target, source).code == 0
     assert "84 rows" in run("info", target).out
+    assert run("convert", target, "-o", tmp_path / "copy.npy").code == 0
+    assert content(tmp_path / "copy.npy") == alone
+    assert run("map", target, "-o", tmp_path / "map.png", "--method", "pca").code == 0
     deadline = time.monotonic() + 60
     while cluster.scheduler.tasks and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -47,31 +47,41 @@ def connected(address: str) -> Iterator[Client]:
         Dask is not installed.
     """
     _import_distributed()
-    from distributed import Client, LocalCluster
-
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # Dask's words for its developers, such as that a disk is slow
         try:
-            if processes := local_processes(address):
-                cluster = LocalCluster(
-                    n_workers=processes,
-                    threads_per_worker=1,
-                    memory_limit=None,
-                    dashboard_address=None,
-                    silence_logs=logging.CRITICAL,
-                )
-                client = Client(stack.enter_context(cluster), set_as_default=False)
-                client.run(ignore_interrupts)
-            elif Path(address).is_file():
-                client = Client(scheduler_file=address, set_as_default=False)
-            else:
-                client = Client(address, set_as_default=False)
+            try:
+                client = _client(address, stack)
+            except (
+                AssertionError
+            ):  # Dask gives its event loop ten seconds to begin; a busy machine takes more
+                client = _client(address, stack)
         except (OSError, ValueError) as error:
             raise ClusterError(
                 f"--dask {address}: no Dask scheduler there ({error}); name its address or scheduler file"
             ) from None
         yield stack.enter_context(client)
+
+
+def _client(address: str, stack: ExitStack) -> Client:
+    """Begin a client; the cluster of `local:N` is begun with it, and ends with the stack."""
+    from distributed import Client, LocalCluster
+
+    processes = local_processes(address)
+    if not processes:
+        where = {"scheduler_file" if Path(address).is_file() else "address": address}
+        return Client(**where, set_as_default=False)
+    cluster = LocalCluster(
+        n_workers=processes,
+        threads_per_worker=1,
+        memory_limit=None,
+        dashboard_address=None,
+        silence_logs=logging.CRITICAL,
+    )
+    client = Client(stack.enter_context(cluster), set_as_default=False)
+    client.run(ignore_interrupts)
+    return client
 
 
 def _import_distributed() -> None:

@@ -111,7 +111,7 @@ def plan_slice(
     """Say what the outputs of a shard will hold; gives their headers, and the census of the shard."""
     with hashing(checkpoint, sha256) as digest:
         size = read_size(checkpoint)[0] if checkpoint else demo.SIZE
-        layers = tuple(dict.fromkeys(map(size.layer_index, options.layers)))
+        layers = size.layer_indices(options.layers)
         part = census_of_shard(sources, whole, options, size)
         _check_memory(options.rules, size, part)
         if not options.resume:
@@ -143,7 +143,7 @@ def run_slice(
     stop: Stop,
 ) -> float:
     """Embed the records; returns the seconds it took, and keeps the rate for `--dry-run`."""
-    layers = tuple(dict.fromkeys(map(model.size.layer_index, options.layers)))
+    layers = model.size.layer_indices(options.layers)
     job = Job(options.rules, layers, options.batch_tokens, options.dtype)
     progress.start(part.n_records, part.n_embedded)
     started = time.perf_counter()

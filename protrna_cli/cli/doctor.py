@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from protrna_cli.cli.device import on_device
 from protrna_cli.cli.terminal import hushed_libraries, verbosity
 from protrna_cli.cli.weights import weights_dir
 from protrna_cli.weights import PUBLISHED
@@ -21,12 +22,7 @@ UNSOUND = 70
     help="Model to try; demo stands in where the published weights are not at hand.",
 )
 @weights_dir
-@click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|gpu[:N]", help="Where to compute."
-)
-@click.option(
-    "--threads", type=click.IntRange(1), metavar="N", help="CPU threads.  [default: all this process may use]"
-)
+@on_device
 @click.option("--format", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @verbosity
 def doctor(

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from protrna_cli.arrays import shard_of
+from protrna_cli.cli.device import on_device
 from protrna_cli.cli.progress import progress_for
 from protrna_cli.cli.terminal import claim_stdout, hushed_libraries, say, verbosity
 from protrna_cli.cli.weights import watcher_for, weights_dir
@@ -145,12 +146,7 @@ Examples:
     metavar="N",
     help="Residues that windows share.  [default: a quarter of --max-length]",
 )
-@click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|gpu[:N]", help="Where to compute."
-)
-@click.option(
-    "--threads", type=click.IntRange(1), metavar="N", help="CPU threads.  [default: all this process may use]"
-)
+@on_device
 @click.option(
     "--batch-tokens",
     type=click.IntRange(1),

@@ -5,7 +5,7 @@ Legend: D width, H heads, C head width (D = H * C), V vocabulary. Kernels are (i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -59,6 +59,10 @@ class ModelSize:
                 f"this model has layers 0 to {self.layers}, not {layer}; -1 is the last (--layer)"
             )
         return index
+
+    def layer_indices(self, layers: Sequence[int]) -> tuple[int, ...]:
+        """Resolve layers as `layer_index` does, each named once, in the order in which they are named."""
+        return tuple(dict.fromkeys(map(self.layer_index, layers)))
 
     @property
     def operations(self) -> int:

@@ -13,14 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from protrna_cli.alphabet import Alphabet, BatchConverter
     from protrna_cli.api import embed_fasta, load_model, load_pretrained_model
-    from protrna_cli.options import EmbedOptions
+    from protrna_cli.model.alphabet import Alphabet, BatchConverter
+    from protrna_cli.run.options import EmbedOptions
 
 _HOMES = {
-    "Alphabet": "protrna_cli.alphabet",
-    "BatchConverter": "protrna_cli.alphabet",
-    "EmbedOptions": "protrna_cli.options",
+    "Alphabet": "protrna_cli.model.alphabet",
+    "BatchConverter": "protrna_cli.model.alphabet",
+    "EmbedOptions": "protrna_cli.run.options",
     "embed_fasta": "protrna_cli.api",
     "load_model": "protrna_cli.api",
     "load_pretrained_model": "protrna_cli.api",
@@ -40,9 +40,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a public name on first use: `protrna --help` must not wait for NumPy or TensorFlow."""
     if name == "__version__":
-        from importlib.metadata import version
+        from protrna_cli._version import version
 
-        return version("protrna-cli")
+        return version()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -1,6 +1,6 @@
 """`python -m protrna_cli` is the `protrna` command."""
 
-from protrna_cli.cli import main
+from protrna_cli.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""The composition root: what the command line does, for those who want it from Python."""
+"""What the commands do, from Python."""
 
 from __future__ import annotations
 
@@ -8,44 +8,41 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protrna_cli import output, rates, weights
-from protrna_cli.census import read_slice, take_census
-from protrna_cli.errors import Stopped, UsageError, WeightsError
-from protrna_cli.estimate import Estimate, estimate
-from protrna_cli.inputs import open_sources
-from protrna_cli.locks import locked
-from protrna_cli.model import demo
-from protrna_cli.model.checkpoint import read_size
-from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
-from protrna_cli.options import EmbedOptions
-from protrna_cli.pipeline import Product
-from protrna_cli.report import Progress, Summary
-from protrna_cli.slices import (
-    census_of_shard,
-    embed_slice,
-    hashing,
-    load_checkpoint,
-    plan_slice,
+from protrna_cli.disk import locked
+from protrna_cli.errors import Stopped
+from protrna_cli.fasta.census import take_census
+from protrna_cli.fasta.sources import open_sources
+from protrna_cli.model.structure import PUBLISHED_SIZE
+from protrna_cli.output.formats.table import choose_format
+from protrna_cli.run import rates
+from protrna_cli.run.estimate import Estimate, estimate
+from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
+from protrna_cli.run.pipeline import Product
+from protrna_cli.run.report import Progress, Summary
+from protrna_cli.run.runner import (
+    embed_shard,
+    plan_shard,
     pooling_of,
     rate_key,
-    recommend,
-    run_slice,
+    rates_file,
+    recommend_bfloat16,
+    run_shard,
     summary_of,
 )
-from protrna_cli.spool import shard_path
-from protrna_cli.stopping import Stop
-from protrna_cli.targets import DTYPE_BYTES, Target, refuse_existing
-from protrna_cli.weights.fetching import obtain
-from protrna_cli.weights.watch import Watcher
+from protrna_cli.run.stop import Stop
+from protrna_cli.run.targets import Target, need_unique_ids, refuse_existing, targets_of
+from protrna_cli.weights.locate import locate
+from protrna_cli.weights.names import PUBLISHED
 
 if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
+    from protrna_cli.weights.watcher import Watcher
 
 AnyPath = str | PathLike[str]
 
 
 def load_model(
-    name_or_path: AnyPath = weights.PUBLISHED,
+    name_or_path: AnyPath = PUBLISHED,
     *,
     precision: str = "float32",
     device: str = "auto",
@@ -56,34 +53,35 @@ def load_model(
     Parameters
     ----------
     name_or_path
-        `protrna` (the published weights, fetched if they are not at hand), `demo` (synthetic weights, for
-        trying), or a checkpoint's path.
+        `protrna` (the published weights, downloaded if they are missing), `demo` (synthetic weights, for
+        trying), or the path of a checkpoint.
     precision
-        Of the matmuls: `float32` or `bfloat16`, which halves the memory of the weights.
+        Of matrix multiplication: `float32`, or `bfloat16`, which halves the memory of the weights.
     device
-        `auto`, `cpu`, `gpu` or `gpu:N`; settled by the first call in a process.
+        `auto`, `cpu`, `gpu` or `gpu:N`; the first call in a process decides.
     threads
-        CPU threads; by default what the process may use.
+        CPU threads; by default all that the process may use.
 
     Raises
     ------
     WeightsError
-        The checkpoint is not at hand or not usable.
+        The checkpoint is missing or not usable.
     OutputUnwritable, WriteFailed
-        It was to be fetched, and its folder cannot be written, or the disk is full.
+        It has to be downloaded, and its folder cannot be written, or the disk is full.
     UsageError
         There is no such device.
     """
-    checkpoint = weights.locate(str(name_or_path))
-    obtain(checkpoint)
-    with hashing(checkpoint) as digest:
-        model = load_checkpoint(checkpoint, precision, device, threads)
-        digest()  # it must be the checkpoint that was verified, if one was
+    checkpoint = locate(str(name_or_path))
+    checkpoint.check_reachable()
+    checkpoint.obtain()
+    with checkpoint.hashing() as sha256:
+        model = checkpoint.load(precision, device, threads)
+        sha256()  # refuses a checkpoint that changed since it was verified
     return model
 
 
 def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./weights") -> ProtRNA:
-    """Load `path/name.h5`, as the published code does."""
+    """Load `path/name.h5`, as the published code does; raises as `load_model` does."""
     return load_model(Path(path) / f"{name}.h5")
 
 
@@ -102,51 +100,34 @@ def embed_fasta(
     inputs
         One path or several, or `-` for standard input; their records follow one another.
     output_path
-        The file to make; a shard's name has the shard before its suffix, `out.3-of-7.parquet`.
+        The file to make; a shard is named before the suffix, as in `out.3-of-7.parquet`.
     progress
-        Told how far the run is.
+        Receives the progress of the run.
     stop
-        Asked whether to stop; see `protrna_cli.stopping`.
+        Asked whether to stop; see `protrna_cli.run.stop`.
     watcher
-        Told how the weights are fetched, if they have to be.
+        Receives the progress of the download, if the weights are missing.
 
     Raises
     ------
     ProtrnaError
-        Whatever the user can mend; see `protrna_cli.errors`.
+        An error that the user can mend; see `protrna_cli.errors`.
     """
     options = options or EmbedOptions()
     progress, stop = progress or Progress(), stop or Stop()
-    targets = _targets(Path(output_path), options)
-    checkpoint = weights.locate(options.model, options.weights_dir, offline=options.offline)
+    targets = targets_of(Path(output_path), options)
+    checkpoint = locate(options.model, options.weights_dir)
+    checkpoint.check_reachable(options.offline)
     with ExitStack() as stack:
         for target in targets:
             stack.enter_context(locked(target.path))
         sources = stack.enter_context(open_sources(_listed(inputs)))
         for target in targets:
-            refuse_existing(target, options.resume, options.overwrite)
+            refuse_existing(target, options)
         with stop.abandoning():
-            whole = take_census(sources, options.rules, unique_ids=_need_ids(targets, options))
-            obtain(checkpoint, watcher)
-        return embed_slice(sources, whole, targets, checkpoint, options, progress, stop)
-
-
-def _targets(path: Path, options: EmbedOptions) -> list[Target]:
-    """Every file that a run makes.
-
-    Raises
-    ------
-    UsageError
-        A suffix tells no format, or two files have one name.
-    """
-    format = options.format or output.format_of(path)
-    targets = [Target(shard_path(path, options.shard), format, options.per_token)]
-    if options.per_token_output:
-        beside = Path(options.per_token_output)
-        if beside.absolute() == path.absolute():
-            raise UsageError(f"{path}: named by -o and by --per-token-output; give each a file of its own")
-        targets.append(Target(shard_path(beside, options.shard), output.format_of(beside), per_token=True))
-    return targets
+            counted_input = take_census(sources, options.rules, need_unique_ids(targets, options))
+            checkpoint.obtain(watcher)
+        return embed_shard(counted_input, targets, checkpoint, options, progress, stop)
 
 
 def stream_fasta(
@@ -157,85 +138,70 @@ def stream_fasta(
     stop: Stop | None = None,
     watcher: Watcher | None = None,
 ) -> Summary:
-    """Embed FASTA files into a pipe as Parquet, as `protrna embed -o -` does; see `protrna_cli.streaming`.
+    """Embed FASTA files into a pipe as Parquet, as `protrna embed -o -` does; see `protrna_cli.run.stream`.
 
     Parameters
     ----------
     descriptor
-        Where to write: the number of an open file. It stays open.
+        Number of the open file to write to. It stays open.
     inputs, progress, stop, watcher
         As `embed_fasta` takes them.
 
     Raises
     ------
     UsageError
-        The options speak of a file: another format, `resume`, `overwrite`, or rules that skip records, which
+        The options need a file: another format, `resume`, `overwrite`, or rules that skip records, which
         are listed beside a file.
     ReaderGone
-        Whoever reads has closed the pipe.
+        The reader of the pipe has closed it.
     ProtrnaError
-        Whatever the user can mend; see `protrna_cli.errors`.
+        Any other error that the user can mend.
     """
     options = options or EmbedOptions()
     progress, stop = progress or Progress(), stop or Stop()
-    _refuse_options_of_files(options)
-    from protrna_cli.streaming import Stream  # it brings pyarrow, which other formats do without
+    options.refuse_for_pipe()
+    from protrna_cli.run.stream import Stream  # it brings pyarrow, which other formats do without
 
-    checkpoint = weights.locate(options.model, options.weights_dir, offline=options.offline)
+    checkpoint = locate(options.model, options.weights_dir)
+    checkpoint.check_reachable(options.offline)
+    target = Target(Path("<stdout>"), choose_format(Path("<stdout>"), "parquet"), options.per_token)
     try:
         with open_sources(_listed(inputs)) as sources:
             with stop.abandoning():
-                whole = take_census(sources, options.rules)
-                obtain(checkpoint, watcher)
-                target = Target(Path("<stdout>"), "parquet", options.per_token)
-                headers, part = plan_slice(sources, whole, [target], checkpoint, options)
-                model = load_checkpoint(checkpoint, options.precision, options.device, options.threads)
-                recommend(options, progress)
-            with Stream(descriptor, headers[target], stop) as stream:
+                counted_input = take_census(sources, options.rules)
+                checkpoint.obtain(watcher)
+                plan = plan_shard(counted_input, [target], checkpoint, options)
+                model = checkpoint.load(options.precision, options.device, options.threads)
+                recommend_bfloat16(options, progress)
+            with Stream(descriptor, plan.headers[target], stop) as stream:
                 products = [Product(pooling_of(target, options), stream)]
-                items = read_slice(sources, options.rules, whole, options.shard, model.size.width)
-                seconds = run_slice(items, model, products, options, part, progress, stop)
+                seconds = run_shard(counted_input, model, products, options, plan.census, progress, stop)
     except Stopped as stopped:
         stopped.resumable = False
         raise
-    return summary_of([target.path], part, options, seconds, 0)
-
-
-def _refuse_options_of_files(options: EmbedOptions) -> None:
-    """Make sure that the options ask for nothing that a pipe cannot have."""
-    if options.format not in (None, "parquet"):
-        raise UsageError(f"-o - is Parquet alone, not {options.format}; give -o a file")
-    if options.resume or options.overwrite:
-        raise UsageError("--resume and --overwrite speak of a file, and -o - is none; give -o a file")
-    if options.per_token_output:
-        raise UsageError("--per-token-output goes with a file, and -o - is none; give -o a file")
-    if "skip" in (options.rules.on_invalid, options.rules.long):
-        raise UsageError("skipped records are listed beside OUT, and -o - is no file; give -o a file")
-    if options.rules.regions:
-        raise UsageError(
-            "records without a region are listed beside OUT, and -o - is no file; give -o a file"
-        )
+    return summary_of([target.path], plan.census, options, seconds, 0)
 
 
 def estimate_fasta(
     inputs: AnyPath | Sequence[AnyPath], output_path: AnyPath, options: EmbedOptions | None = None
 ) -> Estimate:
-    """Say what `embed_fasta` would do and take; nothing is computed or written.
+    """Estimate what `embed_fasta` would take; nothing is computed or written.
 
     Raises
     ------
     ProtrnaError
-        Whatever is wrong with the input or the options.
+        Something is wrong with the input or the options.
     """
     options = options or EmbedOptions()
-    size = _size(options.model)
-    targets = _targets(Path(output_path), options)
+    checkpoint = locate(options.model, options.weights_dir)
+    size = checkpoint.size() if checkpoint.is_there else PUBLISHED_SIZE
+    targets = targets_of(Path(output_path), options)
     with open_sources(_listed(inputs)) as sources:
-        whole = take_census(sources, options.rules, unique_ids=_need_ids(targets, options))
+        counted_input = take_census(sources, options.rules, need_unique_ids(targets, options))
         vector = size.width * len(options.layers) * DTYPE_BYTES[options.dtype]
         return estimate(
-            read_slice(sources, options.rules, whole, options.shard, size.width),
-            census_of_shard(sources, whole, options, size),
+            counted_input.records(options.shard, size.width),
+            counted_input.census_of(options.shard, size.width),
             options.rules,
             size,
             options.batch_tokens,
@@ -243,31 +209,9 @@ def estimate_fasta(
                 vector * any(not target.per_token for target in targets),
                 vector * any(target.per_token for target in targets),
             ),
-            rate=rates.recall(weights.folder() / "rates.json", rate_key(size, options)),
+            rate=rates.recall(rates_file(), rate_key(size, options)),
         )
 
 
 def _listed(inputs: AnyPath | Sequence[AnyPath]) -> Sequence[AnyPath]:
     return [inputs] if isinstance(inputs, (str, PathLike)) else inputs
-
-
-def _need_ids(targets: Sequence[Target], options: EmbedOptions) -> bool:
-    """Whether an output names its datasets by the ids of its rows, which then must not repeat.
-
-    A record with regions has an id of its own anyway.
-    """
-    flat = [target for target in targets if (target.format, options.h5_layout) == ("h5", "flat")]
-    return any(not (target.per_token and options.rules.regions) for target in flat)
-
-
-def _size(model: str) -> ModelSize:
-    """Size of a model that need not be at hand: without the published weights it is known all the same."""
-    try:
-        checkpoint = weights.locate(model)
-    except WeightsError:
-        if model != weights.PUBLISHED:
-            raise
-        return PUBLISHED_SIZE
-    if checkpoint is None:
-        return demo.SIZE
-    return read_size(checkpoint)[0] if weights.is_there(checkpoint) else PUBLISHED_SIZE

@@ -10,15 +10,18 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from protrna_cli.plan import chunks
+
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 SAMPLE = ROOT / "sample_data" / "rna_families.fa"
+TOY = GOLDEN / "toy.h5"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `protrna` with these words in this process."""
-    from protrna_cli import cli
+    from protrna_cli.cli import main as cli
 
     def run(*words: object) -> Outcome:
         capsys.readouterr()
@@ -88,7 +91,7 @@ def fasta(tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Write an input of 84 records, long, repeated and unfit ones among them."""
-    from tests.kill import write_input
+    from tests.tools.kill import write_input
 
     path = tmp_path / "in.fa"
     write_input(path)
@@ -96,11 +99,12 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut runs into many windows, and commit after every batch."""
-    from protrna_cli import pipeline, plan
+    from protrna_cli.run import pipeline
 
-    monkeypatch.setattr(plan.windows, "__defaults__", (7, 300))
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
+    monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 300)
     monkeypatch.setattr(pipeline, "COMMIT_SECONDS", 0.0)
 
 
@@ -126,3 +130,15 @@ def on_a_terminal(*words: object, columns: int) -> tuple[int, str]:
             pass
     os.close(ours)
     return process.returncode, shown.decode()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)

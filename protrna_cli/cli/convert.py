@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
-from protrna_cli.cli.terminal import say, verbosity
-from protrna_cli.output import EXPORTS, FORMATS, H5_LAYOUTS, format_of
+from protrna_cli.cli.options import format_of_output, overwrite, verbosity
+from protrna_cli.cli.terminal import say
+from protrna_cli.output.formats.table import choose_format
+from protrna_cli.text import counted
 
 EPILOG = """\b
 Examples:
@@ -27,12 +29,7 @@ Examples:
     help="File to make: .parquet, .h5, .npy, .h5ad (AnnData, for scanpy) or .tsv (vectors, with "
     "OUT.metadata.tsv beside them, for the TensorBoard Embedding Projector).",
 )
-@click.option(
-    "--format", type=click.Choice([*FORMATS, *EXPORTS]), help="Format of OUT.  [default: told by its suffix]"
-)
-@click.option(
-    "--h5-layout", type=click.Choice(H5_LAYOUTS), default="flat", show_default=True, help="As in embed."
-)
+@format_of_output(exports=True)
 @click.option(
     "--layer",
     "layers",
@@ -41,7 +38,7 @@ Examples:
     metavar="N",
     help="Layer to keep, of those in IN; may be given several times.  [default: all]",
 )
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@overwrite()
 @verbosity
 def convert(
     source: str,
@@ -55,13 +52,13 @@ def convert(
 ) -> None:
     """Write an output in another format.
 
-    IN is an output of protrna in any format, told by its content; it is read a block at a time. Rows,
-    numbers and provenance stay as they are.
+    IN is an output of protrna in any format, recognised by its content; it is read a block at a time. Rows,
+    numbers and provenance do not change.
     """
-    del verbose  # no library talks here
-    format = format or format_of(Path(output), (*FORMATS, *EXPORTS))
-    from protrna_cli.converting import convert as convert_output
+    del verbose  # no library writes messages here
+    chosen = choose_format(Path(output), format, h5_layout, exports=True)
+    from protrna_cli.output.convert import convert as convert_output
 
-    header = convert_output(Path(source), Path(output), format, h5_layout, layers, overwrite)
+    header = convert_output(Path(source), Path(output), chosen, layers, overwrite)
     if not quiet:
-        say(f"{header.n_rows:,} records: {output}")
+        say(f"{counted(header.n_rows, 'row')}: {output}")

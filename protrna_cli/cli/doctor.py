@@ -4,44 +4,44 @@ from __future__ import annotations
 
 import click
 
-from protrna_cli.cli.device import on_device
-from protrna_cli.cli.terminal import hushed_libraries, verbosity
-from protrna_cli.cli.weights import weights_dir
-from protrna_cli.weights import PUBLISHED
+from protrna_cli.cli.options import as_json, on_device, verbosity, weights_dir
+from protrna_cli.cli.terminal import quiet_libraries
+from protrna_cli.errors import NotFinite
+from protrna_cli.weights.names import PUBLISHED
 
-UNSOUND = 70
-"""Exit code of numbers that are not right, that of an embedding which is not finite."""
+UNSOUND = NotFinite.exit_code
+"""Exit code of wrong numbers, the same as for an embedding that is not finite."""
 
 
-@click.command(epilog="\b\nExamples:\n  protrna doctor\n  protrna doctor --model demo --format json\n")
+@click.command(epilog="\b\nExamples:\n  protrna doctor\n  protrna doctor --model demo --json\n")
 @click.option(
     "--model",
     default=PUBLISHED,
     show_default=True,
     metavar="NAME|PATH",
-    help="Model to try; demo stands in where the published weights are not at hand.",
+    help="Model to try; the demo model is used where the published weights are missing.",
 )
 @weights_dir
 @on_device
-@click.option("--format", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@as_json
 @verbosity
 def doctor(
     model: str,
     weights_dir: str | None,
     device: str,
     threads: int | None,
-    format: str,
+    as_json: bool,
     quiet: bool,
     verbose: bool,
 ) -> int:
     """Look at this machine: what TensorFlow sees, how fast it is, whether the numbers are right.
 
-    Takes some seconds, and a minute with the published weights. Exit code 70 says that numbers are wrong.
+    Takes some seconds, or a minute with the published weights. Exit code 70 means that numbers are wrong.
     """
-    del quiet  # what is asked for is said
-    with hushed_libraries(verbose):
-        from protrna_cli.doctor import examine
+    del quiet  # the answer is printed in any case
+    with quiet_libraries(verbose):
+        from protrna_cli.run.doctor import examine
 
         diagnosis = examine(model, weights_dir, device, threads)
-    click.echo(diagnosis.json() if format == "json" else diagnosis.text())
+    click.echo(diagnosis.json() if as_json else diagnosis.text())
     return 0 if diagnosis.is_sound else UNSOUND

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import click
 
-from protrna_cli.arrays import shard_of
-from protrna_cli.cli.device import on_device
-from protrna_cli.cli.progress import progress_for
-from protrna_cli.cli.terminal import claim_stdout, hushed_libraries, say, verbosity
-from protrna_cli.cli.weights import watcher_for, weights_dir
+from protrna_cli.cli.options import as_json, format_of_output, on_device, overwrite, verbosity, weights_dir
+from protrna_cli.cli.progress import progress_for, watcher_for
+from protrna_cli.cli.terminal import claim_stdout, quiet_libraries, say
+from protrna_cli.cluster.job_array import resolve_shard
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
-from protrna_cli.options import EmbedOptions
-from protrna_cli.output import FORMATS, H5_LAYOUTS, format_of
-from protrna_cli.regions import read_bed
-from protrna_cli.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
-from protrna_cli.stopping import SignalStop
-from protrna_cli.weights import DEMO, DEMO_NOTICE, PUBLISHED
+from protrna_cli.plan.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
+from protrna_cli.run.options import DTYPE_BYTES, POOLS, PRECISIONS, EmbedOptions
+from protrna_cli.run.stop import SignalStop
+from protrna_cli.weights.names import DEMO, DEMO_NOTICE, PUBLISHED
 
 STDOUT = "-"
 
@@ -44,27 +40,24 @@ Examples:
     type=click.Path(),
     help="File to make: .parquet, .h5 or .npy; - is Parquet on standard output.",
 )
-@click.option(
-    "--format", type=click.Choice([*FORMATS, "json"]), help="Format of OUT.  [default: told by its suffix]"
-)
 @click.option("--per-token", is_flag=True, help="One vector a residue, not one a record.")
 @click.option(
     "--per-token-output",
     metavar="OUT2",
     type=click.Path(),
-    help="A second file to make from the same run, with one vector a residue; its suffix tells the format.",
+    help="A second file from the same run, with one vector a residue; its format is told by its suffix.",
 )
 @click.option(
     "--pool",
-    type=click.Choice(["mean", "max", "cls"]),
+    type=click.Choice(POOLS),
     default="mean",
     show_default=True,
-    help="How the residues of a record become one vector; cls takes the <cls> token's.",
+    help="How the residues of a record become one vector; cls takes the vector of the <cls> token.",
 )
 @click.option(
     "--skip-unknown",
     is_flag=True,
-    help="Leave unknown residues out of the mean; n_embedded counts the rest.",
+    help="Leave unknown residues out of the mean; n_embedded counts the others.",
 )
 @click.option(
     "--regions",
@@ -87,50 +80,49 @@ Examples:
     default=PUBLISHED,
     show_default=True,
     metavar="NAME|PATH",
-    help="protrna (the published weights, fetched if they are not at hand), demo (synthetic weights, for "
-    "trying), or a checkpoint's path.",
+    help="protrna (the published weights, downloaded if missing), demo (synthetic weights, for trying), or "
+    "the path of a checkpoint.",
 )
 @weights_dir
-@click.option("--offline", is_flag=True, help="Fetch no weights; PROTRNA_OFFLINE=1 says the same.")
+@click.option("--offline", is_flag=True, help="Never download weights; PROTRNA_OFFLINE=1 does the same.")
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "bfloat16"]),
+    type=click.Choice(PRECISIONS),
     default="float32",
     show_default=True,
-    help="Of the model's matmuls. bfloat16 halves the memory of the weights and is several times faster on "
-    "CPUs with AMX and on GPUs.",
+    help="Precision of matrix multiplication. bfloat16 halves the memory of the weights and is several times "
+    "faster on CPUs with AMX and on GPUs.",
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16"]),
+    type=click.Choice(list(DTYPE_BYTES)),
     default="float32",
     show_default=True,
-    help="Of the numbers written.",
+    help="Type of the numbers written.",
 )
-@click.option(
-    "--h5-layout",
-    type=click.Choice(H5_LAYOUTS),
-    default="flat",
-    show_default=True,
-    help="flat: a dataset a record, named by its id. packed: one matrix.",
-)
+@format_of_output()
 @click.option(
     "--on-invalid",
     type=click.Choice(ON_INVALID),
     default="error",
     show_default=True,
-    help="A letter that is no RNA or DNA: read it as unknown, or skip its record, listed in OUT.skipped.tsv.",
+    help="A letter that is not RNA or DNA: stop, read it as unknown, or skip its record and list it in "
+    "OUT.skipped.tsv.",
 )
 @click.option(
-    "--gaps", type=click.Choice(GAPS), default="error", show_default=True, help="What becomes of - . and ~."
+    "--gaps",
+    type=click.Choice(GAPS),
+    default="error",
+    show_default=True,
+    help="Gaps (- . and ~): stop, remove them, or read them as unknown residues.",
 )
 @click.option(
     "--long",
     type=click.Choice(LONG),
     default="window",
     show_default=True,
-    help="A record of more than --max-length residues: overlapping windows joined again, its start alone, "
-    "an error, left out, or in one piece.",
+    help="A record of more than --max-length residues: cover it with overlapping windows and join them, "
+    "embed its start only, stop, skip it, or run it in one piece.",
 )
 @click.option(
     "--max-length",
@@ -153,7 +145,7 @@ Examples:
     default=2048,
     show_default=True,
     metavar="N",
-    help="Tokens of a batch: more need more memory.",
+    help="Tokens a batch; more take more memory.",
 )
 @click.option(
     "--shard",
@@ -168,13 +160,10 @@ Examples:
     help="Run on a Dask cluster: a scheduler's address or its scheduler file, or N processes here. OUT is a "
     "folder of Parquet parts, made by all workers.",
 )
-@click.option("--resume", is_flag=True, help="Go on with a run that did not finish; without one, begin.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
-@click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Read the input, say what the run would take, and stop.  [json: --format json]",
-)
+@click.option("--resume", is_flag=True, help="Continue an unfinished run, or start if there is none.")
+@overwrite()
+@click.option("--dry-run", is_flag=True, help="Read the input, print what the run would take, and stop.")
+@as_json
 @click.option(
     "--progress",
     type=click.Choice(["auto", "bar", "json", "none"]),
@@ -187,6 +176,7 @@ def embed(
     inputs: tuple[str, ...],
     output: str,
     dry_run: bool,
+    as_json: bool,
     progress: str,
     dask: str | None,
     quiet: bool,
@@ -196,36 +186,25 @@ def embed(
     """Embed the RNA or DNA sequences of FASTA files.
 
     INPUT is one FASTA file or several, or - for standard input; gzip, bzip2, xz and zstd are read as they
-    are. Rows stand in input order; every row carries the record's id, description and counts, and OUT says
-    how it was made (see protrna info).
+    are. Rows are in input order, each with the record's id, description and counts. OUT records how it was
+    made (see protrna info).
     """
-    parse_device(options["device"])
-    options["shard"] = shard_of(options["shard"], os.environ)
-    if options["regions"]:
-        options["regions"] = read_bed(options["regions"])
-    rules = Rules(**{field.name: options.pop(field.name) for field in fields(Rules)})
-    as_json = options["format"] == "json"
+    asked = _asked(options)
     if dask and output == STDOUT:
-        raise UsageError("--dask makes a folder of Parquet parts, and -o - is none; give -o a folder")
+        raise UsageError("--dask makes a folder of Parquet parts, and -o - is a pipe; give -o a folder")
     if as_json and not dry_run:
-        raise UsageError("--format json is for --dry-run; OUT is parquet, h5 or npy")
-    if as_json or not options["format"]:
-        options["format"] = "parquet" if dask or output == STDOUT else format_of(Path(output))
-    asked = EmbedOptions(**options, rules=rules)
+        raise UsageError("--json goes with --dry-run; progress for programs is --progress json")
     if dry_run:
-        from protrna_cli.api import estimate_fasta
-
-        estimate = estimate_fasta(inputs, output, asked)
-        click.echo(estimate.json() if as_json else estimate.text())
+        _estimate(inputs, output, asked, as_json, as_parquet=bool(dask) or output == STDOUT)
         return
     if asked.model == DEMO and not quiet:
         say(f"note: {DEMO_NOTICE}")
-    with hushed_libraries(verbose), SignalStop() as stop:
+    with quiet_libraries(verbose), SignalStop() as stop:
         from protrna_cli.api import embed_fasta, stream_fasta
 
         watching = progress_for(progress, quiet), stop, watcher_for(progress, quiet)
         if dask:
-            from protrna_cli.distribute import embed_distributed
+            from protrna_cli.cluster.distribute import embed_distributed
 
             summary = embed_distributed(inputs, output, asked, dask, *watching)
         elif output == STDOUT:
@@ -234,3 +213,29 @@ def embed(
             summary = embed_fasta(inputs, output, asked, *watching)
     if not quiet:
         say(summary.text())
+
+
+def _asked(options: dict[str, Any]) -> EmbedOptions:
+    """Turn the words of the command line into options."""
+    parse_device(options["device"])
+    options["shard"] = resolve_shard(options["shard"], os.environ)
+    if options["regions"]:
+        from protrna_cli.fasta.bed import read_bed
+
+        options["regions"] = read_bed(options["regions"])
+    rules = Rules(**{field.name: options.pop(field.name) for field in fields(Rules)})
+    return EmbedOptions(**options, rules=rules)
+
+
+def _estimate(
+    inputs: tuple[str, ...], output: str, asked: EmbedOptions, as_json: bool, as_parquet: bool
+) -> None:
+    """Print what a run would take."""
+    from dataclasses import replace
+
+    from protrna_cli.api import estimate_fasta
+
+    if as_parquet and not asked.format:
+        asked = replace(asked, format="parquet")
+    estimate = estimate_fasta(inputs, output, asked)
+    click.echo(estimate.json() if as_json else estimate.text())

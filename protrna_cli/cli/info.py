@@ -8,49 +8,43 @@ from typing import Any
 
 import click
 
-from protrna_cli.cli.terminal import verbosity
+from protrna_cli.cli.options import as_json, verbosity
 
 
 @click.command(
-    epilog="\b\nExamples:\n  protrna info out.parquet\n  protrna info out.h5 --format json\n"
+    epilog="\b\nExamples:\n  protrna info out.parquet\n  protrna info out.h5 --json\n"
     "  protrna info ProtRNA_pretrained.h5\n"
 )
 @click.argument("file", metavar="FILE", type=click.Path())
 @click.option(
-    "--format",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="What to print.",
-)
-@click.option(
     "--all", "whole", is_flag=True, help="Read every row of an output.  [default: those of some 5 s]"
 )
+@as_json
 @verbosity
-def info(file: str, format: str, whole: bool, quiet: bool, verbose: bool) -> None:
+def info(file: str, whole: bool, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Show what a file holds: an output of protrna and how it was made, or a checkpoint.
 
-    Of an output, be it a file or the folder that --dask made: its columns, its first rows, the norms of its
-    vectors, and what repeats. A large one is not read to its end, and what is shown says of how many rows it
-    speaks.
+    For an output, be it a file or the folder that --dask made: its columns, its first rows, the norms of its
+    vectors, and repeated ids and embeddings. A large one is not read to its end; the page says how many rows
+    it covers.
     """
-    del quiet, verbose  # what is asked for is said, and no library talks here
+    del quiet, verbose  # the answer is printed in any case, and no library writes messages here
     from protrna_cli.model.checkpoint import is_checkpoint
 
     path = Path(file)
     if is_checkpoint(path):
         described = _checkpoint(path)
-        click.echo(json.dumps(described) if format == "json" else _checkpoint_text(described))
+        click.echo(json.dumps(described) if as_json else _checkpoint_text(described))
         return
-    from protrna_cli.describing import describe
+    from protrna_cli.output.describe import describe
 
     description = describe(path, whole)
-    click.echo(description.json() if format == "json" else description.text())
+    click.echo(description.json() if as_json else description.text())
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     from protrna_cli.model.checkpoint import read_size
-    from protrna_cli.weights import trust
+    from protrna_cli.weights.verification import checked_sha256
 
     size, dtype = read_size(path)
     return {
@@ -60,7 +54,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "width": size.width,
         "heads": size.heads,
         "dtype": dtype,
-        "sha256": trust.sha256(path),
+        "sha256": checked_sha256(path),
     }
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from protrna_cli.cli.progress import progress_for
-from protrna_cli.cli.terminal import hushed_libraries, say, verbosity
+from protrna_cli.cli.options import overwrite, verbosity
+from protrna_cli.cli.terminal import quiet_libraries, say
 from protrna_cli.errors import UsageError
 from protrna_cli.map import METHODS, SUFFIXES
 
@@ -27,14 +27,12 @@ Examples:
     show_default=True,
     metavar="COLUMN|FILE|REGEX",
     help="A column of OUT; else a file of lines id<TAB>family; else a regular expression, searched in "
-    "'id description', of which the first group, or else the match, is the family.",
+    "'id description', whose first group, or else whose match, is the family.",
 )
-@click.option(
-    "--method", type=click.Choice(METHODS), default="umap", show_default=True, help="How to lay out."
-)
+@click.option("--method", type=click.Choice(METHODS), default="umap", show_default=True, help="Projection.")
 @click.option("--layer", type=int, metavar="N", help="Layer to draw, if OUT holds several.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of umap and tsne.")
-@click.option("--overwrite", is_flag=True, help="Replace MAP if it exists.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For umap and tsne.")
+@overwrite("MAP")
 @verbosity
 def map_(
     source: str,
@@ -47,18 +45,18 @@ def map_(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Draw embeddings as a picture: each record a point, near the records that it resembles.
+    """Draw embeddings as a picture: each record is a point, near the records that it resembles.
 
     OUT is a pooled output of protrna embed. MAP is an interactive page (.html) that needs no network, or a
-    print (.png, 300 dpi). Of many families the 20 largest have a colour.
+    figure for print (.png, 300 dpi). Of many families the 20 largest have a colour.
     """
     if Path(output).suffix.lower() not in SUFFIXES:
         raise UsageError(f"{output}: a map is {' or '.join(SUFFIXES)}; choose another -o")
-    with hushed_libraries(verbose):
+    with quiet_libraries(verbose):
         from protrna_cli.map.drawing import draw_map
 
-        picture = draw_map(
-            Path(source), Path(output), color_by, method, layer, seed, overwrite, progress_for("none", quiet)
-        )
+        picture = draw_map(Path(source), Path(output), color_by, method, layer, seed, overwrite)
     if not quiet:
+        for note in picture.notes:
+            say(f"note: {note}")
         say(f"{picture.subtitle}: {output}")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
-from protrna_cli.cli.terminal import say, verbosity
-from protrna_cli.output import FORMATS, H5_LAYOUTS, format_of
+from protrna_cli.cli.options import format_of_output, overwrite, verbosity
+from protrna_cli.cli.terminal import say
+from protrna_cli.output.formats.table import choose_format
+from protrna_cli.text import counted
 
 
 @click.command(epilog="\b\nExample:\n  protrna merge out.*-of-7.parquet -o out.parquet\n")
@@ -20,11 +22,8 @@ from protrna_cli.output import FORMATS, H5_LAYOUTS, format_of
     type=click.Path(),
     help="File to make: .parquet, .h5 or .npy.",
 )
-@click.option("--format", type=click.Choice(FORMATS), help="Format of OUT.  [default: told by its suffix]")
-@click.option(
-    "--h5-layout", type=click.Choice(H5_LAYOUTS), default="flat", show_default=True, help="As in embed."
-)
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@format_of_output()
+@overwrite()
 @verbosity
 def merge(
     parts: tuple[str, ...],
@@ -35,15 +34,15 @@ def merge(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Join the parts of a sharded run, and prove that they are all there.
+    """Join the parts of a sharded run, after checking that they are all there.
 
     PART is an output of protrna embed --shard, in any order and format, or the folder that --dask made. OUT
     holds what one run without --shard would have made.
     """
-    del verbose  # no library talks here
-    format = format or format_of(Path(output))
-    from protrna_cli.merging import merge as merge_parts
+    del verbose  # no library writes messages here
+    chosen = choose_format(Path(output), format, h5_layout)
+    from protrna_cli.output.merge import merge as merge_parts
 
-    header = merge_parts([Path(part) for part in parts], Path(output), format, h5_layout, overwrite)
+    header = merge_parts([Path(part) for part in parts], Path(output), chosen, overwrite)
     if not quiet:
-        say(f"{header.n_rows:,} records: {output}")
+        say(f"{counted(header.n_rows, 'row')}: {output}")

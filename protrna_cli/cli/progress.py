@@ -1,4 +1,4 @@
-"""How far a run is, on stderr: a bar for people, plain lines for log files, JSON for programs."""
+"""Show the progress of runs and downloads on stderr: a bar, plain lines for log files, JSON for programs."""
 
 from __future__ import annotations
 
@@ -6,26 +6,30 @@ import json
 import sys
 import time
 from math import ceil
+from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
 
 from protrna_cli.cli.terminal import say
 from protrna_cli.machine import resident_memory
-from protrna_cli.report import Progress, counted
+from protrna_cli.run.report import Progress
+from protrna_cli.text import counted
+from protrna_cli.weights.watcher import Watcher, announcement
 
 LINE_SECONDS = 60.0
 JSON_SECONDS = 5.0
 
 
-class Spoken(Progress):
-    """Says its notes, and nothing else."""
+class Notes(Progress):
+    """Shows messages, and no progress."""
 
     def note(self, text: str) -> None:
         say(f"note: {text}")
 
 
-class Bar(Spoken):
+class Bar(Notes):
     """A progress bar: records, residues per second, time left."""
 
     def start(self, records: int, residues: int) -> None:
@@ -49,8 +53,8 @@ class Bar(Spoken):
         self._bar.close()
 
 
-class Meter(Spoken):
-    """Counts, and tells how far the run is every so many seconds."""
+class Meter(Notes):
+    """Counts, and shows the progress every so many seconds."""
 
     def __init__(self, every: float) -> None:
         self._every = every
@@ -71,17 +75,17 @@ class Meter(Spoken):
             self.tell()
 
     def rate(self) -> float:
-        """Residues per second of this process."""
+        """Residues per second of this process, without what was resumed."""
         seconds = time.monotonic() - self._started
         return (self._done[1] - self._resumed[1]) / seconds if seconds else 0.0
 
     def seconds_left(self) -> float | None:
-        """Seconds that the rest will take; None before anything was done."""
+        """Seconds that the rest will take; None before anything is done."""
         rate = self.rate()
         return (self._totals[1] - self._done[1]) / rate if rate else None
 
     def tell(self) -> None:
-        """Say how far the run is."""
+        """Show the progress."""
 
 
 class Lines(Meter):
@@ -120,7 +124,7 @@ class JsonLines(Meter):
 
 
 def progress_for(kind: str, quiet: bool) -> Progress:
-    """Progress as `--progress` asks: `auto` is a bar on a terminal, and lines in a log file."""
+    """Choose the progress that `--progress` asks for: `auto` is a bar on a terminal, lines in a log file."""
     if kind == "auto" and not quiet:
         kind = "bar" if sys.stderr.isatty() else "lines"
     if kind == "bar":
@@ -129,4 +133,44 @@ def progress_for(kind: str, quiet: bool) -> Progress:
         return JsonLines(JSON_SECONDS)
     if kind == "lines":
         return Lines(LINE_SECONDS)
-    return Progress() if quiet else Spoken()
+    return Progress() if quiet else Notes()
+
+
+class Download(Watcher):
+    """Shows a download: its announcement and, with `bar`, its progress."""
+
+    def __init__(self, bar: bool) -> None:
+        self._bar_wanted = bar
+        self._bar: tqdm[Any] | None = None
+
+    def start(self, address: str, target: Path, total: int | None, done: int) -> None:
+        say(announcement(address, target, total, done))
+        if self._bar_wanted:
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                unit="B",
+                unit_scale=True,
+                unit_divisor=1024,
+                file=sys.stderr,
+                dynamic_ncols=True,
+            )
+
+    def advance(self, size: int) -> None:
+        if self._bar is not None:
+            self._bar.update(size)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def note(self, text: str) -> None:
+        self.close()
+        say(text)
+
+
+def watcher_for(progress: str, quiet: bool) -> Watcher:
+    """Choose how `--progress` shows a download; a quiet command shows none."""
+    bar = progress == "bar" or (progress == "auto" and sys.stderr.isatty())
+    return Watcher() if quiet else Download(bar)

@@ -1,37 +1,26 @@
-"""What is said on stderr, by whom: our own lines, and nothing of the libraries below; who has stdout."""
+"""Keep stderr for our messages and stdout for the output."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
 
 import click
 
 from protrna_cli.errors import UsageError
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def verbosity(command: _F) -> _F:
-    """Add `-q` and `-v`, which every command takes."""
-    command = click.option("-v", "--verbose", is_flag=True, help="Let TensorFlow's own messages through.")(
-        command
-    )
-    return click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")(command)
-
 
 def say(text: str) -> None:
-    """Print one line of ours on stderr."""
+    """Print one message on stderr."""
     click.echo(f"protrna: {text}", err=True)
 
 
 @contextmanager
-def hushed_libraries(verbose: bool) -> Iterator[None]:
-    """Keep TensorFlow's chatter off stderr, unless `verbose`.
+def quiet_libraries(verbose: bool) -> Iterator[None]:
+    """Keep TensorFlow's messages off stderr, unless `verbose`.
 
     Its C++ side writes to file descriptor 2 before any of its settings is read, so the descriptor itself
     goes to the null device; Python's `sys.stderr` keeps the terminal.
@@ -43,7 +32,7 @@ def hushed_libraries(verbose: bool) -> Iterator[None]:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         kept = os.dup(2)
-    except OSError:  # stderr is closed: there is nothing to keep clean
+    except OSError:  # stderr is closed
         yield
         return
     null = os.open(os.devnull, os.O_WRONLY)
@@ -65,10 +54,10 @@ def hushed_libraries(verbose: bool) -> Iterator[None]:
 
 
 def claim_stdout() -> int:
-    """Take standard output for one writer, for good; returns its file descriptor.
+    """Reserve standard output for one writer, permanently; returns its file descriptor.
 
-    Descriptor 1 becomes another name of stderr's: what a library prints, be it when the process ends, is no
-    part of the output.
+    Descriptor 1 then leads to stderr: what a library prints, even as the process ends, does not get into the
+    output.
 
     Raises
     ------
@@ -77,7 +66,7 @@ def claim_stdout() -> int:
     """
     if os.isatty(1):
         raise UsageError(
-            "-o - is a binary file, and standard output a terminal; add > out.parquet, or a pipe"
+            "-o - writes a binary file, and standard output is a terminal; add > out.parquet, or a pipe"
         )
     claimed = os.dup(1)
     os.dup2(2, 1)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from protrna_cli.cli.terminal import say, verbosity
+from protrna_cli.cli.options import verbosity
+from protrna_cli.cli.terminal import say
 from protrna_cli.errors import InputError
 
 
@@ -16,13 +17,13 @@ from protrna_cli.errors import InputError
 @click.option("--regions", metavar="BED", type=click.Path(), help="The regions that OUT was made with.")
 @verbosity
 def verify(output: str, inputs: tuple[str, ...], regions: str | None, quiet: bool, verbose: bool) -> None:
-    """Prove that an output is complete.
+    """Check that an output is complete.
 
-    OUT is held against the INPUT that it was made from: every record is a row, in order, with its id, its
+    OUT is compared with the INPUT that it was made from: every record has its row, in order, with its id, its
     counts and finite numbers of the right shape, or it is listed as skipped.
     """
-    del verbose  # no library talks here
-    from protrna_cli.verifying import verify as find_flaws
+    del verbose  # no library writes messages here
+    from protrna_cli.run.verify import find_flaws
 
     flaws = find_flaws(Path(output), inputs, regions)
     for flaw in flaws:

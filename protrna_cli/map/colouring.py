@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from protrna_cli.errors import InputError, InputUnreadable, UsageError
-from protrna_cli.output.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
-from protrna_cli.records import shortened
+from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
+from protrna_cli.text import shortened
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Okabe and Ito's, which people with any of the colour blindnesses tell apart (https://jfly.uni-koeln.de/color/)."""
@@ -121,13 +121,13 @@ Colouring = Scale | Families
 
 def _group(name: str, among: npt.NDArray[np.bool_], colour: str, marker: str) -> Group:
     members = np.flatnonzero(among)
-    return Group(f"{cut(name)} ({members.size:,})", members, colour, marker)
+    return Group(f"{clipped(name)} ({members.size:,})", members, colour, marker)
 
 
-def cut(text: str, longest: int = LONGEST_LABEL) -> str:
+def clipped(text: str, longest: int = LONGEST_LABEL) -> str:
     """A text, or the beginning of a long one.
 
-    >>> cut("ribozyme"), cut("ribozyme", 5)
+    >>> clipped("ribozyme"), clipped("ribozyme", 5)
     ('ribozyme', 'ribo…')
     """
     return text if len(text) <= longest else f"{text[: longest - 1]}…"

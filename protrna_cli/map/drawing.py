@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from protrna_cli.errors import (
-    InputError,
-    MissingExtra,
-    NotFinite,
-    OutputUnwritable,
-    UsageError,
-    WriteFailed,
-)
-from protrna_cli.locks import locked
-from protrna_cli.map.colouring import Families, colour_by
+from protrna_cli.disk import locked, write_whole, writing
+from protrna_cli.errors import InputError, MissingExtra, NotFinite, OutputUnwritable, UsageError
+from protrna_cli.map.colouring import colour_by
 from protrna_cli.map.picture import Picture, subtitle
 from protrna_cli.map.projection import FEWEST, Points, project
-from protrna_cli.merging import read_dataset
-from protrna_cli.output.rows import Block, Header, Row
-from protrna_cli.provenance import run_key
-from protrna_cli.records import shortened
-from protrna_cli.report import Progress, counted
-from protrna_cli.spool import partial_path
+from protrna_cli.output.parts import read_joined
+from protrna_cli.output.provenance import run_key
+from protrna_cli.output.rows import Block, Header
+from protrna_cli.plan.rows import Row
+from protrna_cli.text import counted, shortened
 
 LIBRARIES = {"umap": "umap", "tsne": "sklearn", "pca": "sklearn", ".html": "bokeh", ".png": "matplotlib"}
 """What each method and each suffix needs of the extra `plot`."""
@@ -41,7 +31,6 @@ def draw_map(
     layer: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
-    progress: Progress | None = None,
 ) -> Picture:
     """Draw an output of protrna embed as a picture, in which near points are records of like embeddings.
 
@@ -56,9 +45,12 @@ def draw_map(
     method, seed
         As `project` takes them.
     layer
-        Of an output of several layers, the one to draw; negatives count from the model's end.
-    progress
-        Told what the picture does not tell apart.
+        The layer to draw, of an output with several; negatives count from the end of the model.
+
+    Returns
+    -------
+    Picture
+        What was drawn; its notes say what the picture does not distinguish.
 
     Raises
     ------
@@ -78,12 +70,10 @@ def draw_map(
     with locked(target):
         if target.exists() and not overwrite:
             raise OutputUnwritable(f"{target}: exists; use --overwrite to replace it, or choose another -o")
-        header, blocks = read_dataset(source)
+        header, blocks = read_joined(source)
         column = _column(source, header, layer)
         rows, vectors = _read(source, blocks, column)
         colouring = colour_by(rows, color_by)
-        for note in colouring.notes() if isinstance(colouring, Families) else []:
-            (progress or Progress()).note(note)
         picture = Picture(
             title=source.name,
             subtitle=subtitle(header, header.layers[column], method, colouring),
@@ -92,7 +82,9 @@ def draw_map(
             projection=project(vectors, method, seed),
             colouring=colouring,
         )
-        _publish(_drawn(picture, suffix), target)
+        content = _drawn(picture, suffix)
+        with writing(target, "make room first"):
+            write_whole(target, content)
     return picture
 
 
@@ -153,19 +145,3 @@ def _drawn(picture: Picture, suffix: str) -> bytes:
     from protrna_cli.map.figure import png
 
     return png(picture)
-
-
-def _publish(content: bytes, target: Path) -> None:
-    """Write a file, whole or not at all."""
-    partial = partial_path(target)
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    except OSError as error:
-        raise WriteFailed(f"{target}: writing failed ({error.strerror or error}); make room first") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()

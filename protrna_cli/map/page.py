@@ -32,7 +32,7 @@ from bokeh.models import (
 from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
-from protrna_cli.map.colouring import Families, Scale, cut, in_drawing_order
+from protrna_cli.map.colouring import Families, Scale, clipped, in_drawing_order
 from protrna_cli.map.picture import Picture, point_size
 
 LONGEST_DESCRIPTION = 300
@@ -91,7 +91,7 @@ def _source(picture: Picture) -> ColumnDataSource:
             "x": points[:, 0],
             "y": points[:, 1],
             "id": [row.id for row in picture.rows],
-            "description": [cut(row.description, LONGEST_DESCRIPTION) for row in picture.rows],
+            "description": [clipped(row.description, LONGEST_DESCRIPTION) for row in picture.rows],
             "length": np.array([row.length for row in picture.rows], np.int32),
         }
     )

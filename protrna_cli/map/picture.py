@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from protrna_cli.map.colouring import Colouring, cut
+from protrna_cli.map.colouring import Colouring, Families, clipped
 from protrna_cli.map.projection import Projection
-from protrna_cli.output.rows import Header, Row
-from protrna_cli.report import counted
+from protrna_cli.output.rows import Header
+from protrna_cli.plan.rows import Row
+from protrna_cli.text import counted
 
 METHOD_NAMES = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
 POOLING_NAMES = {"mean": "mean of residues", "max": "maximum of residues", "cls": "<cls> token"}
@@ -36,6 +37,11 @@ class Picture:
     projection: Projection
     colouring: Colouring
 
+    @property
+    def notes(self) -> list[str]:
+        """What the picture does not distinguish."""
+        return self.colouring.notes() if isinstance(self.colouring, Families) else []
+
 
 def subtitle(header: Header, layer: int, method: str, colouring: Colouring) -> str:
     """Say how a picture was made.
@@ -53,7 +59,7 @@ def subtitle(header: Header, layer: int, method: str, colouring: Colouring) -> s
             POOLING_NAMES[provenance["pooling"]],
             METHOD_NAMES[method],
             f"model {Path(provenance['model']['name']).name}",
-            f"colour: {cut(colouring.title)}",
+            f"colour: {clipped(colouring.title)}",
         ]
     )
 

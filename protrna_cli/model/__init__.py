@@ -1,1 +1,1 @@
-"""All that knows TensorFlow: the checkpoint, the forward pass, the devices."""
+"""Everything that knows TensorFlow: the checkpoint file, the forward pass, the devices."""

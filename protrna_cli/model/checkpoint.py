@@ -23,7 +23,7 @@ from protrna_cli.model.structure import (
     ModelSize,
     ModelWeights,
     NormWeights,
-    Place,
+    Placer,
     Shape,
     weight_shapes,
 )
@@ -31,7 +31,7 @@ from protrna_cli.model.structure import (
 _FIRST, _LAST = ("embedding",), ("emb_layer_norm_after", "lm_head")
 
 
-def read_checkpoint(path: Path, place: Place) -> tuple[ModelSize, ModelWeights]:
+def read_checkpoint(path: Path, place: Placer) -> tuple[ModelSize, ModelWeights]:
     """Read a checkpoint of any size.
 
     Parameters
@@ -133,7 +133,7 @@ def _why_unreadable(path: Path, error: Exception) -> _Flaw:
     return _Flaw(f"truncated or damaged HDF5 ({str(error).splitlines()[0]})")
 
 
-def _read_all(file: h5py.File, place: Place) -> tuple[ModelSize, ModelWeights]:
+def _read_all(file: h5py.File, place: Placer) -> tuple[ModelSize, ModelWeights]:
     size, groups = _survey(file)
     layers = [
         LayerWeights(*_read(groups[f"layer_._{i}"], LayerWeights._fields, place)) for i in range(size.layers)
@@ -244,7 +244,7 @@ def _check_group(datasets: list[h5py.Dataset], shapes: tuple[Shape, ...]) -> Non
             raise _foreign(f"{dataset.name} holds {dataset.dtype}, not floating point")
 
 
-def _read(datasets: list[h5py.Dataset], names: Sequence[str], place: Place) -> Iterator[object]:
+def _read(datasets: list[h5py.Dataset], names: Sequence[str], place: Placer) -> Iterator[object]:
     for name, dataset in zip(names, datasets, strict=True):
         values = dataset[()].astype(np.float32, copy=False)
         # The sum is a tenth of the cost of isfinite over every value, and as telling.

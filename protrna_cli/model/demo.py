@@ -13,7 +13,7 @@ from protrna_cli.model.structure import (
     ModelSize,
     ModelWeights,
     NormWeights,
-    Place,
+    Placer,
     Shape,
     weight_shapes,
 )
@@ -22,7 +22,7 @@ SIZE = ModelSize(layers=6, width=320, heads=20)
 SEED = 20250
 
 
-def demo_weights(place: Place) -> tuple[ModelSize, ModelWeights]:
+def demo_weights(place: Placer) -> tuple[ModelSize, ModelWeights]:
     """Make the demo model's weights, the same on every machine.
 
     Parameters

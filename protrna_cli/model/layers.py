@@ -24,7 +24,7 @@ EPSILON = 1e-5
 MASKED = -1e30  # finite, so that a row of pads alone stays finite too
 
 
-class Layout(NamedTuple):
+class BatchLayout(NamedTuple):
     """Where the rows of a batch stand in their sequences, and what follows from it."""
 
     rows: Tensor  # (B, T) int32: the row of each token; of a pad, any
@@ -99,7 +99,7 @@ def dense(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     return tf.nn.bias_add(tf.matmul(x, kernel), tf.cast(bias, kernel.dtype))
 
 
-def attention(x: Tensor, layout: Layout, w: LayerWeights) -> tuple[Tensor, Tensor]:
+def attention(x: Tensor, layout: BatchLayout, w: LayerWeights) -> tuple[Tensor, Tensor]:
     """Self-attention over rows (N, D): its output (N, D) and its weights (B, H, T, T)."""
     query, key = rotated_heads(
         dense(x, w.query_kernel, w.query_bias),
@@ -127,7 +127,7 @@ def feed_forward(x: Tensor, w: LayerWeights) -> Tensor:
     return dense(tf.nn.gelu(dense(x, w.fc1_kernel, w.fc1_bias)), w.fc2_kernel, w.fc2_bias)
 
 
-def encoder_layer(x: Tensor, layout: Layout, w: LayerWeights) -> tuple[Tensor, Tensor]:
+def encoder_layer(x: Tensor, layout: BatchLayout, w: LayerWeights) -> tuple[Tensor, Tensor]:
     """One pre-norm transformer layer: x (N, D) to x (N, D) and attention weights (B, H, T, T)."""
     normed = norm(x, w.norm1_gamma, w.norm1_beta, w.query_kernel.dtype)
     change, weights = attention(normed, layout, w)

@@ -33,4 +33,4 @@ def residues(hidden: Tensor, weights: Tensor) -> Tensor:
     return hidden[:, 1:]
 
 
-POOLINGS = {"mean": mean, "max": maximum, "cls": cls, "none": residues}
+POOLINGS = {"mean": mean, "max": maximum, "cls": cls, "residues": residues}

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import available_cpus, cpu_flags, parse_device
-from protrna_cli.model.structure import Place
+from protrna_cli.model.structure import Placer
 
 
 def configure(device: str = "auto", threads: int | None = None) -> str:
@@ -50,7 +50,7 @@ def configure(device: str = "auto", threads: int | None = None) -> str:
     return f"gpu:{gpu.name.rpartition(':')[2]}" if gpu else "cpu"
 
 
-def placer(precision: str) -> Place:
+def placer(precision: str) -> Placer:
     """Give what puts weights onto the device: the kernels of matmuls in `precision`, all others in float32.
 
     A constant made from an array keeps the array's memory beside its own for as long as it lives, twice the

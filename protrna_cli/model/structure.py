@@ -17,7 +17,7 @@ from protrna_cli.errors import UsageError
 VOCABULARY = 38
 
 Shape = tuple[int, ...]
-Place = Callable[[str, npt.NDArray[np.float32]], Any]
+Placer = Callable[[str, npt.NDArray[np.float32]], Any]
 """Where a weight goes as soon as it is read: it takes the weight's name and values, and gives what the model
 computes with."""
 

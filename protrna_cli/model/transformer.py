@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from protrna_cli.alphabet import Alphabet, Tokens
 from protrna_cli.model import layers
-from protrna_cli.model.layers import Layout
+from protrna_cli.model.alphabet import Alphabet, Tokens
+from protrna_cli.model.layers import BatchLayout
 from protrna_cli.model.pooling import POOLINGS
 from protrna_cli.model.structure import LayerWeights, ModelSize, ModelWeights, row_count
 
@@ -95,14 +95,14 @@ class ProtRNA:
         repr_layers
             Layers, each 0 … `size.layers`.
         poolings
-            One or more of `mean` (the sum by weight), `max` (of what has a weight), `cls`, and `none` for
-            residues.
+            One or more of `mean` (the sum by weight), `max` (of what has a weight), `cls`, and
+            `residues` for one vector a residue.
 
         Returns
         -------
         list
             One float32 array a layer, in the order asked, pooling after pooling: (B, D), or (B, T - 1, D) for
-            `none`, from the first residue on; its rows past a sequence's end have no meaning.
+            `residues`, from the first residue on; its rows past a sequence's end have no meaning.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class ProtRNA:
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(str(error)) from error
 
-    def _rows(self, tokens: Tokens, computed: npt.NDArray[np.bool_]) -> tuple[Tensor, Layout]:
+    def _rows(self, tokens: Tokens, computed: npt.NDArray[np.bool_]) -> tuple[Tensor, BatchLayout]:
         """Embed those tokens (B, T) that are to be computed: rows (N, D), and their layout."""
         pad = self.alphabet.padding_idx
         n_tokens = int(computed.sum())
@@ -136,11 +136,11 @@ class ProtRNA:
         back = (sequence[:, None] * len(head) + head) * np.int32(tokens.shape[1]) + position[:, None]
         key_bias = np.where(tokens != pad, np.float32(0), np.float32(layers.MASKED))[:, None, None, :]
         cos, sin = layers.rotary_tables(position, self._weights.layers[0].inv_freq)
-        layout = Layout(*map(tf.constant, (rows, heads, back, key_bias, cos, sin)))
+        layout = BatchLayout(*map(tf.constant, (rows, heads, back, key_bias, cos, sin)))
         return layers.embed_tokens(tf.constant(ids), self._weights.embedding, pad), layout
 
     def _hidden(
-        self, x: Tensor, layout: Layout, last: int, attentions: list[Tensor] | None = None
+        self, x: Tensor, layout: BatchLayout, last: int, attentions: list[Tensor] | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield representations 0 … last (N, D); attention weights (B, H, T, T) are kept where asked for."""
         yield 0, x
@@ -157,7 +157,7 @@ class ProtRNA:
     def _layer(self) -> Any:
         """One layer, traced once for all layers and all shapes."""
 
-        def run(x: Tensor, layout: Layout, w: LayerWeights) -> Tensor:
+        def run(x: Tensor, layout: BatchLayout, w: LayerWeights) -> Tensor:
             return layers.encoder_layer(x, layout, w)[0]
 
         return tf.function(run, input_signature=self._signature, autograph=False)
@@ -170,7 +170,7 @@ class ProtRNA:
     def _signature(self) -> list[Any]:
         table = tf.TensorSpec((None, 1, self.size.head_width // 2))
         heads = self.size.heads
-        layout = Layout(
+        layout = BatchLayout(
             tf.TensorSpec((None, None), tf.int32),
             tf.TensorSpec((None, heads, None), tf.int32),
             tf.TensorSpec((None, heads), tf.int32),

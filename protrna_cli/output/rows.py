@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from protrna_cli.plan.rows import Row
 
 PROVENANCE_KEY = "protrna"
 
@@ -20,34 +22,6 @@ BLOCK_BYTES = 64 << 20
 """Vectors of a block, some bytes more or less: what reading takes of memory."""
 
 Values = npt.NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What stands beside an embedding.
-
-    Attributes
-    ----------
-    length
-        Residues of the record.
-    n_embedded
-        Residues that the embedding speaks of.
-    n_unknown
-        Unknown residues (`x`) of the record.
-    n_windows
-        Pieces in which the record ran.
-    """
-
-    id: str
-    description: str
-    length: int
-    n_embedded: int
-    n_unknown: int
-    n_windows: int
-
-
-ROW_COLUMNS = tuple(field.name for field in fields(Row))
-COUNT_COLUMNS = ROW_COLUMNS[2:]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""One file over HTTP, gone on with where an earlier attempt stopped.
+"""Download one file over HTTP, resuming where an earlier attempt stopped.
 
-pooch, which does our cache folder and our hashing, starts every download from zero; this is the part that it
-lacks. The file grows as `NAME.partial` in its destination folder; `NAME.partial.json` beside it says what
-file it is the beginning of, so that a beginning is never joined to the end of another file.
+Libraries for such downloads (pooch, requests) start each one from zero. The file grows as `NAME.partial` in
+its destination folder; `NAME.partial.json` beside it records which file it belongs to, so that a beginning
+is never joined to the rest of another file.
 """
 
 from __future__ import annotations
@@ -10,29 +10,31 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from protrna_cli.disk import write_whole, writing
 from protrna_cli.errors import WriteFailed
+from protrna_cli.text import reason, size_text
 from protrna_cli.weights.transport import (
     NotTheSame,
     Passing,
     Patience,
     Unavailable,
-    chunks,
     extent_of,
     get,
     patiently,
-    place,
-    said,
+    received,
     version_of,
+    without_query,
 )
-from protrna_cli.weights.watch import Watcher, size_text
+from protrna_cli.weights.watcher import Watcher
+
+ROOM = "free space and run again, or choose another folder with --weights-dir or PROTRNA_HOME"
 
 
 @dataclass(frozen=True)
-class Source:
+class RemoteFile:
     """A file to be had, and what is known of it beforehand.
 
     Attributes
@@ -48,12 +50,12 @@ class Source:
     md5: str | None = None
 
 
-def download(source: Source, partial: Path, target: Path, watcher: Watcher, patience: Patience) -> bool:
+def download(remote: RemoteFile, partial: Path, target: Path, watcher: Watcher, patience: Patience) -> bool:
     """Make `partial` whole; what an earlier call left of the same file stays.
 
     Parameters
     ----------
-    source
+    remote
         What to fetch, over HTTP.
     partial
         The file that grows. It is left as it is when this fails, for the next call.
@@ -72,13 +74,13 @@ def download(source: Source, partial: Path, target: Path, watcher: Watcher, pati
     WriteFailed
         The disk is full, or cannot be written.
     """
-    resumed = _beginning(source, partial)[0] > 0
+    resumed = _beginning(remote, partial)[0] > 0
     furthest = _size(partial)
 
     def attempt() -> None:
         nonlocal furthest
         try:
-            _fetch_rest(source, partial, target, watcher, patience.timeout)
+            _fetch_rest(remote, partial, target, watcher, patience.timeout)
         except Passing as failure:
             if isinstance(failure, NotTheSame):
                 discard(partial)
@@ -110,9 +112,9 @@ def copy(source: Path, partial: Path, target: Path, watcher: Watcher) -> None:
             discard(partial)
             _check_space(partial, size)
             watcher.start(str(source), target, size, 0)
-            _append(partial, chunks(file.read, str(source), size), watcher)
+            _append(partial, received(file.read, str(source), size), watcher)
     except OSError as error:
-        raise Unavailable(f"{source} cannot be read ({said(error)})") from None
+        raise Unavailable(f"{source} cannot be read ({reason(error)})") from None
     except Passing as failure:
         raise Unavailable(str(failure)) from None
     except WriteFailed:
@@ -128,29 +130,29 @@ def discard(partial: Path) -> None:
     _state(partial).unlink(missing_ok=True)
 
 
-def _fetch_rest(source: Source, partial: Path, target: Path, watcher: Watcher, timeout: float) -> None:
+def _fetch_rest(remote: RemoteFile, partial: Path, target: Path, watcher: Watcher, timeout: float) -> None:
     """Fetch what `partial` lacks, in one request."""
-    have, origin = _beginning(source, partial)
+    have, origin = _beginning(remote, partial)
     if have and have == origin.size:
         return
-    with get(source.address, timeout, _range(source, have, origin)) as reply:
+    with get(remote.address, timeout, _range(remote, have, origin)) as reply:
         start, total = extent_of(reply)
-        if source.size is not None and total not in (None, source.size):
+        if remote.size is not None and total not in (None, remote.size):
             raise Unavailable(
-                f"{place(source.address)} has {total:,} bytes, not the {source.size:,} of its record"
+                f"{without_query(remote.address)} has {total:,} bytes, not the {remote.size:,} of its record"
             )
-        total = source.size if total is None else total
+        total = remote.size if total is None else total
         version = version_of(reply)
-        changed = not source.md5 and version != origin.version
+        changed = not remote.md5 and version != origin.version
         if start and (changed or (start, total) != (have, origin.size)):
-            raise NotTheSame(f"{place(source.address)} has changed since its first bytes came")
+            raise NotTheSame(f"{without_query(remote.address)} has changed since its first bytes came")
         if total is not None:
             _check_space(partial, total)
         if start == 0:  # also where the server does not know ranges, or has another file than If-Range names
-            _begin(partial, _Origin(source.address, total, source.md5, version))
-        watcher.start(place(source.address), target, total, start)
+            _begin(partial, _Origin(remote.address, total, remote.md5, version))
+        watcher.start(without_query(remote.address), target, total, start)
         rest = None if total is None else total - start
-        _append(partial, chunks(reply.read1, source.address, rest), watcher)
+        _append(partial, received(reply.read1, remote.address, rest), watcher)
 
 
 @dataclass(frozen=True)
@@ -163,51 +165,41 @@ class _Origin:
     version: str | None = None
 
 
-def _beginning(source: Source, partial: Path) -> tuple[int, _Origin]:
-    """Count the bytes at hand that are the beginning of `source`: of equal checksum, else of one address."""
-    nothing = _Origin(source.address)
+def _beginning(remote: RemoteFile, partial: Path) -> tuple[int, _Origin]:
+    """Count the bytes at hand that are the beginning of `remote`: of equal checksum, else of one address."""
+    nothing = _Origin(remote.address)
     try:
         have = partial.stat().st_size
         origin = _Origin(**json.loads(_state(partial).read_text("utf-8")))
     except (OSError, ValueError, TypeError):  # none, or cut short
         return 0, nothing
-    same = origin.md5 == source.md5 if origin.md5 and source.md5 else origin.address == source.address
+    same = origin.md5 == remote.md5 if origin.md5 and remote.md5 else origin.address == remote.address
     # Without a size to compare it with, a rest cannot be told from the rest of another file.
     return (have, origin) if same and origin.size is not None and have <= origin.size else (0, nothing)
 
 
-def _range(source: Source, have: int, origin: _Origin) -> dict[str, str]:
+def _range(remote: RemoteFile, have: int, origin: _Origin) -> dict[str, str]:
     if not have:
         return {}
     headers = {"Range": f"bytes={have}-"}
     # Where there is a checksum it decides. Only a strong ETag is allowed here.
-    if not source.md5 and origin.version and origin.version.startswith('"'):
+    if not remote.md5 and origin.version and origin.version.startswith('"'):
         headers["If-Range"] = origin.version
     return headers
 
 
 def _begin(partial: Path, origin: _Origin) -> None:
-    with _writing(partial):
-        partial.write_bytes(b"")  # first: bytes must never stand under the name of another file
-        _state(partial).write_text(json.dumps(asdict(origin)), "utf-8")
+    with writing(partial, ROOM):
+        partial.write_bytes(b"")  # first: these bytes must never be taken for the beginning of another file
+        write_whole(_state(partial), json.dumps(asdict(origin)))
 
 
 def _append(partial: Path, pieces: Iterator[bytes], watcher: Watcher) -> None:
-    with _writing(partial), partial.open("ab") as file:
+    # What the network raises is not an OSError by now.
+    with writing(partial, ROOM), partial.open("ab") as file:
         for piece in pieces:
             file.write(piece)
             watcher.advance(len(piece))
-
-
-@contextmanager
-def _writing(partial: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:  # the network's errors are no OSError by now
-        raise WriteFailed(
-            f"{partial}: writing failed ({said(error)}); free space and run again, or choose another folder "
-            "with --weights-dir or PROTRNA_HOME"
-        ) from error
 
 
 def _check_space(partial: Path, total: int) -> None:
@@ -216,8 +208,7 @@ def _check_space(partial: Path, total: int) -> None:
     free = shutil.disk_usage(partial.parent).free
     if needed > free:
         raise WriteFailed(
-            f"{partial.parent}: {size_text(needed)} are needed and {size_text(free)} are free; free space, "
-            "or choose another folder with --weights-dir or PROTRNA_HOME"
+            f"{partial.parent}: {size_text(needed)} are needed and {size_text(free)} are free; {ROOM}"
         )
 
 

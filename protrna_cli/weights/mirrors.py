@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from protrna_cli.weights import PUBLISHED_FILE
-from protrna_cli.weights.download import Source
+from protrna_cli.weights.download import RemoteFile
+from protrna_cli.weights.names import PUBLISHED_FILE
 from protrna_cli.weights.transport import Patience, Unavailable, fetch_small
-from protrna_cli.weights.watch import Watcher
+from protrna_cli.weights.watcher import Watcher
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def is_remote(address: str) -> bool:
     return address.startswith(("http://", "https://"))
 
 
-def look_up(mirror: Mirror, patience: Patience, watcher: Watcher) -> Source:
+def look_up(mirror: Mirror, patience: Patience, watcher: Watcher) -> RemoteFile:
     """Ask the mirror's record for the size and the checksum of its file.
 
     Raises
@@ -58,12 +58,12 @@ def look_up(mirror: Mirror, patience: Patience, watcher: Watcher) -> Source:
         There is no answer, or the record does not list the file.
     """
     if mirror.record is None:
-        return Source(mirror.address)
+        return RemoteFile(mirror.address)
     record = fetch_small(mirror.record, patience, watcher)
     try:
         files = json.loads(record)["files"]
         [entry] = [file for file in files if file["key"] == mirror.address.rpartition("/")[2]]
-        return Source(mirror.address, int(entry["size"]), _md5(entry.get("checksum")))
+        return RemoteFile(mirror.address, int(entry["size"]), _md5(entry.get("checksum")))
     except (ValueError, KeyError, TypeError):
         raise Unavailable(f"{mirror.record} does not tell the size of {PUBLISHED_FILE}") from None
 

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
 
-from protrna_cli import __version__
-from protrna_cli.weights.watch import Watcher
+from protrna_cli._version import version
+from protrna_cli.text import reason
+from protrna_cli.weights.watcher import Watcher
 
-CHUNK = 1 << 20
+READ_BYTES = 1 << 20
 MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
 LONGEST_WAIT = 60.0
 
@@ -86,7 +87,7 @@ def fetch_small(address: str, patience: Patience, watcher: Watcher) -> bytes:
 
     def attempt() -> bytes:
         with get(address, patience.timeout, {}) as reply:
-            return next(chunks(reply.read, address, None), b"")
+            return next(received(reply.read, address, None), b"")
 
     return patiently(attempt, patience, watcher)
 
@@ -124,7 +125,7 @@ def get(address: str, timeout: float, headers: dict[str, str]) -> Iterator[http.
         There is none; it may pass.
     """
     # No encoding: a range counts bytes of the file, not of its compressed form.
-    fixed = {"User-Agent": f"protrna/{__version__}", "Accept-Encoding": "identity"}
+    fixed = {"User-Agent": f"protrna/{version()}", "Accept-Encoding": "identity"}
     try:
         request = urllib.request.Request(address, headers=fixed | headers)
         # An opener of our own: the standard library's shared one keeps the proxies of its first use.
@@ -135,25 +136,24 @@ def get(address: str, timeout: float, headers: dict[str, str]) -> Iterator[http.
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLError):
             hint = "SSL_CERT_FILE names the certificates to trust"
-            raise Unavailable(f"{place(address)}: {error.reason} ({hint})") from None
-        reason = f"{request.host} cannot be reached ({said(error.reason)})"
-        raise Passing(reason, connected=False) from None
+            raise Unavailable(f"{without_query(address)}: {error.reason} ({hint})") from None
+        raise Passing(f"{request.host} cannot be reached ({reason(error.reason)})", connected=False) from None
     except (http.client.InvalidURL, ValueError) as error:
-        raise Unavailable(f"{place(address)} is no address ({error})") from None
+        raise Unavailable(f"{without_query(address)} is no address ({error})") from None
     except (OSError, http.client.HTTPException) as error:
-        raise Passing(f"{place(address)} gives no answer ({said(error)})") from None
+        raise Passing(f"{without_query(address)} gives no answer ({reason(error)})") from None
     with reply:
         yield reply
 
 
 def _refusal(address: str, error: urllib.error.HTTPError) -> Exception:
-    reason = f"{place(address)} answers {error.code} {error.reason}"
+    answer = f"{without_query(address)} answers {error.code} {error.reason}"
     if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        return NotTheSame(reason)
+        return NotTheSame(answer)
     if error.code not in MAY_PASS:
-        return Unavailable(reason)
+        return Unavailable(answer)
     asked = error.headers.get("Retry-After", "")
-    return Passing(reason, wait=float(asked) if asked.isdigit() else 0)
+    return Passing(answer, wait=float(asked) if asked.isdigit() else 0)
 
 
 def version_of(reply: http.client.HTTPResponse) -> str | None:
@@ -168,11 +168,11 @@ def extent_of(reply: http.client.HTTPResponse) -> tuple[int, int | None]:
         return 0, int(length) if length.isdigit() else None
     extent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", reply.headers.get("Content-Range", ""))
     if extent is None:
-        raise NotTheSame(f"{place(reply.url)} sends a part of the file and does not say which")
+        raise NotTheSame(f"{without_query(reply.url)} sends a part of the file and does not say which")
     return int(extent[1]), int(extent[2])
 
 
-def chunks(read: Callable[[int], bytes], address: str, expected: int | None) -> Iterator[bytes]:
+def received(read: Callable[[int], bytes], address: str, expected: int | None) -> Iterator[bytes]:
     """Read piece by piece; what the network does is a failure that may pass, and so is an early end.
 
     Raises
@@ -182,24 +182,19 @@ def chunks(read: Callable[[int], bytes], address: str, expected: int | None) -> 
     """
     received = 0
     try:
-        while chunk := read(CHUNK):
-            received += len(chunk)
-            yield chunk
+        while block := read(READ_BYTES):
+            received += len(block)
+            yield block
     except (OSError, http.client.HTTPException) as error:
-        raise Passing(f"{place(address)} broke off ({said(error)})") from None
+        raise Passing(f"{without_query(address)} broke off ({reason(error)})") from None
     if expected is not None and received < expected:
-        raise Passing(f"{place(address)} broke off {expected - received:,} bytes early")
+        raise Passing(f"{without_query(address)} broke off {expected - received:,} bytes early")
 
 
-def place(address: str) -> str:
+def without_query(address: str) -> str:
     """Say an address without its query, which is long and may be a key.
 
-    >>> place("https://example.org/weights.h5?key=secret")
+    >>> without_query("https://example.org/weights.h5?key=secret")
     'https://example.org/weights.h5'
     """
     return address.partition("?")[0]
-
-
-def said(error: object) -> str:
-    """Say what the system calls an error, else what the error calls itself."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

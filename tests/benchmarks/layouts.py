@@ -25,10 +25,11 @@ import pyarrow.csv
 import pyarrow.parquet
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
-from protrna_cli.output import files_of, write_output
-from protrna_cli.output.rows import Block, Header, Row, spans
-from protrna_cli.report import amount
+from protrna_cli.output.rows import Block, Header, spans
+from protrna_cli.plan.rows import Row
+from protrna_cli.text import size_text
 from tests.conftest import SAMPLE
+from tests.tools.formats import named
 
 WIDTH = 1280
 
@@ -90,15 +91,15 @@ def measure(lengths: list[int], per_token: bool) -> Iterator[tuple[str, str]]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "out"
             started = time.perf_counter()
-            write_output(path, format, h5_layout, header, blocks)
-            for file in files_of(path, format):
+            named(format, h5_layout).write(path, header, blocks)
+            for file in named(format).files(path):
                 with file.open("rb+") as opened:
                     os.fsync(opened)
             written = time.perf_counter()
-            size = sum(file.stat().st_size for file in files_of(path, format))
+            size = sum(file.stat().st_size for file in named(format).files(path))
             read(path)
             seconds = time.perf_counter() - written
-        yield name, f"| {amount(size)} | {written - started:.1f} s | {seconds:.1f} s "
+        yield name, f"| {size_text(size)} | {written - started:.1f} s | {seconds:.1f} s "
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from protrna_cli.plan.shard import WHOLE
+
 
 def command(fasta: Path, checkpoint: Path, precision: str, budget: int) -> dict[str, Any]:
     """Time `protrna embed`, from the command to the finished file."""
@@ -36,26 +38,25 @@ def engine(fasta: Path, checkpoint: Path, precision: str, budget: int) -> dict[s
     """Time the forward pass and pooling of all batches, compiling included; loading apart."""
     started = time.perf_counter()
     from protrna_cli import load_model
-    from protrna_cli.census import read_records, take_census
-    from protrna_cli.inputs import open_sources
+    from protrna_cli.fasta.census import take_census
+    from protrna_cli.fasta.records import Record
+    from protrna_cli.fasta.sources import open_sources
     from protrna_cli.model import trial
-    from protrna_cli.records import Record
-    from protrna_cli.rules import DEFAULT_RULES
-    from protrna_cli.task import Task
+    from protrna_cli.plan.rules import DEFAULT_RULES
+    from protrna_cli.run.batching import ChunkBatches
 
     model = load_model(checkpoint, precision=precision)
     startup = time.perf_counter() - started
     with open_sources([fasta]) as sources:
-        census = take_census(sources, DEFAULT_RULES)
-        items = read_records(sources, DEFAULT_RULES, census)
-        task = Task([item for item in items if isinstance(item, Record)], DEFAULT_RULES, budget)
+        items = take_census(sources, DEFAULT_RULES).records(WHOLE, model.size.width)
+        chunk = ChunkBatches([item for item in items if isinstance(item, Record)], DEFAULT_RULES, budget)
     before = trial.matmul_rate(precision)
     started = time.perf_counter()
-    for batch in task.batches:
-        model.embed(*task.tokens(batch, model.alphabet), [model.size.layers], "mean")
+    for batch in chunk.batches:
+        model.embed(*chunk.tokens(batch, model.alphabet), [model.size.layers], "mean")
     seconds = time.perf_counter() - started
     matmul = statistics.mean([before, trial.matmul_rate(precision)])
-    tokens = sum(piece.length + 2 for piece in task.pieces)
+    tokens = sum(piece.length + 2 for piece in chunk.pieces)
     return {
         "tokens": tokens,
         "seconds": round(seconds, 2),

@@ -1,0 +1,92 @@
+"""The command group, exit codes, and the one place where errors are shown."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+import click
+
+from protrna_cli.cli.convert import convert
+from protrna_cli.cli.doctor import doctor
+from protrna_cli.cli.embed import embed
+from protrna_cli.cli.info import info
+from protrna_cli.cli.map import map_
+from protrna_cli.cli.merge import merge
+from protrna_cli.cli.terminal import say
+from protrna_cli.cli.verify import verify
+from protrna_cli.cli.weights import weights
+from protrna_cli.errors import ProtrnaError, ReaderGone, Stopped, WriteFailed
+
+KEYBOARD_INTERRUPT = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="protrna-cli", prog_name="protrna")
+def protrna() -> None:
+    """ProtRNA embeddings of RNA sequences.
+
+    Start with:  protrna embed input.fa -o out.parquet
+    """
+
+
+protrna.add_command(embed)
+protrna.add_command(merge)
+protrna.add_command(verify)
+protrna.add_command(info)
+protrna.add_command(convert)
+protrna.add_command(map_)
+protrna.add_command(weights)
+protrna.add_command(doctor)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        result = protrna.main(arguments, prog_name="protrna", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Stopped as stopped:
+        if not stopped.resumable:
+            say(f"{stopped}; standard output is incomplete, and --resume needs a file")
+            return stopped.exit_code
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        again = [word for word in words if word not in ("--resume", "--overwrite")]
+        say(f"{stopped}; continue with: protrna {shlex.join([*again, '--resume'])}")
+        return stopped.exit_code
+    except ReaderGone as gone:
+        return gone.exit_code
+    except ProtrnaError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    except SystemExit as ended:  # click: shell completion is done, or the reader of our output is gone
+        return ReaderGone.exit_code if ended.code else 0
+    except OSError as error:
+        say(f"error: standard output: writing failed ({error.strerror or error})")
+        return WriteFailed.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        say("interrupted")
+        return KEYBOARD_INTERRUPT
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    _open_standard_streams()
+    sys.exit(run())
+
+
+def _open_standard_streams() -> None:
+    """Open the null device for a closed standard stream (`2>&-`), or a file of ours would get its number."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115

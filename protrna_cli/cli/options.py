@@ -1,0 +1,82 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from protrna_cli.output.formats.table import ALL_FORMATS, H5_LAYOUTS, RUN_FORMATS
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def verbosity(command: _F) -> _F:
+    """Add `-q` and `-v`, which every command takes."""
+    command = click.option("-v", "--verbose", is_flag=True, help="Show TensorFlow's own messages.")(command)
+    return click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")(command)
+
+
+def on_device(command: _F) -> _F:
+    """Add `--device` and `--threads`, for commands that run a model."""
+    command = click.option(
+        "--threads",
+        type=click.IntRange(1),
+        metavar="N",
+        help="CPU threads.  [default: all this process may use]",
+    )(command)
+    return click.option(
+        "--device", default="auto", show_default=True, metavar="auto|cpu|gpu[:N]", help="Where to compute."
+    )(command)
+
+
+def weights_dir(command: _F) -> _F:
+    """Add `--weights-dir`."""
+    return click.option(
+        "--weights-dir",
+        metavar="DIR",
+        help="Where the published weights are kept.  [default: PROTRNA_HOME, or the user's cache folder]",
+    )(command)
+
+
+def as_json(command: _F) -> _F:
+    """Add `--json`, for commands whose answer a program may read."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+
+
+def format_of_output(exports: bool = False) -> Callable[[_F], _F]:
+    """Add `--format` and `--h5-layout`, for commands that make an output.
+
+    Parameters
+    ----------
+    exports
+        Whether formats made for other programs may be chosen.
+    """
+
+    def add(command: _F) -> _F:
+        command = click.option(
+            "--h5-layout",
+            type=click.Choice(H5_LAYOUTS),
+            default="flat",
+            show_default=True,
+            help="flat: one dataset a record, named by its id. packed: one matrix.",
+        )(command)
+        return click.option(
+            "--format",
+            type=click.Choice(ALL_FORMATS if exports else RUN_FORMATS),
+            help="Format of OUT.  [default: by its suffix]",
+        )(command)
+
+    return add
+
+
+def overwrite(name: str = "OUT") -> Callable[[_F], _F]:
+    """Add `--overwrite`.
+
+    Parameters
+    ----------
+    name
+        The file that it replaces, as the help calls it.
+    """
+    return click.option("--overwrite", is_flag=True, help=f"Replace {name} if it exists.")

@@ -1,0 +1,1 @@
+"""Runs of many processes: job arrays of batch systems, and Dask clusters."""

@@ -1,0 +1,110 @@
+"""A Dask cluster to run on: one of this machine's processes, or an existing one."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from protrna_cli.errors import ClusterError, MissingExtra, UsageError
+from protrna_cli.run.report import Progress
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+def local_processes(address: str) -> int | None:
+    """Read `local:N`; None for the address of a scheduler.
+
+    Raises
+    ------
+    UsageError
+        N is no count of processes.
+    """
+    kind, _, count = address.partition(":")
+    if kind != "local":
+        return None
+    if not count.isdecimal() or not int(count):
+        raise UsageError(f"{address!r} is no cluster; --dask takes local:N, or a scheduler's address or file")
+    return int(count)
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Client]:
+    """Connect to a cluster; that of `local:N` lasts as long as the context.
+
+    Raises
+    ------
+    ClusterError
+        No scheduler answers.
+    UsageError
+        The address is none.
+    MissingExtra
+        Dask is not installed.
+    """
+    _import_distributed()
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # Dask's words for its developers, such as that a disk is slow
+        try:
+            try:
+                client = _client(address, stack)
+            except (
+                AssertionError
+            ):  # Dask gives its event loop ten seconds to begin; a busy machine takes more
+                client = _client(address, stack)
+        except (OSError, ValueError) as error:
+            raise ClusterError(
+                f"--dask {address}: no Dask scheduler there ({error}); name its address or scheduler file"
+            ) from None
+        yield stack.enter_context(client)
+
+
+def _client(address: str, stack: ExitStack) -> Client:
+    """Begin a client; the cluster of `local:N` is begun with it, and ends with the stack."""
+    from distributed import Client, LocalCluster
+
+    processes = local_processes(address)
+    if not processes:
+        where = {"scheduler_file" if Path(address).is_file() else "address": address}
+        return Client(**where, set_as_default=False)
+    cluster = LocalCluster(
+        n_workers=processes,
+        threads_per_worker=1,
+        memory_limit=None,
+        dashboard_address=None,
+        silence_logs=logging.CRITICAL,
+    )
+    client = Client(stack.enter_context(cluster), set_as_default=False)
+    client.run(ignore_interrupts)
+    return client
+
+
+def _import_distributed() -> None:
+    """Import it, hushed unless it was there before: what goes wrong reaches the user as one of our errors."""
+    try:
+        import dask
+
+        with dask.config.set(logging={"distributed": "critical", "distributed.client": "critical"}):
+            import distributed  # noqa: F401
+    except ImportError:
+        raise MissingExtra('--dask needs Dask; run: pip install "protrna-cli[dask]"') from None
+
+
+def worker_processes(client: Client, progress: Progress) -> int:
+    """Count the worker processes, and say what is amiss with them."""
+    threads = client.nthreads().values()
+    if not threads:
+        progress.note("the Dask cluster has no workers yet; waiting for them")
+    elif max(threads) > 1:
+        progress.note("a worker runs one task at a time: start workers with --nthreads 1")
+    return len(threads)
+
+
+def ignore_interrupts() -> None:
+    """Leave Ctrl-C to the client, which shares its terminal with the workers of `local:N`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

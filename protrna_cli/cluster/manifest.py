@@ -1,0 +1,123 @@
+"""A folder of parts that pandas, polars, DuckDB and Spark read as one table, and the manifest of its run.
+
+    out/part-01-of-16.parquet …    the parts, one a shard, and nothing else
+    out.skipped.tsv                the skipped records of all of them
+    out.partial/manifest.json      until all parts are there: the census, and how the run is cut
+    out.partial/parts/             the finished parts, and the unfinished ones with their journals
+
+Like any output, `out` appears by one rename when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from protrna_cli.disk import sync, write_whole
+from protrna_cli.errors import OutputUnwritable
+from protrna_cli.fasta.census import Census, CountedInput, Mark
+from protrna_cli.fasta.records import Place
+from protrna_cli.fasta.sources import Source
+from protrna_cli.output.paths import is_part, part_name, partial_path, skipped_path
+from protrna_cli.output.provenance import RunKey
+from protrna_cli.output.rewrite import join_skipped
+from protrna_cli.plan.rules import Regions, Rules
+from protrna_cli.plan.shard import Shard
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a worker needs to make a part.
+
+    Attributes
+    ----------
+    key
+        The key of the run that all parts together are.
+    inputs
+        Absolute paths.
+    rules
+        The rules under which the census was taken.
+    n_parts
+        Into how many parts the run is cut.
+    census
+        The census of the whole input.
+    """
+
+    key: RunKey
+    inputs: list[str]
+    rules: Rules
+    n_parts: int
+    census: Census
+
+    def counted(self, sources: Sequence[Source]) -> CountedInput:
+        """Give the input that was counted, opened as these sources."""
+        return CountedInput(sources, self.rules, self.census)
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest to the unfinished folder of parts, whole or not at all."""
+        write_whole(manifest_path(folder), json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read what `write` wrote.
+
+        Raises
+        ------
+        OSError
+            It cannot be read.
+        """
+        fields: dict[str, Any] = json.loads(manifest_path(folder).read_text(encoding="utf-8"))
+        census = Census(**fields["census"])
+        census.stamps = [(size, changed) for size, changed in census.stamps]
+        census.marks = [Mark(Place(*place), *counts) for place, *counts in census.marks]
+        rules = Rules(**fields["rules"])
+        if rules.regions:
+            rules = replace(rules, regions=Regions.from_json(fields["rules"]["regions"]))
+        return cls(**{**fields, "rules": rules, "census": census})
+
+
+def manifest_path(folder: Path) -> Path:
+    """Manifest of an unfinished folder of parts."""
+    return partial_path(folder) / "manifest.json"
+
+
+def part_path(folder: Path, shard: Shard) -> Path:
+    """Where a shard's part is made."""
+    return partial_path(folder) / "parts" / part_name(shard)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse to replace anything but a folder of parts.
+
+    Raises
+    ------
+    OutputUnwritable
+        It is a file, or holds something else.
+    """
+    if folder.exists() and not (folder.is_dir() and all(map(is_part, folder.iterdir()))):
+        raise OutputUnwritable(f"{folder}: not a folder that protrna embed --dask made; choose another -o")
+
+
+def put_in_place(folder: Path, parts: Sequence[Path]) -> None:
+    """Rename a complete set of parts into place; an end between two steps loses nothing."""
+    partial = partial_path(folder)
+    joined, staged = partial / "skipped.tsv", partial / "skipped.tsv.new"
+    if not joined.exists() and join_skipped(map(skipped_path, parts), staged):
+        staged.replace(joined)
+    for stray in set((partial / "parts").iterdir()) - set(parts):
+        shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
+    if joined.exists():
+        shutil.copyfile(joined, staged)
+        sync(staged)
+        staged.replace(skipped_path(folder))
+    else:
+        skipped_path(folder).unlink(missing_ok=True)
+    if folder.exists():
+        folder.rename(partial / "replaced")
+    (partial / "parts").rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,153 @@
+"""What a Dask worker does: make one part, as `--shard` would, and stop when its result is no longer wanted.
+
+A worker process loads the model once, and runs one task at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from protrna_cli._version import version
+from protrna_cli.cluster.manifest import Manifest, manifest_path, part_path
+from protrna_cli.disk import locked
+from protrna_cli.errors import (
+    ClusterError,
+    InputUnreadable,
+    OutputBusy,
+    OutputUnwritable,
+    ProtrnaError,
+    Stopped,
+)
+from protrna_cli.fasta.sources import Source, open_sources
+from protrna_cli.output.formats.table import choose_format
+from protrna_cli.plan.shard import Shard
+from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.report import Progress, Summary
+from protrna_cli.run.runner import embed_shard
+from protrna_cli.run.stop import Stop
+from protrna_cli.run.targets import Target
+from protrna_cli.weights.checkpoint import Checkpoint, RememberedCheckpoint
+
+BUSY_SECONDS = 1.0
+"""Time between two attempts to lock a part."""
+
+_ALONE = threading.Lock()
+"""Held by the task that is running in this worker: TensorFlow takes all threads for one."""
+
+
+def embed_part(folder: str, shard: Shard, checkpoint: Checkpoint, options: EmbedOptions) -> Summary:
+    """Make one part, as a task of the cluster.
+
+    Parameters
+    ----------
+    folder
+        The folder of parts to be made.
+
+    Raises
+    ------
+    ProtrnaError
+        As `embed_shard`; the message names this machine.
+    """
+    stop = _Wanted()
+    try:
+        with _ALONE:
+            stop.check()
+            manifest = _manifest(folder)
+            path = part_path(Path(folder), shard)
+            target = Target(path, choose_format(path), options.per_token)
+            with _opened(manifest.inputs) as sources, _locked_in_turn(path, stop):
+                return embed_shard(
+                    manifest.counted(sources),
+                    [target],
+                    _remembered(checkpoint),
+                    replace(options, shard=shard),
+                    Progress(),
+                    stop,
+                )
+    except ProtrnaError as error:
+        raise type(error)(f"worker on {socket.gethostname()}: {error}") from None
+
+
+class _Wanted(Stop):
+    """Asks a task to stop once its result is no longer wanted: it was cancelled, or its client is gone."""
+
+    def __init__(self) -> None:
+        from distributed import get_worker
+
+        worker = get_worker()
+        self._key = worker.get_current_task()
+        self._tasks = worker.state.tasks
+
+    def check(self) -> None:
+        task = self._tasks.get(self._key)
+        if task is None or task.state != "executing":
+            raise Stopped("no longer wanted")
+
+    @contextmanager
+    def abandoning(self) -> Iterator[None]:
+        self.check()  # between two batches: a running one cannot be interrupted from here
+        yield
+
+
+@lru_cache(maxsize=1)
+def _remembered(checkpoint: Checkpoint) -> RememberedCheckpoint:
+    """Keep the checkpoint that all tasks of this process run."""
+    return RememberedCheckpoint(checkpoint)
+
+
+def _manifest(folder: str) -> Manifest:
+    """Read the manifest, once as long as it does not change."""
+    path = manifest_path(Path(folder))
+    try:
+        manifest = _read_manifest(folder, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise OutputUnwritable(
+            f"{path}: cannot be read ({error.strerror}); -o must be in a folder that all workers share"
+        ) from None
+    if manifest.key["version"] != version():
+        raise ClusterError(
+            f"it has protrna {version()}, not {manifest.key['version']}; install the same everywhere"
+        )
+    return manifest
+
+
+@lru_cache(maxsize=1)
+def _read_manifest(folder: str, changed: int) -> Manifest:
+    return Manifest.read(Path(folder))
+
+
+@contextmanager
+def _opened(paths: list[str]) -> Iterator[list[Source]]:
+    with ExitStack() as stack:
+        try:
+            sources = stack.enter_context(open_sources(paths))
+        except InputUnreadable as error:
+            raise InputUnreadable(f"{error}: every worker reads the input itself") from None
+        yield sources
+
+
+@contextmanager
+def _locked_in_turn(path: Path, stop: Stop) -> Iterator[None]:
+    """Lock a part; a worker that the cluster lost may still be writing it."""
+    while True:
+        stop.check()
+        try:
+            with locked(path):
+                yield
+                return
+        except OutputBusy:
+            time.sleep(BUSY_SECONDS)
+
+
+async def until_idle() -> None:
+    """Wait until the running task has ended; a coroutine for `Client.run`."""
+    while _ALONE.locked():
+        await asyncio.sleep(0.05)

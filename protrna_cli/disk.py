@@ -1,0 +1,168 @@
+"""Files that are written whole or not at all, and outputs that one process at a time writes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from protrna_cli.errors import OutputBusy, OutputUnwritable, WriteFailed
+from protrna_cli.text import reason
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
+"""Errors of a file system without file locks, such as some network file systems."""
+
+
+@contextmanager
+def writing(path: Path | str, remedy: str) -> Iterator[None]:
+    """Turn a failed write in this context into our error.
+
+    Raises
+    ------
+    WriteFailed
+        The disk is full, a quota or a file-size limit is reached, or the folder is gone.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WriteFailed(f"{path}: writing failed ({reason(error)}); {remedy}") from error
+
+
+@contextmanager
+def creating(path: Path | str, remedy: str = "choose another -o") -> Iterator[None]:
+    """Turn the failure to create something in this context into our error.
+
+    Raises
+    ------
+    OutputUnwritable
+        The folder is missing, read-only or not ours.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputUnwritable(f"{path}: cannot be created ({reason(error)}); {remedy}") from error
+
+
+def sync(path: Path) -> None:
+    """Make a file, or the entries of a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file so that whatever ends the process leaves the new file, or what was there before.
+
+    The content goes to a file beside it, is made durable, and is then renamed.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; nothing of it is left.
+    """
+    unfinished = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.new")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        sync(path.parent)
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+
+
+@contextmanager
+def locked(
+    path: Path, wait: Callable[[str], None] | None = None, remedy: str = "choose another -o"
+) -> Iterator[bool]:
+    """Hold the lock of an output: the file `OUT.lock`, which names the process and its host.
+
+    The kernel keeps the lock, so that it ends with the process, however that ends.
+
+    Parameters
+    ----------
+    path
+        The output. It need not exist.
+    wait
+        Called with the holder of the lock, after which this process waits its turn; by default it is refused.
+    remedy
+        What to do where the lock file cannot be created.
+
+    Yields
+    ------
+    bool
+        Whether the lock is held. False on a file system without locks, where nothing keeps processes apart.
+
+    Raises
+    ------
+    OutputBusy
+        Another process holds it, and `wait` is not given.
+    OutputUnwritable
+        The lock file cannot be created.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    with creating(path, remedy):
+        try:
+            descriptor, held = _acquire(lock, wait)
+        except BlockingIOError:
+            raise OutputBusy(
+                f"{path}: {_holder(lock)} is writing it; wait until it ends, or choose another -o"
+            ) from None
+    try:
+        yield held
+    finally:
+        with suppress(OSError):
+            lock.unlink()
+        os.close(descriptor)
+
+
+def _acquire(lock: Path, wait: Callable[[str], None] | None) -> tuple[int, bool]:
+    """Open and lock a lock file; returns its descriptor, and whether the file system knows locks."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            held = _flock(descriptor, lock, wait)
+            # Its last holder may have removed the file after this process opened it and before it locked it.
+            if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                return descriptor, held
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, lock: Path, wait: Callable[[str], None] | None) -> bool:
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if wait is None:
+                raise
+            wait(_holder(lock))
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _holder(lock: Path) -> str:
+    """Name the process that holds a lock, and say so when it runs on another machine."""
+    try:
+        holder = lock.read_text(errors="replace").strip()
+    except OSError:
+        holder = ""
+    host = holder.rpartition(" on ")[2]
+    elsewhere = host and host != socket.gethostname()
+    return f"{holder} (another machine)" if elsewhere else holder or "another process"

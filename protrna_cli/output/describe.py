@@ -1,0 +1,203 @@
+"""Describe an output: first rows, norms of the vectors, repeated ids and embeddings, how it was made."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protrna_cli.output.formats.table import possible_files
+from protrna_cli.output.parts import parts_of, read_joined
+from protrna_cli.output.read import schema_of
+from protrna_cli.output.rows import Block, Header, Values
+from protrna_cli.plan.rows import COUNT_COLUMNS, Row
+from protrna_cli.text import counted, shortened, size_text
+
+FIRST_ROWS = 5
+FIRST_NUMBERS = 3
+
+SECONDS = 5.0
+"""After this time no further block is read, unless all are asked for."""
+
+
+@dataclass
+class Repeats:
+    """Rows that repeat the id or the embedding of an earlier row.
+
+    Attributes
+    ----------
+    count
+        Number of such rows.
+    first
+        Id of the first of them, if there is one.
+    """
+
+    count: int = 0
+    first: str | None = None
+
+    def add(self, row: Row) -> None:
+        """Count a row."""
+        self.count += 1
+        self.first = row.id if self.first is None else self.first
+
+    def text(self) -> str:
+        """Give the number and the first id."""
+        return (
+            "none" if self.first is None else f"{counted(self.count, 'row')}, first {shortened(self.first)}"
+        )
+
+
+@dataclass
+class Description:
+    """What an output holds.
+
+    Attributes
+    ----------
+    file, bytes
+        Its path, and the size of all its files.
+    header
+        Its header.
+    schema
+        Its columns or datasets, each with its type and shape.
+    first
+        Its first rows, each with the first numbers of its first vector in every layer.
+    rows_read
+        Number of rows read; the fields below cover these.
+    norms
+        Euclidean norm of the vectors, minimum, median and maximum, by layer; empty without vectors.
+    repeated_ids, equal_embeddings
+        Rows with the id of an earlier row, or with its embedding, bit for bit, in all layers.
+    """
+
+    file: str
+    bytes: int
+    header: Header
+    schema: dict[str, str]
+    first: list[tuple[Row, list[list[float]]]] = field(default_factory=list)
+    rows_read: int = 0
+    norms: dict[str, dict[str, float]] = field(default_factory=dict)
+    repeated_ids: Repeats = field(default_factory=Repeats)
+    equal_embeddings: Repeats = field(default_factory=Repeats)
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether rows were left unread."""
+        return self.rows_read < self.header.n_rows
+
+    def json(self) -> str:
+        """Give every field under its name."""
+        described = asdict(self)
+        header = described.pop("header")
+        first = [
+            {**asdict(row), **dict(zip(self.header.columns, numbers, strict=True))}
+            for row, numbers in self.first
+        ]
+        return json.dumps(
+            {**described, "first": first, "is_sample": self.is_sample, **header}, ensure_ascii=False
+        )
+
+    def text(self) -> str:
+        """Give a page for people."""
+        header = self.header
+        kind = "per token" if header.per_token else "pooled"
+        read = counted(self.rows_read, "row")
+        scope = (
+            f"the first {read} of {header.n_rows:,} (--all reads all)" if self.is_sample else f"all {read}"
+        )
+        lines = [
+            f"{self.file}: {counted(header.n_rows, 'row')}, {counted(header.n_residues, 'residue')}, "
+            f"{size_text(self.bytes)}",
+            f"{kind}, layer {', '.join(map(str, header.layers))}, width {header.width}, {header.dtype}",
+            *(f"{name}: {kind}" for name, kind in self.schema.items()),
+            "",
+            *self._first_lines(),
+            "",
+            f"of {scope}:",
+            *(f"norms of {name}: {_listed(norms)}" for name, norms in self.norms.items()),
+            f"ids that repeat: {self.repeated_ids.text()}",
+            f"embeddings that repeat: {self.equal_embeddings.text()}",
+            "",
+        ]
+        for key, value in header.provenance.items():
+            lines.append(
+                f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+            )
+        return "\n".join(lines)
+
+    def _first_lines(self) -> list[str]:
+        """Give the first rows as a table."""
+        table = [["id", *COUNT_COLUMNS, *self.header.columns]]
+        for row, layers in self.first:
+            counts = [str(getattr(row, name)) for name in COUNT_COLUMNS]
+            table.append([shortened(row.id), *counts, *(_start(numbers) for numbers in layers)])
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return [
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in table
+        ]
+
+
+def describe(path: Path, whole: bool = False) -> Description:
+    """Read an output for some seconds, or all of it, and describe it.
+
+    Parameters
+    ----------
+    whole
+        Read every row, however long it takes; otherwise rows are read, from the first on, for `SECONDS`.
+
+    Raises
+    ------
+    InputUnreadable, InputError
+        It cannot be read, is not an output of protrna, or is damaged.
+    """
+    header, blocks = read_joined(path)
+    parts = parts_of(path)
+    size = sum(file.stat().st_size for part in parts for file in possible_files(part) if file.exists())
+    found = Description(str(path), size, header, schema_of(parts[0]))
+    ids: set[int] = set()
+    embeddings: set[int] = set()
+    norms: list[list[Values]] = [[] for _ in header.columns]
+    deadline = time.monotonic() + SECONDS
+    for block in blocks:
+        for of_layer, values in zip(norms, block.values, strict=True):
+            of_layer.append(np.linalg.norm(values.astype(np.float64), axis=1))
+        _add_rows(found, block, ids, embeddings)
+        if not whole and time.monotonic() > deadline:
+            break
+    for name, of_layer in zip(header.columns, norms, strict=True):
+        if sum(map(len, of_layer)):
+            found.norms[name] = _summary(np.concatenate(of_layer))
+    return found
+
+
+def _add_rows(found: Description, block: Block, ids: set[int], embeddings: set[int]) -> None:
+    """Count repeats; ids and embeddings are kept as 64-bit hashes, some 60 bytes each."""
+    bounds = block.bounds() if found.header.per_token else range(len(block.rows) + 1)
+    for row, start, end in zip(block.rows, bounds, bounds[1:], strict=False):
+        vectors = [values[start:end] for values in block.values]
+        if len(found.first) < FIRST_ROWS:
+            found.first.append((row, [each[:1, :FIRST_NUMBERS].ravel().tolist() for each in vectors]))
+        for key, seen, repeats in (
+            (row.id, ids, found.repeated_ids),
+            (b"".join(each.tobytes() for each in vectors), embeddings, found.equal_embeddings),
+        ):
+            if hash(key) in seen:
+                repeats.add(row)
+            seen.add(hash(key))
+    found.rows_read += len(block.rows)
+
+
+def _summary(norms: Any) -> dict[str, float]:
+    return {"min": float(norms.min()), "median": float(np.median(norms)), "max": float(norms.max())}
+
+
+def _listed(norms: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in norms.items())
+
+
+def _start(numbers: list[float]) -> str:
+    return " ".join([*(f"{number:.4g}" for number in numbers), "…"])

@@ -1,0 +1,66 @@
+"""AnnData's `.h5ad`, for scanpy: records are observations, the D dimensions are variables.
+
+One layer is `X` (N, D); several are `obsm["layer_6"]`, `obsm["layer_33"]`, and there is no `X`. `obs` has the
+other columns, and the ids as its index; `uns["protrna"]` is the provenance. It is written as the format is
+laid down at https://anndata.readthedocs.io/en/stable/fileformat-prose.html, block by block, without AnnData.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from protrna_cli.output.formats import packed
+from protrna_cli.output.formats.h5file import created
+from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header
+from protrna_cli.plan.rows import ROW_COLUMNS
+
+DIMENSION = "dimension"
+
+
+def dataset_names(header: Header) -> packed.DatasetNames:
+    """Where AnnData keeps what."""
+    one = len(header.layers) == 1
+    return packed.DatasetNames("obs", ("X",) if one else tuple(f"obsm/{name}" for name in header.columns))
+
+
+def is_ours(file: h5py.File) -> bool:
+    """Whether a file with our provenance is AnnData's; one that AnnData itself wrote lacks our attribute."""
+    return bool(file.attrs.get("encoding-type") == "anndata")
+
+
+def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
+    """Write a whole `.h5ad` file of pooled rows."""
+    at = dataset_names(header)
+    with created(path, header) as (file, check):
+        packed.fill(file, header, blocks, at, check)
+        width = header.width if at.matrices == ("X",) else 0
+        names = [str(i) for i in range(width)]
+        file.create_dataset(f"var/{DIMENSION}", data=names, dtype=h5py.string_dtype())
+        file.create_dataset(f"uns/{PROVENANCE_KEY}", data=header.json)
+        _mark_all(file, at)
+
+
+def _mark_all(file: h5py.File, at: packed.DatasetNames) -> None:
+    """Tell AnnData what everything is."""
+    _mark(file, "anndata", "0.1.0")
+    for name in ("layers", "obsm", "obsp", "uns", "varm", "varp"):
+        _mark(file.require_group(name), "dict", "0.1.0")
+    for name, index, columns in (("obs", ROW_COLUMNS[0], ROW_COLUMNS[1:]), ("var", DIMENSION, ())):
+        table = file[name]
+        _mark(table, "dataframe", "0.2.0")
+        table.attrs["_index"] = index
+        table.attrs["column-order"] = np.array(columns, h5py.string_dtype())
+        for column in table.values():
+            _mark(column, "string-array" if h5py.check_string_dtype(column.dtype) else "array", "0.2.0")
+    for name in at.matrices:
+        _mark(file[name], "array", "0.2.0")
+    _mark(file[f"uns/{PROVENANCE_KEY}"], "string", "0.2.0")
+
+
+def _mark(item: h5py.Group | h5py.Dataset, kind: str, version: str) -> None:
+    item.attrs["encoding-type"] = kind
+    item.attrs["encoding-version"] = version

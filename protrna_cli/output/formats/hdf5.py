@@ -1,0 +1,67 @@
+"""HDF5 in three layouts, told apart when they are read: `flat`, `packed`, and AnnData's, `h5ad`.
+
+The provenance is the root attribute `protrna`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+
+from protrna_cli.output.formats import flat, h5ad, packed
+from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header
+from protrna_cli.plan.rows import ROW_COLUMNS, Row
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of an HDF5 file of ours.
+
+    Raises
+    ------
+    ValueError
+        It is not HDF5, or not ours.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            text = file.attrs.get(PROVENANCE_KEY)
+    except OSError as error:
+        raise ValueError(f"not a readable HDF5 file ({error})") from error
+    if not isinstance(text, str):
+        raise ValueError("an HDF5 file without the provenance of protrna")
+    return Header.from_json(text)
+
+
+def read_blocks(path: Path, header: Header) -> Iterator[Block]:
+    """Read the rows, a block at a time."""
+    with h5py.File(path, "r") as file:
+        if _is_flat(file):
+            yield from flat.read_blocks(file, header)
+        else:
+            yield from packed.read_blocks(file, header, _places(file, header))
+
+
+def read_rows(path: Path, header: Header) -> Iterator[Row]:
+    """Read the rows without their vectors."""
+    with h5py.File(path, "r") as file:
+        if _is_flat(file):
+            yield from flat.read_rows(file, header)
+        else:
+            yield from packed.read_rows(file, header, _places(file, header))
+
+
+def schema(path: Path, header: Header) -> dict[str, str]:
+    """Name the datasets, with type and shape."""
+    with h5py.File(path, "r") as file:
+        return flat.schema(header) if _is_flat(file) else packed.schema(file)
+
+
+def _is_flat(file: h5py.File) -> bool:
+    """Whether the columns are attributes; a record may well have the id `id`."""
+    column = file.get(ROW_COLUMNS[0])
+    return not h5ad.is_ours(file) and (column is None or "original_id" in column.attrs)
+
+
+def _places(file: h5py.File, header: Header) -> packed.DatasetNames:
+    return h5ad.dataset_names(header) if h5ad.is_ours(file) else packed.dataset_names(header)

@@ -1,0 +1,161 @@
+"""NumPy: `OUT` (N, D), or (ΣL, D) per token, with `OUT.index.tsv` and `OUT.meta.json` beside it.
+
+The index has one line a row: the row's columns, then `start` and `end`, the row's slice of the array. It is
+written as CSV is, but with tabs: a field that holds a tab or a quote is quoted. Several layers stand one
+after the other in one array, (layers, N, D) or (layers, ΣL, D).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from protrna_cli.output.paths import index_path, meta_path
+from protrna_cli.output.rows import Block, Header, Values, spans
+from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
+
+INDEX_COLUMNS = (*ROW_COLUMNS, "start", "end")
+
+
+class ArrayWriter:
+    """An array being filled: its rows are announced in order, their vectors come in any order.
+
+    Parameters
+    ----------
+    path
+        The array's file; index and provenance are written beside it.
+    header
+        Its counts fix the size of the array, so that every vector has its place from the start.
+    resume
+        Go on with files that stand there, from this place on: the vectors announced, and the size of the
+        index at that time. What came later is forgotten.
+    """
+
+    def __init__(self, path: Path, header: Header, resume: tuple[int, int] | None = None) -> None:
+        self._header = header
+        self._dtype = np.dtype(header.dtype).newbyteorder("<")
+        preamble = self._preamble()
+        self._offset = len(preamble)
+        self._array = path.open("r+b" if resume else "wb", buffering=0)
+        self._index = index_path(path).open("r+" if resume else "w", encoding="utf-8", newline="")
+        self._rows = csv.writer(self._index, dialect="excel-tab", lineterminator="\n")
+        self.announced = 0
+        if resume:
+            self.announced, index_bytes = resume
+            self._index.seek(index_bytes)
+            self._index.truncate()
+        else:
+            self._array.write(preamble)
+            self._rows.writerow(INDEX_COLUMNS)
+            meta_path(path).write_text(header.json + "\n", encoding="utf-8")
+
+    def _preamble(self) -> bytes:
+        """What stands before the numbers in a .npy file."""
+        shape: tuple[int, ...] = (self._header.n_vectors, self._header.width)
+        if len(self._header.layers) > 1:
+            shape = (len(self._header.layers), *shape)
+        buffer = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            buffer, {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        )
+        return buffer.getvalue()
+
+    def announce(self, rows: Iterable[Row]) -> list[int]:
+        """Add rows to the index; returns the place of each row's first vector."""
+        starts = []
+        for row in rows:
+            starts.append(self.announced)
+            self.announced += row.n_embedded if self._header.per_token else 1
+            columns = [getattr(row, name) for name in ROW_COLUMNS]
+            self._rows.writerow([*columns, starts[-1], self.announced])
+        return starts
+
+    def fill(self, layer: int, start: int, vectors: Values) -> None:
+        """Write vectors (n, D) of the layer-th layer from place `start` on."""
+        place = layer * self._header.n_vectors + start
+        data = np.ascontiguousarray(vectors, self._dtype).reshape(-1).view(np.uint8).data
+        offset = self._offset + place * self._header.width * self._dtype.itemsize
+        write_all(self._array.fileno(), data, offset)
+
+    def sync(self) -> int:
+        """Make all of it durable; returns the size of the index."""
+        self._index.flush()
+        os.fsync(self._index.fileno())
+        os.fsync(self._array.fileno())
+        return os.fstat(self._index.fileno()).st_size
+
+    def close(self) -> None:
+        """Flush and close; the files are whole once every row was announced and filled."""
+        self._index.close()
+        self._array.close()
+
+    def __enter__(self) -> ArrayWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of it at a place of a file; one call alone may write less, as on a nearly full disk."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
+    """Write an array with its index and provenance."""
+    with ArrayWriter(path, header) as slots:
+        for block in blocks:
+            starts = slots.announce(block.rows)
+            for layer, values in enumerate(block.values):
+                slots.fill(layer, starts[0], values)
+
+
+def read_header(path: Path) -> Header:
+    """Read the provenance beside an array.
+
+    Raises
+    ------
+    ValueError
+        There is none, or it is not ours.
+    """
+    if not meta_path(path).exists():
+        raise ValueError(f"an array without {meta_path(path).name} beside it")
+    return Header.from_json(meta_path(path).read_text(encoding="utf-8"))
+
+
+def read_blocks(path: Path, header: Header) -> Iterator[Block]:
+    """Read the rows, a block at a time."""
+    array = np.load(path, mmap_mode="r").reshape(len(header.layers), header.n_vectors, header.width)
+    for rows, start, end in spans(read_rows(path, header), header):
+        yield Block(rows, list(array[:, start:end]))
+
+
+def read_rows(path: Path, header: Header) -> Iterator[Row]:
+    """Read the rows of the index."""
+    csv.field_size_limit(1 << 30)  # a FASTA description has no bound
+    with index_path(path).open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file, dialect="excel-tab"):
+            counts: Any = {name: int(line[name]) for name in COUNT_COLUMNS}
+            yield Row(line["id"], line["description"], **counts)
+
+
+def schema(path: Path, header: Header) -> dict[str, str]:
+    """Name the array's shape and the columns of the index."""
+    array = np.load(path, mmap_mode="r")
+    return {
+        path.name: f"{array.dtype} {array.shape}",
+        index_path(path).name: ", ".join(INDEX_COLUMNS),
+        meta_path(path).name: "provenance",
+    }

@@ -1,0 +1,107 @@
+"""Packed HDF5: one matrix a layer, and one dataset (N,) a column.
+
+`embeddings` (N, D), or (ΣL, D) with `offsets` (N + 1,) per token. Several layers are datasets `layer_6`,
+`layer_33` in the place of `embeddings`. AnnData's files are the same with other names, see `h5ad`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from protrna_cli.output.formats.h5file import created
+from protrna_cli.output.rows import Block, Header, spans
+from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
+
+OFFSETS = "offsets"
+ROWS_A_READ = 4096
+
+
+class DatasetNames(NamedTuple):
+    """Where a file keeps what.
+
+    Attributes
+    ----------
+    columns
+        The group of the columns.
+    matrices
+        One dataset a layer.
+    """
+
+    columns: str
+    matrices: tuple[str, ...]
+
+
+def dataset_names(header: Header) -> DatasetNames:
+    """Where the packed layout keeps what."""
+    return DatasetNames("/", ("embeddings",) if len(header.layers) == 1 else header.columns)
+
+
+def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
+    """Write all rows into one dataset a layer."""
+    with created(path, header) as (file, check):
+        fill(file, header, blocks, dataset_names(header), check)
+
+
+def fill(
+    file: h5py.File, header: Header, blocks: Iterable[Block], at: DatasetNames, check: Callable[[], None]
+) -> None:
+    """Write the columns and the matrices of a packed file."""
+    shape = (header.n_vectors, header.width)
+    matrices = [file.create_dataset(name, shape, header.dtype) for name in at.matrices]
+    table = file.require_group(at.columns)
+    columns = {
+        name: table.create_dataset(
+            name, (header.n_rows,), np.int64 if name in COUNT_COLUMNS else h5py.string_dtype()
+        )
+        for name in ROW_COLUMNS
+    }
+    if header.per_token:
+        file.create_dataset(OFFSETS, (header.n_rows + 1,), np.int64)
+    n_rows = n_vectors = 0
+    for block in blocks:
+        check()
+        rows = slice(n_rows, n_rows + len(block.rows))
+        vectors = slice(n_vectors, n_vectors + len(block.values[0]))
+        for name, column in columns.items():
+            column[rows] = [getattr(row, name) for row in block.rows]
+        for matrix, values in zip(matrices, block.values, strict=True):
+            matrix[vectors] = values
+        if header.per_token:
+            file[OFFSETS][rows.start + 1 : rows.stop + 1] = np.array(block.bounds()[1:]) + n_vectors
+        n_rows, n_vectors = rows.stop, vectors.stop
+
+
+def read_blocks(file: h5py.File, header: Header, at: DatasetNames) -> Iterator[Block]:
+    """Read the rows, a block at a time."""
+    for rows, start, end in spans(read_rows(file, header, at), header):
+        yield Block(rows, [file[name][start:end] for name in at.matrices])
+
+
+def read_rows(file: h5py.File, header: Header, at: DatasetNames) -> Iterator[Row]:
+    """Read the columns alone."""
+    table = file[at.columns]
+    for start in range(0, header.n_rows, ROWS_A_READ):
+        part = slice(start, start + ROWS_A_READ)
+        columns = [
+            table[name][part].tolist() if name in COUNT_COLUMNS else table[name].asstr()[part]
+            for name in ROW_COLUMNS
+        ]
+        yield from (Row(*values) for values in zip(*columns, strict=True))
+
+
+def schema(file: h5py.File) -> dict[str, str]:
+    """Name the datasets, with type and shape."""
+    found: dict[str, str] = {}
+
+    def note(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            kind = "string" if h5py.check_string_dtype(item.dtype) else item.dtype
+            found[name] = f"{kind} {item.shape}"
+
+    file.visititems(note)
+    return found

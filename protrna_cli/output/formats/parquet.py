@@ -1,0 +1,144 @@
+"""Parquet: one row group a block, vectors as fixed-size lists, zstd over byte-stream-split float32.
+
+Layout: columns `id`, `description`, `length`, `n_embedded`, `n_unknown`, `n_windows`, then one column a
+layer: `fixed_size_list<D>` pooled, `list<fixed_size_list<D>>` per token. The provenance is the schema's
+metadata.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header, Values
+from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
+
+
+class ParquetStream:
+    """A Parquet file that grows block by block; it can be read once it is closed.
+
+    Parameters
+    ----------
+    where
+        Its path, or a stream, which is written from start to end.
+    header
+        What it will hold.
+    """
+
+    def __init__(self, where: Path | io.RawIOBase, header: Header) -> None:
+        self._header = header
+        self._schema = _schema(header)
+        self._writer = pq.ParquetWriter(
+            where,
+            self._schema,
+            compression="zstd",
+            use_dictionary=False,  # no value of a vector repeats; zstd finds what does in the descriptions
+            use_byte_stream_split=_split_leaves(header),
+            write_statistics=list(ROW_COLUMNS),
+        )
+
+    def add(self, block: Block) -> None:
+        """Write a block as a row group."""
+        self._writer.write_table(_table(block, self._header, self._schema))
+
+    def close(self) -> None:
+        """Write the footer, which makes the file whole."""
+        self._writer.close()
+
+
+def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
+    """Write a whole Parquet file."""
+    with closing(ParquetStream(path, header)) as writer:
+        for block in blocks:
+            writer.add(block)
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a Parquet file of ours.
+
+    Raises
+    ------
+    ValueError
+        It is not Parquet, or not ours.
+    """
+    metadata = pq.read_schema(path).metadata or {}
+    if PROVENANCE_KEY.encode() not in metadata:
+        raise ValueError("a Parquet file without the provenance of protrna")
+    return Header.from_json(metadata[PROVENANCE_KEY.encode()].decode())
+
+
+def read_blocks(path: Path, header: Header) -> Iterator[Block]:
+    """Read the rows, one row group at a time."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            yield Block(list(_rows(table)), [_vectors(table[name], header) for name in header.columns])
+
+
+def read_rows(path: Path, header: Header) -> Iterator[Row]:
+    """Read the columns beside the embeddings alone."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=list(ROW_COLUMNS)):
+            yield from _rows(batch)
+
+
+def schema(path: Path, header: Header) -> dict[str, str]:
+    """Name the columns and their Arrow types."""
+    return {field.name: str(field.type) for field in pq.read_schema(path)}
+
+
+def _rows(table: Any) -> Iterator[Row]:
+    columns = (table[name].to_pylist() for name in ROW_COLUMNS)
+    return (Row(*values) for values in zip(*columns, strict=True))
+
+
+def _schema(header: Header) -> Any:
+    vector = pa.list_(pa.field("element", _scalar(header), nullable=False), header.width)
+    row = pa.list_(pa.field("element", vector, nullable=False)) if header.per_token else vector
+    fields = [pa.field("id", pa.string(), False), pa.field("description", pa.string(), False)]
+    fields += [pa.field(name, pa.int64(), False) for name in COUNT_COLUMNS]
+    fields += [pa.field(name, row, False) for name in header.columns]
+    return pa.schema(fields, metadata={PROVENANCE_KEY: header.json})
+
+
+def _scalar(header: Header) -> Any:
+    return {"float32": pa.float32(), "float16": pa.float16()}[header.dtype]
+
+
+def _split_leaves(header: Header) -> list[str]:
+    """Parquet's names of the columns whose bytes are split.
+
+    DuckDB 2.0 cannot read float16 whose bytes are.
+    """
+    if header.dtype == "float16":
+        return []
+    nesting = ".list.element.list.element" if header.per_token else ".list.element"
+    return [name + nesting for name in header.columns]
+
+
+def _table(block: Block, header: Header, schema: Any) -> Any:
+    columns = [pa.array([getattr(row, name) for row in block.rows]) for name in ROW_COLUMNS]
+    for values in block.values:
+        column = schema.field(len(columns)).type
+        flat = pa.array(values.reshape(-1), _scalar(header))
+        if header.per_token:
+            vectors = pa.FixedSizeListArray.from_arrays(flat, type=column.value_type)
+            columns.append(
+                pa.ListArray.from_arrays(pa.array(block.bounds(), pa.int32()), vectors, type=column)
+            )
+        else:
+            columns.append(pa.FixedSizeListArray.from_arrays(flat, type=column))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _vectors(column: Any, header: Header) -> Values:
+    chunks = [chunk.flatten(recursive=True).to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    vectors: Values = np.concatenate(chunks).reshape(-1, header.width)
+    return vectors

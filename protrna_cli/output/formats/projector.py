@@ -1,0 +1,44 @@
+"""TSV for the TensorBoard Embedding Projector: `OUT`, with `OUT.metadata.tsv` and `OUT.meta.json` beside it.
+
+`OUT` has one line a record and no header: D numbers, each the shortest text that reads back to the same
+float32. The metadata has a header and one line a record: the row's columns. The projector knows no quotes, so
+that a tab or a line end in a description becomes a space. `OUT.meta.json` is the provenance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+from protrna_cli.output.paths import meta_path, metadata_path
+from protrna_cli.output.rows import Block, Header
+from protrna_cli.plan.rows import ROW_COLUMNS, Row
+
+_SPACES = str.maketrans("\t\r\n", "   ")
+
+
+def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
+    """Write the vectors of one layer, one a record, with metadata and provenance."""
+    meta_path(path).write_text(header.json + "\n", encoding="utf-8")
+    schema = pa.schema([(str(i), pa.float32()) for i in range(header.width)])
+    options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
+    with (
+        csv.CSVWriter(path, schema, write_options=options) as vectors,
+        metadata_path(path).open("w", encoding="utf-8", newline="") as metadata,
+    ):
+        metadata.write("\t".join(ROW_COLUMNS) + "\n")
+        for block in blocks:
+            columns = np.ascontiguousarray(block.values[0].T, np.float32)
+            vectors.write_table(pa.Table.from_arrays([pa.array(each) for each in columns], schema=schema))
+            _write_rows(metadata, block.rows)
+
+
+def _write_rows(metadata: IO[str], rows: list[Row]) -> None:
+    for row in rows:
+        columns = [str(getattr(row, name)).translate(_SPACES) for name in ROW_COLUMNS]
+        metadata.write("\t".join(columns) + "\n")

@@ -1,0 +1,133 @@
+"""The table of formats. A new format is a module in this folder and a line in `TABLE`.
+
+The modules import pyarrow, h5py or NumPy; each is imported only when its format is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from protrna_cli.errors import UsageError
+from protrna_cli.output.paths import index_path, meta_path, metadata_path
+
+if TYPE_CHECKING:
+    from protrna_cli.output.rows import Block, Header, Reader, Writer
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of outputs.
+
+    Attributes
+    ----------
+    name
+        What `--format` calls it.
+    suffixes
+        Of file names, the usual one first.
+    writer
+        The module of this folder that writes it.
+    reader, magic
+        The module that reads it, and the first four bytes by which it is recognised; None when it is
+        never read.
+    layout
+        What `--h5-layout` calls it, where two formats have one name.
+    companions
+        Where its other files stand, given the path of the output.
+    unique_ids
+        Whether every row needs an id of its own.
+    is_export
+        Whether `protrna convert` alone makes it, for other programs; it then holds pooled rows only.
+    one_layer
+        Whether it holds one layer only.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    writer: str
+    reader: str | None = None
+    magic: bytes | None = None
+    layout: str | None = None
+    companions: tuple[Callable[[Path], Path], ...] = ()
+    unique_ids: bool = False
+    is_export: bool = False
+    one_layer: bool = False
+
+    def files(self, path: Path) -> list[Path]:
+        """List all files of an output, the one with its own name last."""
+        return [*(companion(path) for companion in self.companions), path]
+
+    def write(self, path: Path, header: Header, blocks: Iterable[Block]) -> None:
+        """Write a whole output; the caller renames it into place."""
+        cast("Writer", _module(self.writer)).write(path, header, blocks)
+
+
+H5_SUFFIXES = (".h5", ".hdf5")
+H5_MAGIC = b"\x89HDF"
+
+TABLE = (
+    Format("parquet", (".parquet", ".pq"), "parquet", "parquet", b"PAR1"),
+    Format("h5", H5_SUFFIXES, "flat", "hdf5", H5_MAGIC, layout="flat", unique_ids=True),
+    Format("h5", H5_SUFFIXES, "packed", "hdf5", H5_MAGIC, layout="packed"),
+    Format("npy", (".npy",), "npy", "npy", b"\x93NUM", companions=(index_path, meta_path)),
+    Format("h5ad", (".h5ad",), "h5ad", "hdf5", H5_MAGIC, is_export=True),
+    Format(
+        "tsv", (".tsv",), "projector", companions=(metadata_path, meta_path), is_export=True, one_layer=True
+    ),
+)
+
+RUN_FORMATS = tuple(dict.fromkeys(each.name for each in TABLE if not each.is_export))
+"""Names of the formats that `protrna embed` makes."""
+
+ALL_FORMATS = tuple(dict.fromkeys(each.name for each in TABLE))
+"""Names of the formats that `protrna convert` makes."""
+
+H5_LAYOUTS = tuple(each.layout for each in TABLE if each.layout)
+
+
+def choose_format(
+    path: Path, name: str | None = None, h5_layout: str = "flat", exports: bool = False
+) -> Format:
+    """Find the format that is asked for by name, or else by the suffix of the file.
+
+    Parameters
+    ----------
+    h5_layout
+        Which of the two HDF5 formats; ignored for the others.
+    exports
+        Whether formats made for other programs may be chosen.
+
+    Raises
+    ------
+    UsageError
+        The suffix belongs to none of the formats.
+    """
+    among = [each for each in TABLE if exports or not each.is_export]
+    suffix = path.suffix.lower()
+    for each in among:
+        asked_for = each.name == name if name else suffix in each.suffixes
+        if asked_for and each.layout in (None, h5_layout):
+            return each
+    suffixes = ", ".join(dict.fromkeys(suffix for each in among for suffix in each.suffixes))
+    remedy = f"use {suffixes}, or --format"
+    if any(suffix in each.suffixes for each in TABLE):
+        remedy = f"protrna convert makes {suffix} of an output; {remedy}"
+    raise UsageError(f"{path}: no format has the suffix {path.suffix!r}; {remedy}")
+
+
+def reader_of(magic: bytes) -> Reader | None:
+    """Find the module that reads a file with these first four bytes; None if no format begins like that."""
+    name = next((each.reader for each in TABLE if each.magic == magic), None)
+    return cast("Reader", _module(name)) if name else None
+
+
+def possible_files(path: Path) -> list[Path]:
+    """List every file that an output at this path may consist of, whatever its format."""
+    return list(dict.fromkeys(file for each in TABLE if each.magic for file in each.files(path)))
+
+
+def _module(name: str) -> object:
+    return import_module(f"protrna_cli.output.formats.{name}")

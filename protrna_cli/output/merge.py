@@ -1,0 +1,40 @@
+"""Join the parts of a sharded run into one output, once all of them are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from protrna_cli.output.formats.table import Format
+from protrna_cli.output.parts import parts_of, read_parts
+from protrna_cli.output.rewrite import make_output
+from protrna_cli.output.rows import Header
+
+
+def merge(parts: Sequence[Path], target: Path, format: Format, overwrite: bool) -> Header:
+    """Join the parts of a sharded run into the output that one run would have made.
+
+    Parameters
+    ----------
+    parts
+        Finished outputs of `--shard 1/N` to `N/N`, in any order and of any format, or a folder of parts.
+
+    Returns
+    -------
+    Header
+        The header of the joined output.
+
+    Raises
+    ------
+    RunMismatch
+        A part is missing, given twice, or of another run.
+    InputUnreadable, InputError
+        A part cannot be read, is damaged, or lacks rows.
+    OutputUnwritable
+        The output exists, or cannot be created.
+    WriteFailed
+        Writing failed; the parts are unchanged.
+    """
+    ordered, header, blocks = read_parts([part for path in parts for part in parts_of(path)])
+    make_output(target, format, overwrite, header, blocks, ordered)
+    return header

@@ -1,0 +1,103 @@
+"""Read the parts of a sharded run as one output, once all of them are there and belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from protrna_cli.errors import InputUnreadable, RunMismatch
+from protrna_cli.output.paths import is_part
+from protrna_cli.output.provenance import compare_keys, run_key, shard_of
+from protrna_cli.output.read import read_output, read_whole
+from protrna_cli.output.rows import Block, Header
+from protrna_cli.plan.shard import WHOLE
+
+
+def parts_of(path: Path) -> list[Path]:
+    """List the parts in a folder, in order; an output of one file is its own only part.
+
+    Raises
+    ------
+    InputUnreadable
+        It is a folder without parts.
+    """
+    if not path.is_dir():
+        return [path]
+    parts = sorted(filter(is_part, path.iterdir()))
+    if not parts:
+        raise InputUnreadable(f"{path}: a folder without parts; name an output of protrna embed")
+    return parts
+
+
+def read_joined(path: Path) -> tuple[Header, Iterator[Block]]:
+    """Open an output, be it a file or a folder of parts, as `read_whole` does.
+
+    Raises
+    ------
+    InputUnreadable, InputError, RunMismatch
+        As `read_whole` and `read_parts`.
+    """
+    return read_parts(parts_of(path))[1:] if path.is_dir() else read_whole(path)
+
+
+def read_parts(parts: Sequence[Path]) -> tuple[list[Path], Header, Iterator[Block]]:
+    """Open the parts of a sharded run as one output.
+
+    Returns
+    -------
+    tuple
+        The parts in order, the header of all of them together, and their rows, read as they are asked for.
+
+    Raises
+    ------
+    RunMismatch
+        A part is missing, given twice, or of another run.
+    """
+    ordered = _ordered(parts)
+    header = _joined(list(ordered.values()), ordered)
+    blocks = chain.from_iterable(read_whole(part)[1] for part in ordered)
+    return list(ordered), header, blocks
+
+
+def _ordered(parts: Sequence[Path]) -> dict[Path, Header]:
+    """Read the headers of the parts and put them in order; all parts of one run must be there."""
+    headers = [read_output(part)[0] for part in parts]
+    count = shard_of(headers[0]).count
+    places: dict[int, tuple[Path, Header]] = {}
+    for part, header in zip(parts, headers, strict=True):
+        shard = shard_of(header)
+        key, first = ({**run_key(each), "shard": shard_of(each).count} for each in (header, headers[0]))
+        compare_keys(first, key, str(part))
+        if shard.index in places:
+            other = places[shard.index][0]
+            raise RunMismatch(f"{part}: holds shard {shard}, as {other} does; name every part once")
+        places[shard.index] = part, header
+    if missing := [f"{index}/{count}" for index in range(1, count + 1) if index not in places]:
+        raise RunMismatch(
+            f"shard {', '.join(missing)} is missing; run protrna embed with --shard {missing[0]}"
+        )
+    return dict(places[index] for index in range(1, count + 1))
+
+
+def _joined(headers: list[Header], parts: dict[Path, Header]) -> Header:
+    """Join the headers; together the parts must hold or leave out every record of the input."""
+    embedded, skipped = (
+        sum(header.provenance[name] for header in headers) for name in ("embedded", "skipped")
+    )
+    records = headers[0].provenance["records"]
+    if embedded + skipped != records:
+        raise RunMismatch(
+            f"{', '.join(map(str, parts))}: hold {embedded:,} and leave out {skipped:,} of {records:,} "
+            "records; make the parts again, all with one version"
+        )
+    provenance = {
+        **headers[0].provenance,
+        "shard": str(WHOLE),
+        "embedded": embedded,
+        "skipped": skipped,
+    }
+    rows = sum(header.n_rows for header in headers)
+    residues = sum(header.n_residues for header in headers)
+    return replace(headers[0], n_rows=rows, n_residues=residues, provenance=provenance)

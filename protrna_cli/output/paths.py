@@ -1,0 +1,54 @@
+"""Every name that stands beside an output, and the names of the parts of a run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from protrna_cli.plan.shard import WHOLE, Shard
+
+
+def skipped_path(output: Path) -> Path:
+    """List of the records that an output leaves out."""
+    return output.with_name(f"{output.name}.skipped.tsv")
+
+
+def partial_path(output: Path) -> Path:
+    """Folder of an output that is not finished."""
+    return output.with_name(f"{output.name}.partial")
+
+
+def index_path(output: Path) -> Path:
+    """Index of a NumPy array: the columns of its rows."""
+    return output.with_name(f"{output.name}.index.tsv")
+
+
+def meta_path(output: Path) -> Path:
+    """Provenance of a NumPy array or of a TSV file."""
+    return output.with_name(f"{output.name}.meta.json")
+
+
+def metadata_path(output: Path) -> Path:
+    """Columns of the rows of a TSV file."""
+    return output.with_name(f"{output.name}.metadata.tsv")
+
+
+def shard_path(output: Path, shard: Shard) -> Path:
+    """Name a shard's part of an output; a run that is not cut has the output's own name."""
+    if shard == WHOLE:
+        return output
+    return output.with_name(f"{output.stem}.{shard.index}-of-{shard.count}{output.suffix}")
+
+
+def part_name(shard: Shard) -> str:
+    """Name a shard's part in a folder of parts; such names sort in input order.
+
+    >>> part_name(Shard(7, 42))
+    'part-07-of-42.parquet'
+    """
+    return f"part-{shard.index:0{len(str(shard.count))}}-of-{shard.count}.parquet"
+
+
+def is_part(path: Path) -> bool:
+    """Whether a path has a name that `part_name` gives."""
+    return re.fullmatch(r"part-\d+-of-\d+\.parquet", path.name) is not None

@@ -1,0 +1,64 @@
+"""How an output was made, and whether two runs would make the same one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from protrna_cli.errors import RunMismatch
+from protrna_cli.output.rows import Header
+from protrna_cli.plan.rules import Regions, Rules
+from protrna_cli.plan.shard import Shard
+
+RunKey = dict[str, Any]
+"""Everything that decides the values of an output: runs with equal keys make equal outputs."""
+
+
+def run_key(header: Header) -> RunKey:
+    """Collect everything that decides the values of an output; names and folders of files do not.
+
+    Raises
+    ------
+    KeyError
+        The header was not made by a run.
+    """
+    provenance = header.provenance
+    regions = provenance["rules"]["regions"]
+    return {
+        "version": provenance["version"],
+        "weights": provenance["model"]["weights_sha256"] or provenance["model"]["name"],
+        "layers": provenance["layers"],
+        "per_token": header.per_token,
+        **{name: provenance[name] for name in ("pooling", "precision", "dtype", "batch_tokens")},
+        **provenance["rules"],
+        "regions": regions and regions["sha256"],
+        "shard": provenance["shard"],
+        "input SHA-256": [each["sha256"] for each in provenance["inputs"]],
+    }
+
+
+def rules_of(header: Header, regions: Regions | None) -> Rules:
+    """Restore the rules of an output; `regions` must come from a file with the recorded SHA-256."""
+    return Rules(**{**header.provenance["rules"], "regions": regions})
+
+
+def shard_of(header: Header) -> Shard:
+    """Which shard an output holds; 1/1 is the whole run."""
+    return Shard.parse(header.provenance["shard"])
+
+
+def compare_keys(found: RunKey, wanted: RunKey, name: str) -> None:
+    """Refuse to mix two runs that would make different outputs.
+
+    Raises
+    ------
+    RunMismatch
+        They differ; the message names the first field that does.
+    """
+    for field in {**found, **wanted}:
+        before, now = found.get(field), wanted.get(field)
+        if before != now:
+            raise RunMismatch(
+                f"{name}: made by another run: its {field} was {json.dumps(before)}, not {json.dumps(now)}; "
+                "run it as before, or use --overwrite to start again, or choose another -o"
+            )

@@ -1,0 +1,74 @@
+"""An output made of other outputs: written in a folder beside its place, then renamed into place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from protrna_cli.disk import locked, writing
+from protrna_cli.errors import OutputUnwritable
+from protrna_cli.output.formats.table import Format
+from protrna_cli.output.paths import is_part, partial_path, skipped_path
+from protrna_cli.output.publish import publish
+from protrna_cli.output.rows import Block, Header
+
+
+def make_output(
+    target: Path,
+    format: Format,
+    overwrite: bool,
+    header: Header,
+    blocks: Iterable[Block],
+    sources: Sequence[Path],
+) -> None:
+    """Write an output and put it into place, or leave nothing.
+
+    Parameters
+    ----------
+    sources
+        The outputs that it is made of; their lists of skipped records are joined.
+
+    Raises
+    ------
+    OutputUnwritable
+        The output exists, or cannot be created, or an unfinished run has the same name.
+    WriteFailed
+        Writing failed; the sources are unchanged.
+    """
+    folder = partial_path(target)
+    with locked(target):
+        if not overwrite and any(file.exists() for file in format.files(target)):
+            raise OutputUnwritable(f"{target}: exists; use --overwrite to replace it, or choose another -o")
+        if (folder / "journal").exists():
+            raise OutputUnwritable(f"{folder}: an unfinished run; finish it or remove it first")
+        shutil.rmtree(folder, ignore_errors=True)  # left by a killed process; it cannot be continued
+        try:
+            with writing(target, "make room first"):
+                folder.mkdir()
+                made = folder / target.name
+                format.write(made, header, blocks)
+                skipped = join_skipped(map(_skipped_of, sources), folder / "skipped.tsv")
+                publish(made, target, format, skipped)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _skipped_of(source: Path) -> Path:
+    """List of an output's skipped records; the parts of a folder have one together."""
+    return skipped_path(source.parent if is_part(source) else source)
+
+
+def join_skipped(paths: Iterable[Path], target: Path) -> Path | None:
+    """Join lists of skipped records, each once; returns `target`, or None when there is no list."""
+    lists = [path for path in dict.fromkeys(paths) if path.exists()]
+    if not lists:
+        return None
+    with target.open("wb") as joined:
+        for i, each in enumerate(lists):
+            with each.open("rb") as file:
+                header = file.readline()
+                if i == 0:
+                    joined.write(header)
+                shutil.copyfileobj(file, joined)
+    return target

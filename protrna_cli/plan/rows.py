@@ -1,0 +1,35 @@
+"""The columns that stand beside an embedding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of an output, without its embedding: a record, or a region of one.
+
+    Attributes
+    ----------
+    id, description
+        First word of the FASTA header, and the rest of it. A region's id is `ID:NAME`.
+    length
+        Residues of the record or region.
+    n_embedded
+        Residues that the embedding covers.
+    n_unknown
+        Unknown residues (`x`).
+    n_windows
+        Pieces in which the record ran.
+    """
+
+    id: str
+    description: str
+    length: int
+    n_embedded: int
+    n_unknown: int
+    n_windows: int
+
+
+ROW_COLUMNS = tuple(field.name for field in fields(Row))
+COUNT_COLUMNS = ROW_COLUMNS[2:]

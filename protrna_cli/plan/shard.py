@@ -1,0 +1,50 @@
+"""Shards: a run cut into N slices, each made by a process of its own."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from protrna_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One slice of a run: the `index`-th, from 1, of `count`.
+
+    >>> Shard.parse("2/8")
+    Shard(index=2, count=8)
+    """
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `I/N`.
+
+        Raises
+        ------
+        UsageError
+            It is not of that form, or I is not between 1 and N.
+        """
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"{text!r} is not a shard; --shard takes I/N, auto or auto/N, I from 1 to N")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def holds(self, done: int, cost: int, total: int) -> bool:
+        """Whether an item of this cost, after items that cost `done` of `total`, has its middle in this shard."""
+        middle = 2 * done + cost
+        return (self.index - 1) * 2 * total <= middle * self.count < self.index * 2 * total
+
+    def ends_before(self, done: int, cost: int, total: int) -> bool:
+        """Whether an item of this cost, after items that cost `done` of `total`, is in a later shard."""
+        return (2 * done + cost) * self.count >= self.index * 2 * total
+
+
+WHOLE = Shard()
+"""A run that is not cut into shards."""

@@ -1,0 +1,135 @@
+"""The batches of one chunk, and the joining of pieces into records.
+
+Legend: B batch, T tokens, L embedded residues of a record, l residues of a piece, D width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from protrna_cli.fasta.records import UNKNOWN, Record
+from protrna_cli.model.alphabet import Alphabet, Tokens
+from protrna_cli.plan.pieces import blend, cut, pack
+from protrna_cli.plan.rules import Rules
+from protrna_cli.text import shortened
+
+Floats = npt.NDArray[np.float32]
+
+RESIDUES = "residues"
+"""The pooling that leaves one vector a residue."""
+
+
+class ChunkBatches:
+    """One chunk as the model sees it: every distinct sequence once, cut into pieces, packed into batches.
+
+    Attributes
+    ----------
+    places
+        Places in the chunk of all records with one sequence, by the place of the first of them.
+    pieces, batches
+        The pieces to run, and the batches in which they run: each lists places in `pieces`.
+    """
+
+    def __init__(self, records: list[Record], rules: Rules, max_tokens: int) -> None:
+        self._records = records
+        self._skip_unknown = rules.skip_unknown
+        self.places: dict[int, list[int]] = {}
+        first: dict[str, int] = {}
+        for place, record in enumerate(records):
+            self.places.setdefault(first.setdefault(record.sequence, place), []).append(place)
+        cuts = {place: cut(place, records[place].length, rules) for place in self.places}
+        self.pieces = [piece for pieces in cuts.values() for piece in pieces]
+        self.batches = pack([piece.length for piece in self.pieces], max_tokens)
+        self._shares = [share for pieces in cuts.values() for share in blend(pieces)]
+        self._piece_counts = {place: len(pieces) for place, pieces in cuts.items()}
+        self._lengths = {place: pieces[-1].stop for place, pieces in cuts.items()}
+
+    def piece_count(self, i: int) -> int:
+        """Count the pieces of the record to which piece `i` belongs."""
+        return self._piece_counts[self.pieces[i].record]
+
+    def embedded(self, record: int) -> int:
+        """Count the embedded residues of a record."""
+        return self._lengths[record]
+
+    def name(self, record: int) -> str:
+        """Name a record for a message."""
+        return f"record {self._records[record].number} (id {shortened(self._records[record].id)})"
+
+    def share(self, i: int) -> Floats:
+        """Share (l,) of piece `i` in the residues that it covers."""
+        return self._shares[i]
+
+    def tokens(self, batch: list[int], alphabet: Alphabet) -> tuple[Tokens, Floats]:
+        """Make the tokens (B, T) of a batch, and the weight (B, T) of each token in its record's mean."""
+        pieces = [self.pieces[i] for i in batch]
+        letters = (self._records[piece.record].sequence[piece.start : piece.stop] for piece in pieces)
+        tokens = alphabet.frame([alphabet.encode(each) for each in letters])
+        weights = np.zeros(tokens.shape, np.float32)
+        for row, i in zip(weights, batch, strict=True):
+            piece, share = self.pieces[i], self._shares[i]
+            mask = self.mean_mask(piece.record)
+            row[1 : len(share) + 1] = share * mask[piece.start : piece.stop] / int(mask.sum())
+        return tokens, weights
+
+    def mean_mask(self, record: int) -> npt.NDArray[np.bool_]:
+        """Mark the embedded residues (L,) of a record that enter its mean: all, or the known ones."""
+        if not self._skip_unknown:
+            return np.ones(self.embedded(record), bool)
+        letters = self._records[record].sequence[: self.embedded(record)]
+        return np.not_equal(np.frombuffer(letters.encode(), np.uint8), ord(UNKNOWN))
+
+
+class Joiner:
+    """Joins the pieces of a record; most records are one piece and pass through.
+
+    Attributes
+    ----------
+    pooling
+        `mean`, `max`, `cls`, or `residues`.
+    """
+
+    def __init__(self, chunk: ChunkBatches, pooling: str) -> None:
+        self._chunk = chunk
+        self.pooling = pooling
+        self._open: dict[int, list[Floats]] = {}
+        self._missing: dict[int, int] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether no record is waiting for more of its pieces."""
+        return not self._open
+
+    def add(self, i: int, vectors: list[Floats]) -> list[Floats] | None:
+        """Take the vectors of piece `i`.
+
+        Parameters
+        ----------
+        vectors
+            One array a layer: (1, D), or (l, D) per token and for the maximum of a record in pieces.
+
+        Returns
+        -------
+        list or None
+            The record's vectors, (1, D) or (L, D) a layer, once its last piece is there.
+        """
+        piece, count = self._chunk.pieces[i], self._chunk.piece_count(i)
+        if count > 1:
+            length, place = self._chunk.embedded(piece.record), slice(piece.start, piece.stop)
+            if self.pooling in ("mean", "cls"):
+                length, place = 1, slice(0, 1)
+            # A mean's shares are in its weights already; the <cls> of a record is the mean of its pieces'.
+            factor = {"mean": 1.0, "cls": 1 / count}.get(self.pooling, self._chunk.share(i)[:, None])
+            whole = self._open.setdefault(
+                piece.record, [np.zeros((length, each.shape[1]), np.float32) for each in vectors]
+            )
+            for joined, part in zip(whole, vectors, strict=True):
+                joined[place] += factor * part
+            self._missing[piece.record] = self._missing.get(piece.record, count) - 1
+            if self._missing[piece.record]:
+                return None
+            vectors = self._open.pop(piece.record)
+        if self.pooling == "max":
+            return [each.max(axis=0, keepdims=True) for each in vectors]
+        return vectors

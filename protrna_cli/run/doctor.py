@@ -1,0 +1,152 @@
+"""A look at this machine: what TensorFlow sees, how fast it is, and whether the numbers are right."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version as version_of
+from typing import Any
+
+from protrna_cli._version import version
+from protrna_cli.machine import available_cpus, available_memory, cpu_flags
+from protrna_cli.text import size_text
+from protrna_cli.weights.checkpoint import CheckpointFile, DemoCheckpoint
+from protrna_cli.weights.locate import locate, weights_folder
+from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
+
+TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+"""Instruction sets that decide how fast matmuls are."""
+
+TOLERANCE = 1e-4
+"""Distance from float64 that float32 keeps well within, on any device."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found.
+
+    Attributes
+    ----------
+    version, python, tensorflow, system
+        What runs, and on what.
+    instruction_sets, gpus, device, threads, memory_bytes
+        What this process may use; `device` is the one that it uses.
+    weights_path, weights_there
+        Where the published weights are kept, and whether they are there.
+    matmul_flops
+        Operations per second of a plain matmul, by precision.
+    model
+        The model that was tried: the one asked for, or the demo model where that one is not at hand.
+    tokens_per_second, share_of_matmul
+        Its speed, and the share of `matmul_flops` that it makes use of, by precision.
+    reference_error, batch_error
+        Largest distances: from values computed in float64; of a row in a batch from the same row alone.
+    """
+
+    version: str
+    python: str
+    tensorflow: str
+    system: str
+    instruction_sets: tuple[str, ...]
+    gpus: tuple[str, ...]
+    device: str
+    threads: int
+    memory_bytes: int | None
+    weights_path: str
+    weights_there: bool
+    matmul_flops: dict[str, float]
+    model: str
+    tokens_per_second: dict[str, float]
+    share_of_matmul: dict[str, float]
+    reference_error: float
+    batch_error: float
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the numbers are right."""
+        return max(self.reference_error, self.batch_error) <= TOLERANCE
+
+    def json(self) -> str:
+        """Every finding under its name."""
+        return json.dumps({**asdict(self), "is_sound": self.is_sound})
+
+    def text(self) -> str:
+        """A table for people."""
+        there = "there" if self.weights_there else "not there; protrna weights fetch brings them"
+        lines = {
+            "protrna": f"{self.version}, Python {self.python}, TensorFlow {self.tensorflow}",
+            "system": self.system,
+            "instruction sets": ", ".join(self.instruction_sets) or "none that matter here",
+            "GPUs": ", ".join(self.gpus) or "none",
+            "device": f"{self.device}, {self.threads} CPU threads",
+            "free memory": size_text(self.memory_bytes) if self.memory_bytes is not None else "unknown",
+            "published weights": f"{self.weights_path} ({there})",
+            "numbers": f"within {self.reference_error:.0e} of float64, {self.batch_error:.0e} of any batch: "
+            f"{'right' if self.is_sound else 'WRONG'}",
+        }
+        for precision, flops in self.matmul_flops.items():
+            lines[f"{precision} matmul"] = f"{flops / 1e9:,.0f} GFLOP/s"
+            lines[f"{precision} model"] = (
+                f"{self.tokens_per_second[precision]:,.0f} tokens/s of {self.model}, "
+                f"{self.share_of_matmul[precision]:.0%} of the matmul's rate"
+            )
+        return "\n".join(f"{name:<18} {value}" for name, value in lines.items())
+
+
+def examine(
+    model: str = PUBLISHED,
+    weights_dir: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Diagnosis:
+    """Look at this machine; takes some seconds, and a minute with the published weights.
+
+    Parameters
+    ----------
+    model, weights_dir
+        The model to try, as `embed_fasta` takes it. Nothing is fetched: the demo model stands in.
+    device, threads
+        As `load_model` takes them.
+
+    Raises
+    ------
+    UsageError
+        There is no such device.
+    WeightsError
+        The checkpoint is not usable.
+    """
+    from protrna_cli.model import runtime, trial
+
+    device = runtime.configure(device, threads)
+    published = CheckpointFile(weights_folder(weights_dir) / PUBLISHED_FILE)
+    if model == PUBLISHED and not published.is_there:
+        model = DEMO
+    checkpoint = locate(model, weights_dir)
+    demo = DemoCheckpoint().load("float32", device, threads)
+    speed: dict[str, dict[str, Any]] = {"matmul": {}, "tokens": {}, "share": {}}
+    for precision in ("float32", "bfloat16"):
+        speed["matmul"][precision] = flops = trial.matmul_rate(precision)
+        tried = checkpoint.load(precision, device, threads)
+        speed["tokens"][precision] = rate = trial.token_rate(tried)
+        speed["share"][precision] = rate * tried.size.operations / flops
+        del tried  # two models at once would need the memory of both
+    return Diagnosis(
+        version=version(),
+        python=platform.python_version(),
+        tensorflow=version_of("tensorflow"),
+        system=f"{platform.platform()}, {available_cpus()} CPUs",
+        instruction_sets=tuple(flag for flag in TELLING_FLAGS if flag in cpu_flags()),
+        gpus=runtime.gpu_names(),
+        device=device,
+        threads=threads or available_cpus(),
+        memory_bytes=available_memory(),
+        weights_path=str(published.path),
+        weights_there=published.is_there,
+        matmul_flops=speed["matmul"],
+        model=model,
+        tokens_per_second=speed["tokens"],
+        share_of_matmul=speed["share"],
+        reference_error=trial.reference_error(demo),
+        batch_error=trial.batch_error(demo),
+    )

@@ -1,0 +1,94 @@
+"""The journal of an unfinished output: which run it belongs to, and how far that run is.
+
+A journal is a text file of JSON lines. The first is the key of the run; every other is a position, written
+and synced after all the work that it counts. An incomplete last line is ignored.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from protrna_cli.output.provenance import RunKey, compare_keys
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run is.
+
+    Attributes
+    ----------
+    chunks, batches
+        Finished chunks, and finished batches of the chunk after them.
+    rows, vectors
+        Rows before that chunk, and the place of its first vector.
+    index_bytes, skipped_bytes
+        Sizes of the index and of the list of skipped records before that chunk.
+    """
+
+    chunks: int = 0
+    batches: int = 0
+    rows: int = 0
+    vectors: int = 0
+    index_bytes: int = 0
+    skipped_bytes: int = 0
+
+
+class Journal:
+    """The journal of one run, open for appending.
+
+    Attributes
+    ----------
+    position
+        The last position committed, by this process or an earlier one.
+    """
+
+    def __init__(self, file: IO[bytes], position: Position) -> None:
+        self._file = file
+        self.position = position
+
+    @classmethod
+    def create(cls, path: Path, key: RunKey) -> Journal:
+        """Start a journal."""
+        journal = cls(path.open("xb", buffering=0), Position())
+        journal._append(key)
+        return journal
+
+    @classmethod
+    def resume(cls, path: Path, key: RunKey) -> Journal:
+        """Continue a journal.
+
+        Raises
+        ------
+        RunMismatch
+            It belongs to another run; the message names the field that differs.
+        """
+        lines = path.read_bytes().split(b"\n")[:-1]  # an incomplete last line is ignored
+        if not lines:
+            path.unlink()
+            return cls.create(path, key)
+        compare_keys(json.loads(lines[0]), key, str(path.parent))
+        position = Position(**json.loads(lines[-1])) if len(lines) > 1 else Position()
+        os.truncate(path, sum(len(line) + 1 for line in lines))
+        return cls(path.open("ab", buffering=0), position)
+
+    def commit(self, position: Position) -> None:
+        """Make a position durable; all the work that it counts must be durable already."""
+        self._append(asdict(position))
+        self.position = position
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        line = json.dumps(entry).encode() + b"\n"
+        start = self._file.tell()
+        if self._file.write(line) != len(line):  # the disk is full: remove the incomplete line
+            os.truncate(self._file.fileno(), start)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(self._file.fileno())

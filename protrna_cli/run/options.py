@@ -1,0 +1,134 @@
+"""The options of a run, and combinations of them that are refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protrna_cli.errors import UsageError
+from protrna_cli.plan.rules import DEFAULT_RULES, Rules
+from protrna_cli.plan.shard import WHOLE, Shard
+from protrna_cli.weights.names import PUBLISHED
+
+POOLS = ("mean", "max", "cls")
+PRECISIONS = ("float32", "bfloat16")
+DTYPE_BYTES = {"float32": 4, "float16": 2}
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How to embed; the defaults are the command line's.
+
+    Attributes
+    ----------
+    model
+        `protrna` (the published weights), `demo`, or the path of a checkpoint.
+    layers
+        Layers to take, all from one run of the model: 0 is the embedding, negatives count from the end.
+    per_token
+        One vector a residue, not one a record.
+    per_token_output
+        A second output, with one vector a residue, from the same run of the model.
+    pool
+        `mean` or `max` over the residues, or `cls`; ignored with `per_token`.
+    precision
+        Of matrix multiplication: `float32` or `bfloat16`. Everything else is computed in float32.
+    dtype
+        Of the numbers written: `float32` or `float16`.
+    format, h5_layout
+        `parquet`, `h5` or `npy`, by default told by the suffix; `flat` or `packed`.
+    device, threads
+        As `load_model` takes them.
+    batch_tokens
+        Token budget of a batch.
+    weights_dir
+        Where the published weights are kept; by default `PROTRNA_HOME` or the user's cache folder.
+    offline
+        Never download the published weights; `PROTRNA_OFFLINE=1` forbids it too.
+    overwrite
+        Replace an output that exists.
+    resume
+        Continue an unfinished run, or start if there is none.
+    shard
+        Embed one slice of the input.
+    rules
+        How invalid letters, gaps, unknown residues, regions and long records are treated.
+
+    Raises
+    ------
+    UsageError
+        Two options contradict each other.
+    """
+
+    model: str = PUBLISHED
+    layers: tuple[int, ...] = (-1,)
+    per_token: bool = False
+    per_token_output: str | None = None
+    pool: str = "mean"
+    precision: str = "float32"
+    dtype: str = "float32"
+    format: str | None = None
+    h5_layout: str = "flat"
+    device: str = "auto"
+    threads: int | None = None
+    batch_tokens: int = 2048
+    weights_dir: str | None = None
+    offline: bool = False
+    overwrite: bool = False
+    resume: bool = False
+    shard: Shard = WHOLE
+    rules: Rules = DEFAULT_RULES
+
+    def __post_init__(self) -> None:
+        for name, given in (
+            ("--per-token-output", self.per_token_output),
+            ("--skip-unknown", self.rules.skip_unknown),
+            ("--regions", self.rules.regions),
+        ):
+            if given and self.per_token:
+                raise UsageError(
+                    f"{name} is for pooled rows, and --per-token makes none; "
+                    "to have both, give --per-token-output a file instead"
+                )
+        if self.rules.skip_unknown and self.pool != "mean":
+            raise UsageError(f"--skip-unknown is for --pool mean, not for --pool {self.pool}")
+        if self.rules.regions and self.pool == "cls":
+            raise UsageError("--regions is for --pool mean and max: cls is a vector of the whole record")
+        if self.resume and self.overwrite:
+            raise UsageError("--resume continues a run and --overwrite starts it again; use one of them")
+
+    def refuse_for_pipe(self) -> None:
+        """Refuse options that need an output file, for a run whose output is a pipe.
+
+        Raises
+        ------
+        UsageError
+            Another format than Parquet, `resume`, `overwrite`, a second output, or rules that skip records,
+            which are listed beside a file.
+        """
+        if self.format not in (None, "parquet"):
+            raise UsageError(f"-o - is always Parquet, not {self.format}; give -o a file")
+        if self.resume or self.overwrite:
+            raise UsageError("--resume and --overwrite need a file, and -o - is a pipe; give -o a file")
+        if self.per_token_output:
+            raise UsageError("--per-token-output goes with a file, and -o - is a pipe; give -o a file")
+        if "skip" in (self.rules.on_invalid, self.rules.long):
+            raise UsageError("skipped records are listed beside OUT, and -o - is a pipe; give -o a file")
+        if self.rules.regions:
+            raise UsageError(
+                "records without a region are listed beside OUT, and -o - is a pipe; give -o a file"
+            )
+
+    def refuse_for_cluster(self) -> None:
+        """Refuse options that do not go with a folder of parts, for a run on a Dask cluster.
+
+        Raises
+        ------
+        UsageError
+            Another format than Parquet, a second output, or a shard.
+        """
+        if self.format not in (None, "parquet"):
+            raise UsageError("--dask makes a folder of Parquet parts; protrna merge turns it into any format")
+        if self.per_token_output:
+            raise UsageError("--dask makes one folder; run it once more with --per-token for the residues")
+        if self.shard.count > 1:
+            raise UsageError("--dask cuts the run into shards itself; leave --shard out")

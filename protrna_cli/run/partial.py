@@ -1,0 +1,189 @@
+"""The folder `OUT.partial`, where embeddings wait until all of them are there.
+
+Nothing half-written ever has its final name, and committed work survives whatever ends the process.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import fields, replace
+from pathlib import Path
+from types import TracebackType
+
+from protrna_cli.disk import creating, sync, writing
+from protrna_cli.fasta.records import Skipped
+from protrna_cli.output.formats import npy
+from protrna_cli.output.formats.table import Format
+from protrna_cli.output.paths import partial_path
+from protrna_cli.output.provenance import RunKey
+from protrna_cli.output.publish import publish
+from protrna_cli.output.rows import Block, Header, Values
+from protrna_cli.plan.rows import Row
+from protrna_cli.run.journal import Journal, Position
+
+SKIPPED_COLUMNS = tuple(field.name for field in fields(Skipped) if field.compare)
+
+
+class PartialOutput:
+    """An unfinished output: an array with its index, the list of skipped records, and the journal.
+
+    Parameters
+    ----------
+    output
+        The output; its folder `OUT.partial` is beside it.
+    header, key
+        The header of the output, and the key of its run.
+    resume
+        Continue what is there, if anything is; otherwise it is removed.
+
+    Attributes
+    ----------
+    position
+        How far the run is: where to continue.
+
+    Raises
+    ------
+    OutputUnwritable
+        The folder cannot be created.
+    RunMismatch
+        The folder belongs to another run.
+    """
+
+    def __init__(self, output: Path, header: Header, key: RunKey, resume: bool = False) -> None:
+        self._output = output
+        self._header = header
+        self._folder = partial_path(output)
+        self._array = self._folder / "vectors.npy"
+        with creating(output):
+            if resume and (self._folder / "journal").exists():
+                self._journal = Journal.resume(self._folder / "journal", key)
+            else:
+                if self._folder.exists():
+                    shutil.rmtree(self._folder)
+                self._folder.mkdir()
+                self._journal = Journal.create(self._folder / "journal", key)
+            self._open_files()
+            for folder in (self._folder, output.parent):  # the names must survive a lost node too
+                sync(folder)
+
+    def _open_files(self) -> None:
+        """Open the files as they were at the position; before the first commit they are started anew."""
+        at = self.position = self._journal.position
+        resume = (at.vectors, at.index_bytes) if at != Position() else None
+        self._vectors = npy.ArrayWriter(self._array, self._header, resume)
+        self._skipped = (self._folder / "skipped.tsv").open("r+b" if resume else "wb", buffering=0)
+        self._skipped.truncate(at.skipped_bytes)
+
+    def open_chunk(self, rows: list[Row], skipped: Sequence[Skipped]) -> list[int]:
+        """Add the rows and the skipped records of the next chunk, in input order.
+
+        Returns
+        -------
+        list
+            The place of each row's first vector.
+        """
+        with self._writing():
+            at = self.position
+            self._start = Position(
+                at.chunks,
+                0,
+                at.rows,
+                self._vectors.announced,
+                self._vectors.sync(),
+                os.fstat(self._skipped.fileno()).st_size,
+            )
+            self._n_rows = len(rows)
+            self._write_skipped(skipped)
+            return self._vectors.announce(rows)
+
+    def fill(self, layer: int, start: int, vectors: Values) -> None:
+        """Write vectors (n, D) of the layer-th layer from place `start` on."""
+        with self._writing():
+            self._vectors.fill(layer, start, vectors)
+
+    def commit(self, batches: int) -> None:
+        """Make the first `batches` batches of the open chunk durable."""
+        with self._writing():
+            self._vectors.sync()
+            self._advance(replace(self._start, batches=batches))
+
+    def close_chunk(self) -> None:
+        """Make the open chunk durable, once all its rows are filled."""
+        with self._writing():
+            index_bytes = self._vectors.sync()
+            os.fsync(self._skipped.fileno())
+            start = self._start
+            self._advance(
+                Position(
+                    chunks=start.chunks + 1,
+                    rows=start.rows + self._n_rows,
+                    vectors=self._vectors.announced,
+                    index_bytes=index_bytes,
+                    skipped_bytes=os.fstat(self._skipped.fileno()).st_size,
+                )
+            )
+
+    def _advance(self, position: Position) -> None:
+        self._journal.commit(position)
+        self.position = position
+
+    def finish(self, format: Format, check: Callable[[], None]) -> None:
+        """Write the output in its format and rename it into place; every row must be there.
+
+        Parameters
+        ----------
+        check
+            Called between blocks; if it raises, this can be called again in a later run.
+
+        Raises
+        ------
+        WriteFailed
+            The output cannot be written.
+        """
+        with self._writing():
+            self._vectors.close()
+            made = self._array
+            if format.name != "npy":
+                made = self._folder / self._output.name
+                format.write(made, self._header, _checked(npy.read_blocks(self._array, self._header), check))
+            skipped = self._folder / "skipped.tsv" if self.position.skipped_bytes else None
+            publish(made, self._output, format, skipped)
+        self._remove()
+
+    def _write_skipped(self, skipped: Sequence[Skipped]) -> None:
+        text = io.StringIO(newline="")
+        lines = csv.writer(text, dialect="excel-tab", lineterminator="\n")
+        if skipped and not self._start.skipped_bytes:
+            lines.writerow(SKIPPED_COLUMNS)
+        lines.writerows([getattr(each, column) for column in SKIPPED_COLUMNS] for each in skipped)
+        npy.write_all(self._skipped.fileno(), text.getvalue().encode(), self._start.skipped_bytes)
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(self._output, "make room, then run the same command with --resume")
+
+    def _remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> PartialOutput:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):  # a full disk fails again when the buffers are flushed
+            self._vectors.close()
+        self._skipped.close()
+        self._journal.close()
+        if self._journal.position == Position():
+            self._remove()  # nothing was committed, so there is nothing to resume
+
+
+def _checked(blocks: Iterator[Block], check: Callable[[], None]) -> Iterator[Block]:
+    for block in blocks:
+        check()
+        yield block

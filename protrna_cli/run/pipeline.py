@@ -1,0 +1,284 @@
+"""The one loop: records to chunks, to pieces, to batches, through the model, into the sinks in input order.
+
+Legend: B batch, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, islice
+from typing import Protocol
+
+import numpy as np
+
+from protrna_cli.errors import NotFinite, OutOfMemory, Stopped
+from protrna_cli.fasta.records import Record, Skipped, rows_of
+from protrna_cli.model.alphabet import Alphabet, Tokens
+from protrna_cli.output.rows import Values
+from protrna_cli.plan.chunks import into_chunks
+from protrna_cli.plan.pieces import Piece, embedded_length
+from protrna_cli.plan.rows import Row
+from protrna_cli.plan.rules import Rules
+from protrna_cli.run.batching import RESIDUES, ChunkBatches, Floats, Joiner
+from protrna_cli.run.journal import Position
+from protrna_cli.run.report import Progress
+from protrna_cli.run.stop import Stop
+
+COMMIT_SECONDS = 30.0
+"""Time between commits: the work that a sudden end may cost, besides the batch that is running."""
+
+
+class Embedder(Protocol):
+    """The part of a model that the loop uses."""
+
+    alphabet: Alphabet
+
+    def embed(
+        self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str
+    ) -> list[Floats]:
+        """Embed a batch, one array a layer and pooling; see `ProtRNA.embed`."""
+
+
+class Sink(Protocol):
+    """Where rows go: chunk by chunk in input order, filled in any order inside a chunk.
+
+    Attributes
+    ----------
+    position
+        How far the run is; chunks and batches that are done are not run again.
+    """
+
+    position: Position
+
+    def open_chunk(self, rows: list[Row], skipped: Sequence[Skipped]) -> list[int]:
+        """Add the rows of the next chunk; returns the place of each row's first vector."""
+
+    def fill(self, layer: int, start: int, vectors: Values) -> None:
+        """Write the vectors of one record, of one layer, from the place of its first row on."""
+
+    def commit(self, batches: int) -> None:
+        """Make the first `batches` batches of the open chunk durable."""
+
+    def close_chunk(self) -> None:
+        """Make the open chunk durable, once all its rows are filled."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compute.
+
+    Attributes
+    ----------
+    rules
+        How records are cut, and which residues a row covers.
+    repr_layers
+        As `ProtRNA.embed` takes them.
+    max_tokens
+        Token budget of a batch.
+    dtype
+        Of the vectors written.
+    """
+
+    rules: Rules
+    repr_layers: Sequence[int]
+    max_tokens: int
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Product:
+    """What one output takes from the run of the model.
+
+    Attributes
+    ----------
+    pooling
+        Of a record or a region: `mean`, `max` or `cls`; or `residues` for one vector a residue.
+    sink
+        Where it goes.
+    """
+
+    pooling: str
+    sink: Sink
+
+
+def embed(
+    items: Iterable[Record | Skipped],
+    model: Embedder,
+    products: Sequence[Product],
+    request: Request,
+    progress: Progress,
+    stop: Stop,
+) -> int:
+    """Embed records into the sink of each product, from its position on.
+
+    Parameters
+    ----------
+    items
+        Records and skipped records, in input order. No more than one chunk of them is held at a time.
+
+    Returns
+    -------
+    int
+        Number of tokens that ran.
+
+    Raises
+    ------
+    Stopped
+        `stop` asked for it; all finished batches are committed.
+    NotFinite, OutOfMemory
+        A record cannot be embedded; the message names it. The batches before it are committed.
+    """
+    tokens = 0
+    for number, chunk_items in enumerate(into_chunks(items)):
+        stop.check()
+        records = [item for item in chunk_items if isinstance(item, Record)]
+        unfinished = [product for product in products if product.sink.position.chunks <= number]
+        if not unfinished:
+            progress.resume(len(records), sum(embedded_length(r.length, request.rules) for r in records))
+            continue
+        chunk = ChunkBatches(records, request.rules, request.max_tokens)
+        skipped = [item for item in chunk_items if isinstance(item, Skipped)]
+        # A sink that has more batches is filled with the same ones once more.
+        first = min(product.sink.position.batches for product in unfinished)
+        fillers = [RowFiller(product, chunk, records, skipped, request) for product in unfinished]
+        tokens += _embed_chunk(chunk, fillers, first, model, request, progress, stop)
+        for product in unfinished:
+            product.sink.close_chunk()
+    return tokens
+
+
+class RowFiller:
+    """Fills the rows of one product in one chunk: takes pieces from the model, joins and pools them."""
+
+    def __init__(
+        self,
+        product: Product,
+        chunk: ChunkBatches,
+        records: list[Record],
+        skipped: list[Skipped],
+        request: Request,
+    ) -> None:
+        per_token = product.pooling == RESIDUES
+        rows = [rows_of(record, request.rules, per_token) for record in records]
+        starts = product.sink.open_chunk([row for each in rows for row in each], skipped)
+        firsts = accumulate(map(len, rows), initial=0)
+        self._starts = [starts[first] for first in islice(firsts, len(rows))]
+        by_id = {} if per_token or not request.rules.regions else request.rules.regions.by_id
+        self._regions = [by_id.get(record.id, []) for record in records]
+        self._joiner = Joiner(chunk, RESIDUES if by_id else product.pooling)
+        self._chunk, self._dtype = chunk, request.dtype
+        self._pooling, self.sink = product.pooling, product.sink
+
+    @property
+    def idle(self) -> bool:
+        """Whether no record is waiting for more of its pieces."""
+        return self._joiner.idle
+
+    def wanted(self, i: int) -> str:
+        """Pooling that the model is to do for piece `i`."""
+        # The maximum of a record in pieces is that of its joined residues, so all of them are needed.
+        in_pieces = self._joiner.pooling == "max" and self._chunk.piece_count(i) > 1
+        return RESIDUES if in_pieces else self._joiner.pooling
+
+    def take(self, i: int, vectors: dict[str, list[Floats]]) -> None:
+        """Take the vectors of piece `i`; a complete record fills its rows, and those of equal records."""
+        joined = self._joiner.add(i, vectors[self.wanted(i)])
+        if joined is None:
+            return
+        record = self._chunk.pieces[i].record
+        for place in self._chunk.places[record]:
+            for layer, each in enumerate(joined):
+                with np.errstate(over="ignore"):
+                    row = self._pooled(place, record, each).astype(self._dtype)
+                if not np.isfinite(row).all():
+                    raise NotFinite(
+                        f"{self._chunk.name(record)}: its embedding is not finite in {self._dtype}; "
+                        "try --dtype float32, and check the checkpoint (--model)"
+                    )
+                self.sink.fill(layer, self._starts[place], row)
+
+    def _pooled(self, place: int, record: int, vectors: Floats) -> Values:
+        """Pool residues (L, D) into the record's regions (regions, D), if it has any."""
+        if not self._regions[place]:
+            return vectors
+        mask = self._chunk.mean_mask(record)
+        spans = [slice(region.start, region.stop) for region in self._regions[place]]
+        parts = [vectors[span][mask[span]] for span in spans]
+        if self._pooling == "max":
+            return np.stack([part.max(axis=0) for part in parts])
+        return np.stack([part.mean(axis=0, dtype=np.float64) for part in parts])
+
+
+def _embed_chunk(
+    chunk: ChunkBatches,
+    fillers: list[RowFiller],
+    first: int,
+    model: Embedder,
+    request: Request,
+    progress: Progress,
+    stop: Stop,
+) -> int:
+    """Run the batches of a chunk from the `first` on, with commits; returns the number of tokens that ran."""
+    tokens, safe, committed = 0, first, time.monotonic()
+    for piece in (chunk.pieces[i] for batch in chunk.batches[:first] for i in batch):
+        _advance(progress.resume, chunk, piece)
+    try:
+        for number, batch in enumerate(chunk.batches[first:], start=first + 1):
+            for i, vectors in _run(model, chunk, fillers, batch, request, stop):
+                for filler in fillers:
+                    filler.take(i, vectors)
+                _advance(progress.advance, chunk, chunk.pieces[i])
+                tokens += chunk.pieces[i].length + 2
+            if fillers[0].idle:
+                safe = number
+                if time.monotonic() - committed > COMMIT_SECONDS:
+                    _commit(fillers, safe)
+                    committed = time.monotonic()
+    except (Stopped, NotFinite, OutOfMemory):
+        _commit(fillers, safe)
+        raise
+    return tokens
+
+
+def _commit(fillers: list[RowFiller], batches: int) -> None:
+    for filler in fillers:
+        filler.sink.commit(batches)
+
+
+def _advance(add: Callable[[int, int], None], chunk: ChunkBatches, piece: Piece) -> None:
+    """Count a piece that ran, and with the last one its record, and all records equal to it."""
+    copies = len(chunk.places[piece.record])
+    last = piece.stop == chunk.embedded(piece.record)
+    add(copies * last, copies * piece.fresh)
+
+
+def _run(
+    model: Embedder,
+    chunk: ChunkBatches,
+    fillers: list[RowFiller],
+    batch: list[int],
+    request: Request,
+    stop: Stop,
+) -> Iterator[tuple[int, dict[str, list[Floats]]]]:
+    """Run a batch, in halves if it does not fit; yields each piece with its vectors by pooling."""
+    tokens, weights = chunk.tokens(batch, model.alphabet)
+    poolings = list(dict.fromkeys(filler.wanted(i) for filler in fillers for i in batch))
+    try:
+        with stop.abandoning():
+            arrays = model.embed(tokens, weights, request.repr_layers, *poolings)
+    except MemoryError:
+        if len(batch) == 1:
+            raise OutOfMemory(
+                f"{chunk.name(chunk.pieces[batch[0]].record)}: {chunk.pieces[batch[0]].length:,} residues "
+                "at once do not fit into memory; use --long window with a smaller --max-length"
+            ) from None
+        half = len(batch) // 2
+        yield from _run(model, chunk, fillers, batch[:half], request, stop)
+        yield from _run(model, chunk, fillers, batch[half:], request, stop)
+        return
+    n_layers = len(request.repr_layers)
+    for row, i in enumerate(batch):
+        vectors = [np.atleast_2d(values[row])[: chunk.pieces[i].length] for values in arrays]
+        yield i, {pooling: vectors[k * n_layers :][:n_layers] for k, pooling in enumerate(poolings)}

@@ -1,0 +1,30 @@
+"""Speeds of earlier runs on this machine, from which `--dry-run` estimates the time of the next one."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from protrna_cli.disk import write_whole
+
+
+def recall(file: Path, key: str) -> float | None:
+    """Tokens per second of the last run of this kind; None if there was none."""
+    rate = _rates(file).get(key)
+    return float(rate) if isinstance(rate, (int, float)) else None
+
+
+def remember(file: Path, key: str, rate: float) -> None:
+    """Record tokens per second; where the file cannot be written, nothing is recorded."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps({**_rates(file), key: round(rate, 1)}))
+
+
+def _rates(file: Path) -> dict[str, object]:
+    try:
+        rates = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return rates if isinstance(rates, dict) else {}

@@ -1,0 +1,89 @@
+"""The progress of a run, and its summary. Nothing here knows the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protrna_cli.text import counted
+
+
+class Progress:
+    """Receives the progress of a run and ignores it; the command line has some that show it."""
+
+    def start(self, records: int, residues: int) -> None:
+        """Begin, with the totals of the run."""
+
+    def advance(self, records: int, residues: int) -> None:
+        """Add what was embedded since the last call."""
+
+    def resume(self, records: int, residues: int) -> None:
+        """Add what an earlier process embedded."""
+        self.advance(records, residues)
+
+    def note(self, text: str) -> None:
+        """Receive a message for the user."""
+
+    def close(self) -> None:
+        """End, whether the run succeeded or not."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    Attributes
+    ----------
+    output
+        The file that it made.
+    n_records, n_residues, n_unknown
+        Records and residues embedded; unknown residues are included.
+    n_regions
+        Regions of the records, each a row; 0 where the records are the rows.
+    n_long, long, max_length
+        Records longer than `max_length` residues, and the rule for them.
+    n_skipped, skipped_list
+        Records left out, and the file that lists them.
+    n_repeats
+        Records with the sequence of an earlier one in their chunk, embedded together with it.
+    seconds
+        Wall time from the first batch to the last, without loading the model.
+    n_resumed
+        Rows that an earlier process had embedded.
+    already_whole
+        Whether the output was there already, and nothing was left to do.
+    """
+
+    output: str
+    n_records: int
+    n_residues: int
+    n_unknown: int
+    n_long: int
+    long: str
+    max_length: int
+    n_skipped: int
+    skipped_list: str
+    n_repeats: int
+    seconds: float
+    n_resumed: int = 0
+    n_regions: int = 0
+    already_whole: bool = False
+
+    def text(self) -> str:
+        """Give the summary in one line."""
+        of_what = f"{counted(self.n_regions, 'region')} of " if self.n_regions else ""
+        parts = [of_what + counted(self.n_records, "record"), counted(self.n_residues, "residue")]
+        if self.n_unknown:
+            parts.append(f"{self.n_unknown:,} of them unknown")
+        if self.n_long:
+            fate = {"window": "in windows", "truncate": "CUT", "whole": "whole"}[self.long]
+            parts.append(f"{counted(self.n_long, 'record')} longer than {self.max_length} {fate}")
+        if self.n_repeats:
+            parts.append(f"{counted(self.n_repeats, 'repeat')} run once")
+        if self.n_skipped:
+            parts.append(f"{counted(self.n_skipped, 'record')} SKIPPED (see {self.skipped_list})")
+        if self.already_whole:
+            return f"{', '.join(parts)}; already complete: {self.output}"
+        if self.n_resumed:
+            return f"{', '.join(parts)}; resumed, {self.seconds:.1f} s: {self.output}"
+        rate = self.n_residues / self.seconds if self.seconds else 0.0
+        return f"{', '.join(parts)}; {self.seconds:.1f} s, {rate:,.0f} residues/s: {self.output}"

@@ -1,0 +1,234 @@
+"""One run: a counted input, or one shard of it, to finished outputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from protrna_cli.errors import Stopped, UsageError
+from protrna_cli.fasta.census import Census, CountedInput
+from protrna_cli.machine import available_cpus, available_memory
+from protrna_cli.model.structure import ModelSize
+from protrna_cli.output.paths import skipped_path
+from protrna_cli.output.provenance import run_key
+from protrna_cli.output.rows import Header
+from protrna_cli.plan.rules import Rules
+from protrna_cli.run import pipeline, rates
+from protrna_cli.run.batching import RESIDUES
+from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.partial import PartialOutput
+from protrna_cli.run.pipeline import Product, Request
+from protrna_cli.run.report import Progress, Summary
+from protrna_cli.run.stop import Stop
+from protrna_cli.run.targets import Target, check_space, is_whole, make_header, remove_partial
+from protrna_cli.text import counted, shortened, size_text
+from protrna_cli.weights.checkpoint import Checkpoint
+from protrna_cli.weights.locate import weights_folder
+from protrna_cli.weights.names import DEMO
+
+if TYPE_CHECKING:
+    from protrna_cli.model.transformer import ProtRNA
+
+MEASURABLE_SECONDS = 5.0
+"""A shorter run tells little about the machine's speed."""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """What one shard will make.
+
+    Attributes
+    ----------
+    census
+        Census of the shard.
+    headers
+        The header of each output.
+    """
+
+    census: Census
+    headers: dict[Target, Header]
+
+
+def embed_shard(
+    counted_input: CountedInput,
+    targets: Sequence[Target],
+    checkpoint: Checkpoint,
+    options: EmbedOptions,
+    progress: Progress,
+    stop: Stop,
+) -> Summary:
+    """Embed one shard of a counted input. The caller holds the output locks.
+
+    Parameters
+    ----------
+    targets
+        Made from one run of the model. With `resume`, those that are whole already are left alone.
+
+    Raises
+    ------
+    ProtrnaError
+        As `embed_fasta`.
+    """
+    paths = [target.path for target in targets]
+    with stop.abandoning():
+        plan = plan_shard(counted_input, targets, checkpoint, options)
+        headers = _unfinished(plan.headers) if options.resume else plan.headers
+        if not headers:
+            return summary_of(paths, plan.census, options, 0.0, plan.census.n_records, already_whole=True)
+        check_space(headers, progress)
+        model = checkpoint.load(options.precision, options.device, options.threads)
+        recommend_bfloat16(options, progress)
+    with ExitStack() as stack:
+        partials = {
+            target: stack.enter_context(PartialOutput(target.path, header, run_key(header), options.resume))
+            for target, header in headers.items()
+        }
+        resumed = _rows_done(partials.values())
+        products = [Product(pooling_of(target, options), partial) for target, partial in partials.items()]
+        try:
+            seconds = run_shard(counted_input, model, products, options, plan.census, progress, stop)
+            for target, partial in partials.items():
+                partial.finish(target.format, stop.check)
+        except Stopped as stopped:
+            n_rows = counted(next(iter(headers.values())).n_rows, "row")
+            safe = f"{_rows_done(partials.values()):,} of {n_rows} or more are safe"
+            raise type(stopped)(f"{stopped}; {safe}") from None
+    return summary_of(paths, plan.census, options, seconds, resumed)
+
+
+def plan_shard(
+    counted_input: CountedInput, targets: Sequence[Target], checkpoint: Checkpoint, options: EmbedOptions
+) -> ShardPlan:
+    """Count one shard and make the headers of its outputs, while the checkpoint is hashed.
+
+    Raises
+    ------
+    UsageError
+        The model has no such layer, or a record is too long to run in one piece.
+    WeightsError
+        The checkpoint is not usable.
+    """
+    with checkpoint.hashing() as sha256:
+        size = checkpoint.size()
+        size.layer_indices(options.layers)
+        part = counted_input.census_of(options.shard, size.width)
+        _check_memory(options.rules, size, part)
+        if not options.resume:
+            # TensorFlow loads while the checkpoint is hashed; a finished output that is resumed needs none.
+            import protrna_cli.model.runtime  # noqa: F401
+        headers = {
+            target: make_header(target, options, size, sha256(), counted_input.census, part)
+            for target in targets
+        }
+    return ShardPlan(part, headers)
+
+
+def run_shard(
+    counted_input: CountedInput,
+    model: ProtRNA,
+    products: Sequence[Product],
+    options: EmbedOptions,
+    part: Census,
+    progress: Progress,
+    stop: Stop,
+) -> float:
+    """Embed the records of one shard; returns the seconds it took, and records the speed for `--dry-run`."""
+    request = Request(
+        options.rules, model.size.layer_indices(options.layers), options.batch_tokens, options.dtype
+    )
+    items = counted_input.records(options.shard, model.size.width)
+    progress.start(part.n_records, part.n_embedded)
+    started = time.perf_counter()
+    try:
+        tokens = pipeline.embed(items, model, products, request, progress, stop)
+    finally:
+        progress.close()
+    seconds = time.perf_counter() - started
+    if seconds > MEASURABLE_SECONDS:
+        rates.remember(rates_file(), rate_key(model.size, options), tokens / seconds)
+    return seconds
+
+
+def summary_of(
+    outputs: Sequence[Path],
+    part: Census,
+    options: EmbedOptions,
+    seconds: float,
+    n_resumed: int,
+    already_whole: bool = False,
+) -> Summary:
+    """Summarise the run of one shard, whose census is `part`."""
+    return Summary(
+        output=" and ".join(map(str, outputs)),
+        n_records=part.n_records,
+        n_regions=part.n_rows if options.rules.regions else 0,
+        n_residues=part.n_embedded,
+        n_unknown=part.n_unknown,
+        n_long=part.n_long,
+        long=options.rules.long,
+        max_length=options.rules.max_length,
+        n_skipped=part.n_skipped,
+        skipped_list=str(skipped_path(outputs[0])),
+        n_repeats=part.n_repeats,
+        seconds=seconds,
+        n_resumed=n_resumed,
+        already_whole=already_whole,
+    )
+
+
+def recommend_bfloat16(options: EmbedOptions, progress: Progress) -> None:
+    """Suggest bfloat16 where it is much faster than float32; the demo model is fast anyway."""
+    from protrna_cli.model import runtime
+
+    if options.precision == "float32" and options.model != DEMO and runtime.bfloat16_is_fast():
+        progress.note("this machine is several times faster with --precision bfloat16, see the README")
+
+
+def rate_key(size: ModelSize, options: EmbedOptions) -> str:
+    """Name the kind of run whose speed is remembered."""
+    threads = options.threads or available_cpus()
+    return f"{size.layers}x{size.width} {options.precision} {options.device} {threads}"
+
+
+def rates_file() -> Path:
+    """File of the remembered speeds."""
+    return weights_folder() / "rates.json"
+
+
+def pooling_of(target: Target, options: EmbedOptions) -> str:
+    """Pooling that makes a target: `residues` for one vector a residue."""
+    return RESIDUES if target.per_token else options.pool
+
+
+def _unfinished(headers: dict[Target, Header]) -> dict[Target, Header]:
+    """Keep the outputs that are not whole; what is left of a run beside one that is whole is removed."""
+    unfinished = {}
+    for target, header in headers.items():
+        if is_whole(target.path, header):
+            remove_partial(target.path)
+        else:
+            unfinished[target] = header
+    return unfinished
+
+
+def _check_memory(rules: Rules, size: ModelSize, census: Census) -> None:
+    """Refuse a record that cannot run in one piece, before anything is computed."""
+    if rules.long != "whole":
+        return
+    needed = size.attention_bytes(census.longest + 2)
+    free = available_memory()
+    if free is not None and needed > free:
+        raise UsageError(
+            f"record {shortened(census.longest_id)} of {census.longest:,} residues needs "
+            f"{size_text(needed)} of memory in one piece, and {size_text(free)} are free; "
+            "use --long window"
+        )
+
+
+def _rows_done(partials: Iterable[PartialOutput]) -> int:
+    """Count the rows that are durable in every one of the outputs."""
+    return min(partial.position.rows for partial in partials)

@@ -1,0 +1,147 @@
+"""Check that an output is complete: every record of the input has its row, or is listed as skipped."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from protrna_cli.errors import InputError, UsageError
+from protrna_cli.fasta.bed import read_bed
+from protrna_cli.fasta.census import take_census
+from protrna_cli.fasta.records import Record, Skipped, rows_of
+from protrna_cli.fasta.sources import open_sources
+from protrna_cli.output.parts import read_joined
+from protrna_cli.output.paths import partial_path, skipped_path
+from protrna_cli.output.provenance import rules_of, run_key, shard_of
+from protrna_cli.output.read import read_output
+from protrna_cli.output.rows import Block, Header, Values
+from protrna_cli.plan.rows import ROW_COLUMNS, Row
+from protrna_cli.plan.rules import Rules
+from protrna_cli.text import shortened
+
+MOST_FLAWS = 20
+
+
+def find_flaws(
+    path: Path, inputs: Sequence[str | PathLike[str]], regions_file: str | PathLike[str] | None = None
+) -> list[str]:
+    """Compare an output with the input that it was made from.
+
+    Parameters
+    ----------
+    regions_file
+        The BED file of its regions, if it was made with one.
+
+    Returns
+    -------
+    list
+        The flaws, one line each, at most 20; empty when the output is complete.
+
+    Raises
+    ------
+    InputUnreadable, InputError
+        The output or the input cannot be read.
+    UsageError
+        The regions are missing, or not those that it was made with.
+    """
+    # `read_output` lets missing rows pass, which are reported here one by one.
+    header, blocks = read_joined(path) if path.is_dir() else read_output(path)
+    try:
+        run_key(header)
+    except KeyError as error:
+        raise InputError(f"{path}: its provenance lacks {error}; was it made by protrna embed?") from None
+    regions = read_bed(regions_file) if regions_file else None
+    made_with = header.provenance["rules"]["regions"]
+    if (regions and regions.sha256) != (made_with and made_with["sha256"]):
+        wanted = f"with --regions {made_with['name']}" if made_with else "without --regions"
+        raise UsageError(f"{path}: made {wanted}; verify it so{', with the same file' if made_with else ''}")
+    flaws = _flaws(path, header, blocks, inputs, rules_of(header, regions))
+    return [flaw for flaw, _ in zip(flaws, range(MOST_FLAWS), strict=False)]
+
+
+def _flaws(
+    path: Path, header: Header, blocks: Iterator[Block], inputs: Sequence[str | PathLike[str]], rules: Rules
+) -> Iterator[str]:
+    if partial_path(path).exists():
+        yield f"{partial_path(path)}: an unfinished run stands beside the output"
+    with open_sources(inputs) as sources:
+        counted_input = take_census(sources, rules)
+        hashes = [
+            [each["sha256"] for each in these]
+            for these in (counted_input.census.inputs, header.provenance["inputs"])
+        ]
+        if hashes[0] != hashes[1]:
+            yield "the input is not the one that the output was made from: its SHA-256 differs"
+        items = counted_input.records(shard_of(header), header.width)
+        skipped: list[Skipped] = []
+        yield from _row_flaws(_expected(items, skipped, header, rules), _rows(blocks, header), header)
+        yield from _skipped_flaws(path, skipped)
+
+
+def _expected(
+    items: Iterator[Record | Skipped], skipped: list[Skipped], header: Header, rules: Rules
+) -> Iterator[tuple[Record, Row]]:
+    """Give every row that there should be, with its record; skipped records are added to `skipped`."""
+    for item in items:
+        if isinstance(item, Record):
+            for row in rows_of(item, rules, header.per_token):
+                yield item, row
+        else:
+            skipped.append(item)
+
+
+def _rows(blocks: Iterator[Block], header: Header) -> Iterator[tuple[Row, list[Values]]]:
+    for block in blocks:
+        bounds = block.bounds() if header.per_token else range(len(block.rows) + 1)
+        for row, start, end in zip(block.rows, bounds, bounds[1:], strict=False):
+            yield row, [values[start:end] for values in block.values]
+
+
+def _row_flaws(
+    expected_rows: Iterator[tuple[Record, Row]], rows: Iterator[tuple[Row, list[Values]]], header: Header
+) -> Iterator[str]:
+    count = 0
+    for number, (wanted, found) in enumerate(zip_longest(expected_rows, rows), start=1):
+        if wanted is None:
+            yield f"row {number} (id {shortened(found[0].id)}): no record of the input is left for it"
+            return
+        record, expected = wanted
+        if found is None:
+            yield f"record {record.number} (id {shortened(expected.id)}): it and all after it have no row"
+            return
+        count = number
+        row, vectors = found
+        place = f"row {number} (id {shortened(row.id)})"
+        for name in ROW_COLUMNS:
+            is_, should = getattr(row, name), getattr(expected, name)
+            if is_ != should:
+                yield f"{place}: its {name} is {is_!r}, and the record's {should!r}"
+        shape = (expected.n_embedded if header.per_token else 1, header.width)
+        for values in vectors:
+            if values.shape != shape:
+                yield f"{place}: its vectors have shape {values.shape}, not {shape}"
+            elif not np.isfinite(values).all():
+                yield f"{place}: its embedding is not finite"
+    if count != header.n_rows:
+        yield f"it has {count:,} rows, and its header states {header.n_rows:,}"
+
+
+def _skipped_flaws(path: Path, skipped: list[Skipped]) -> Iterator[str]:
+    listed: list[tuple[str, str]] = []
+    if skipped_path(path).exists():
+        with skipped_path(path).open(encoding="utf-8", newline="") as file:
+            listed = [(line["record"], line["id"]) for line in csv.DictReader(file, dialect="excel-tab")]
+    expected = [(str(each.record), each.id) for each in skipped]
+    file_name = skipped_path(path).name
+    known, named = set(listed), set(expected)
+    for number, name in expected:
+        if (number, name) not in known:
+            yield f"record {number} (id {shortened(name)}): left out, and not listed in {file_name}"
+    for number, name in listed:
+        if (number, name) not in named:
+            yield f"{file_name}: lists record {number} (id {shortened(name)}), which has a row"

@@ -1,0 +1,39 @@
+"""Numbers, sizes and ids as messages show them."""
+
+from __future__ import annotations
+
+
+def counted(number: int, noun: str) -> str:
+    """Count things in words.
+
+    >>> counted(1, "record"), counted(1400, "record")
+    ('1 record', '1,400 records')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def size_text(n_bytes: float) -> str:
+    """Give a number of bytes in the one unit that fits: bytes, MiB (2**20 bytes) or GiB (2**30 bytes).
+
+    >>> size_text(512), size_text(5_120_000), size_text(2_604_300_123), size_text(3 * 2**40)
+    ('512 bytes', '4.9 MiB', '2.4 GiB', '3,072.0 GiB')
+    """
+    if n_bytes >= 2**30:
+        return f"{n_bytes / 2**30:,.1f} GiB"
+    if n_bytes >= 2**20 / 10:
+        return f"{n_bytes / 2**20:,.1f} MiB"
+    return f"{n_bytes:,.0f} bytes"
+
+
+def shortened(name: str) -> str:
+    """Quote an id for a message, without the middle of a long one.
+
+    >>> shortened("tRNA_Phe_yeast")
+    "'tRNA_Phe_yeast'"
+    """
+    return repr(name if len(name) <= 60 else f"{name[:40]}…{name[-16:]}")
+
+
+def reason(error: BaseException | str) -> str:
+    """Name an error as the operating system does, or else in its own words."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,195 @@
+"""A checkpoint: a file in the published layout, or the built-in demo model.
+
+TensorFlow, h5py and the network are used by the methods, and imported by them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from protrna_cli.errors import WeightsError
+from protrna_cli.weights.names import WAYS_OUT, is_offline
+
+if TYPE_CHECKING:
+    from protrna_cli.model.structure import ModelSize
+    from protrna_cli.model.transformer import ProtRNA
+    from protrna_cli.weights.watcher import Watcher
+
+
+class Checkpoint(ABC):
+    """Weights of a model, not loaded yet."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it can be loaded without a download."""
+        return True
+
+    def check_reachable(self, offline: bool = False) -> None:  # noqa: B027 (nothing to refuse by default)
+        """Refuse at once what is missing and must not be downloaded.
+
+        Parameters
+        ----------
+        offline
+            Whether downloads are forbidden; `PROTRNA_OFFLINE` forbids them too.
+
+        Raises
+        ------
+        WeightsError
+            The published checkpoint is missing, and downloads are forbidden.
+        """
+
+    def obtain(self, watcher: Watcher | None = None) -> None:  # noqa: B027 (nothing to download by default)
+        """Download the published checkpoint if it is missing; raises as `fetch` does."""
+
+    @abstractmethod
+    def size(self) -> ModelSize:
+        """Read the size of the model, without its weights.
+
+        Raises
+        ------
+        WeightsError
+            The file is not a ProtRNA checkpoint.
+        """
+
+    @abstractmethod
+    def sha256(self) -> str | None:
+        """Hash the file, in hexadecimal; None for the demo model, which has no file.
+
+        Raises
+        ------
+        WeightsError
+            The file cannot be read, or changed since its SHA-256 was recorded.
+        """
+
+    @abstractmethod
+    def load(self, precision: str, device: str, threads: int | None) -> ProtRNA:
+        """Load the model; takes and raises what `load_checkpoint` does."""
+
+    @contextmanager
+    def hashing(self) -> Iterator[Callable[[], str | None]]:
+        """Hash the file in the background; gives a function that waits for the result of `sha256`."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as background:
+            yield background.submit(self.sha256).result
+
+
+@dataclass(frozen=True)
+class DemoCheckpoint(Checkpoint):
+    """The built-in demo model: synthetic weights, made when they are loaded."""
+
+    def size(self) -> ModelSize:
+        from protrna_cli.model import demo
+
+        return demo.SIZE
+
+    def sha256(self) -> None:
+        return None
+
+    def load(self, precision: str, device: str, threads: int | None) -> ProtRNA:
+        from protrna_cli.model.load import load_checkpoint
+
+        return load_checkpoint(None, precision, device, threads)
+
+
+@dataclass(frozen=True)
+class CheckpointFile(Checkpoint):
+    """A checkpoint file.
+
+    Attributes
+    ----------
+    path
+        Where it is, or where it is to be downloaded to.
+    is_published
+        Whether it is the published checkpoint, which can be downloaded.
+    """
+
+    path: Path
+    is_published: bool = False
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file is there; in a folder that this process may not enter, none is."""
+        try:
+            self.path.stat()
+        except OSError:
+            return False
+        return True
+
+    def check_reachable(self, offline: bool = False) -> None:
+        if self.is_published and is_offline(offline) and not self.is_there:
+            raise WeightsError(
+                f"the published weights are not at {self.path}, and --offline or PROTRNA_OFFLINE forbids "
+                f"downloads; {WAYS_OUT}"
+            )
+
+    def obtain(self, watcher: Watcher | None = None) -> None:
+        if not self.is_there:
+            from protrna_cli.weights.fetch import fetch
+            from protrna_cli.weights.watcher import Logged
+
+            fetch(self.path, watcher=watcher or Logged())
+
+    def size(self) -> ModelSize:
+        from protrna_cli.model.checkpoint import read_size
+
+        return read_size(self.path)[0]
+
+    def sha256(self) -> str:
+        from protrna_cli.weights.verification import checked_sha256
+
+        return checked_sha256(self.path)
+
+    def load(self, precision: str, device: str, threads: int | None) -> ProtRNA:
+        from protrna_cli.model.load import load_checkpoint
+
+        return load_checkpoint(self.path, precision, device, threads)
+
+
+class RememberedCheckpoint(Checkpoint):
+    """A checkpoint that is hashed and loaded once, until its file changes: for processes with many runs.
+
+    Parameters
+    ----------
+    checkpoint
+        The checkpoint to remember.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._stamp: tuple[int, int] | None = None
+        self._sha256: str | None = None
+        self._model: tuple[tuple[str, str, int | None], ProtRNA] | None = None
+
+    @property
+    def is_there(self) -> bool:
+        return self._checkpoint.is_there
+
+    def size(self) -> ModelSize:
+        return self._checkpoint.size()
+
+    def sha256(self) -> str | None:
+        self._forget_if_changed()
+        self._sha256 = self._sha256 or self._checkpoint.sha256()
+        return self._sha256
+
+    def load(self, precision: str, device: str, threads: int | None) -> ProtRNA:
+        self._forget_if_changed()
+        settings = precision, device, threads
+        if self._model is None or self._model[0] != settings:
+            self._model = None  # two models at once would need the memory of both
+            self._model = settings, self._checkpoint.load(*settings)
+        return self._model[1]
+
+    def _forget_if_changed(self) -> None:
+        stamp = None
+        if isinstance(self._checkpoint, CheckpointFile) and self._checkpoint.is_there:
+            status = self._checkpoint.path.stat()
+            stamp = status.st_size, status.st_mtime_ns
+        if stamp != self._stamp:
+            self._stamp, self._sha256, self._model = stamp, None, None

@@ -1,0 +1,46 @@
+"""Find the checkpoint that a name or a path means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from protrna_cli.errors import WeightsError
+from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile, DemoCheckpoint
+from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
+
+
+def weights_folder(weights_dir: str | None = None) -> Path:
+    """Folder of the published checkpoints: the one asked for, `PROTRNA_HOME`, or the user's cache folder."""
+    if home := weights_dir or os.environ.get("PROTRNA_HOME"):
+        return Path(home)
+    import platformdirs  # only here, where it is needed: it is slow to import
+
+    return Path(platformdirs.user_cache_dir("protrna"))
+
+
+def locate(name_or_path: str, weights_dir: str | None = None) -> Checkpoint:
+    """Find a checkpoint by name or path.
+
+    Parameters
+    ----------
+    name_or_path
+        `protrna` (the published weights, which need not be there yet), `demo`, or a path.
+    weights_dir
+        As `weights_folder` takes it.
+
+    Raises
+    ------
+    WeightsError
+        There is no file with that path.
+    """
+    if name_or_path == DEMO:
+        return DemoCheckpoint()
+    if name_or_path == PUBLISHED:
+        return CheckpointFile(weights_folder(weights_dir) / PUBLISHED_FILE, is_published=True)
+    checkpoint = CheckpointFile(Path(name_or_path))
+    if not checkpoint.is_there:
+        raise WeightsError(
+            f"{name_or_path}: no such checkpoint; --model takes protrna, demo or the path of a checkpoint"
+        )
+    return checkpoint

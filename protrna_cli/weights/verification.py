@@ -1,0 +1,132 @@
+"""What is recorded of a checkpoint: its SHA-256, when it was last verified, where it was downloaded from.
+
+The record is `NAME.json` beside the checkpoint, written once every weight has been read and is finite.
+Downloads are never unpickled or run: a checkpoint is arrays, and every part of it is checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from protrna_cli.disk import write_whole
+from protrna_cli.errors import WeightsError
+from protrna_cli.model.checkpoint import read_checkpoint
+
+READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The record of a checkpoint.
+
+    Attributes
+    ----------
+    size
+        In bytes.
+    sha256
+        In hexadecimal.
+    verified
+        When it was last verified: UTC, ISO 8601.
+    source
+        Address or path that it was fetched from, if it was fetched.
+    md5
+        Checksum stated by its Zenodo record, with which it agreed, if there was one.
+    """
+
+    size: int
+    sha256: str
+    verified: str
+    source: str | None = None
+    md5: str | None = None
+
+
+def now() -> str:
+    """Give the time as a record holds it: UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def file_hash(path: Path, algorithm: str) -> str:
+    """Hash a file, in hexadecimal.
+
+    Parameters
+    ----------
+    algorithm
+        A name that `hashlib` knows, such as `sha256`.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
+    digest = hashlib.new(algorithm)
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_verification(checkpoint: Path) -> Verification | None:
+    """Read the record of a checkpoint; None if there is none."""
+    try:
+        return Verification(**json.loads(_record_path(checkpoint).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_verification(checkpoint: Path, record: Verification) -> None:
+    """Write the record of a checkpoint, whole or not at all."""
+    write_whole(_record_path(checkpoint), json.dumps(asdict(record), indent=1) + "\n")
+
+
+def checked_sha256(checkpoint: Path) -> str:
+    """Hash a checkpoint (SHA-256, in hexadecimal) and compare with its record, if there is one.
+
+    Raises
+    ------
+    WeightsError
+        The file cannot be read, or is not the one whose SHA-256 was recorded.
+    """
+    try:
+        found = file_hash(checkpoint, "sha256")
+    except OSError as error:
+        raise WeightsError(
+            f"{checkpoint}: cannot be read ({error.strerror}); name another with --model"
+        ) from error
+    record = read_verification(checkpoint)
+    if record and record.sha256 != found:
+        raise WeightsError(
+            f"{checkpoint}: damaged or replaced since it was verified on {record.verified} (its SHA-256 is "
+            f"{found}, not {record.sha256}); run protrna weights fetch, or name another with --model"
+        )
+    return found
+
+
+def verify_checkpoint(checkpoint: Path) -> Verification:
+    """Check a whole checkpoint: the recorded hash, every group, every shape, every value finite.
+
+    Returns
+    -------
+    Verification
+        The new record, which is also written beside the checkpoint, if that folder can be written.
+
+    Raises
+    ------
+    WeightsError
+        The checkpoint is damaged or not a ProtRNA checkpoint.
+    """
+    found = checked_sha256(checkpoint)
+    read_checkpoint(checkpoint, lambda name, values: None)
+    known = read_verification(checkpoint) or Verification(checkpoint.stat().st_size, found, "")
+    record = replace(known, verified=now())
+    with contextlib.suppress(OSError):  # in a shared read-only folder the record of its keeper stays
+        write_verification(checkpoint, record)
+    return record
+
+
+def _record_path(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f"{checkpoint.name}.json")

@@ -1,0 +1,41 @@
+"""Download progress callbacks."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from protrna_cli.text import size_text
+
+
+class Watcher:
+    """Receives the progress of a download and ignores it; the command line has one that shows it."""
+
+    def start(self, address: str, target: Path, total: int | None, done: int) -> None:
+        """Begin a transfer to `target`: its size in bytes, if known, and the bytes already there."""
+
+    def advance(self, size: int) -> None:
+        """Add bytes received since the last call."""
+
+    def close(self) -> None:
+        """End the transfer, whether it succeeded or not."""
+
+    def note(self, text: str) -> None:
+        """Receive a message for the user."""
+
+
+class Logged(Watcher):
+    """Logs a download, which takes minutes, as warnings, which Python shows by default."""
+
+    def start(self, address: str, target: Path, total: int | None, done: int) -> None:
+        logging.getLogger("protrna").warning("%s", announcement(address, target, total, done))
+
+    def note(self, text: str) -> None:
+        logging.getLogger("protrna").warning("%s", text)
+
+
+def announcement(address: str, target: Path, total: int | None, done: int) -> str:
+    """Describe a transfer: file, size, from where to where, and what is already there."""
+    size = size_text(total) if total is not None else "size unknown"
+    rest = f", resuming after {size_text(done)}" if done else ""
+    return f"fetching {target.name} ({size}) from {address} to {target.parent}{rest}"

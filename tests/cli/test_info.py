@@ -1,0 +1,97 @@
+"""`protrna info`: what it says equals what NumPy finds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protrna_cli.output import describe as describing
+from protrna_cli.output import rows
+from protrna_cli.output.rows import Block, Header
+from protrna_cli.plan.rows import Row
+from tests.conftest import GOLDEN, Run
+from tests.tools.formats import named
+
+NAMES = ["a", "b", "a", "c", "a", "d"]
+KINDS = [("parquet", "flat"), ("npy", "flat"), ("h5", "packed")]
+
+
+def make(path: Path, format: str, h5_layout: str, per_token: bool, layers: tuple[int, ...]) -> list[Any]:
+    """Write six rows; the fourth has the embedding of the second. Gives one matrix a layer."""
+    found = [Row(name, f"about {name}", 2, 2, 0, 1) for name in NAMES]
+    per_row = 2 if per_token else 1
+    header = Header(per_token, layers, 8, "float16", 6, 12, {"version": "1", "layers": list(layers)})
+    matrices = [np.random.default_rng(i).standard_normal((6, per_row, 8)).astype("f2") for i in layers]
+    for matrix in matrices:
+        matrix[3] = matrix[1]
+    matrices = [matrix.reshape(-1, 8) for matrix in matrices]
+    named(format, h5_layout).write(path, header, [Block(found, matrices)])
+    return matrices
+
+
+@pytest.mark.parametrize(("format", "h5_layout"), KINDS)
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("layers", [(6,), (2, 6)])
+def test_the_numbers_are_numpys(
+    run: Run, tmp_path: Path, format: str, h5_layout: str, per_token: bool, layers: tuple[int, ...]
+) -> None:
+    path = tmp_path / "out"
+    matrices = make(path, format, h5_layout, per_token, layers)
+    done = run("info", path, "--json")
+    said = json.loads(done.out)
+    assert (done.code, done.err) == (0, "")
+    columns = ["embedding"] if len(layers) == 1 else ["layer_2", "layer_6"]
+    for column, matrix in zip(columns, matrices, strict=True):
+        norms = np.sqrt((matrix.astype("f8") ** 2).sum(1))
+        wanted = {"min": norms.min(), "median": np.median(norms), "max": norms.max()}
+        assert said["norms"][column] == pytest.approx(wanted, rel=1e-12)
+        assert said["first"][0][column] == matrix[0, :3].tolist()
+    assert [row["id"] for row in said["first"]] == NAMES[:5]
+    assert said["repeated_ids"] == {"count": 2, "first": "a"}
+    assert said["equal_embeddings"] == {"count": 1, "first": "c"}
+    assert (said["rows_read"], said["is_sample"]) == (6, False)
+    assert said["bytes"] == sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert said["provenance"] == {"version": "1", "layers": list(layers)}
+
+
+def test_a_page_for_people(run: Run, tmp_path: Path) -> None:
+    [matrix] = make(tmp_path / "out.npy", "npy", "flat", False, (6,))
+    lines = run("info", tmp_path / "out.npy").out.splitlines()
+    assert lines[:2] == [
+        f"{tmp_path / 'out.npy'}: 6 rows, 12 residues, 0.0 MiB",
+        "pooled, layer 6, width 8, float16",
+    ]
+    assert "out.npy: float16 (6, 8)" in lines
+    table = lines.index("id   length  n_embedded  n_unknown  n_windows  embedding")
+    assert lines[table + 1].split() == ["'a'", "2", "2", "0", "1", *(f"{x:.4g}" for x in matrix[0, :3]), "…"]
+    norms = np.linalg.norm(matrix.astype("f8"), axis=1)
+    numbers = [float(word.rstrip(",")) for word in lines[lines.index("of all 6 rows:") + 1].split()[4::2]]
+    assert numbers == pytest.approx([norms.min(), np.median(norms), norms.max()], rel=1e-3)
+    assert "ids that repeat: 2 rows, first 'a'" in lines
+    assert "embeddings that repeat: 1 row, first 'c'" in lines
+    assert lines[-2:] == ["version: 1", "layers: [6]"]
+
+
+def test_a_sample_says_that_it_is_one(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.npy"
+    make(path, "npy", "flat", False, (6,))
+    monkeypatch.setattr(describing, "SECONDS", -1.0)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 16 * 2)
+    assert "of the first 2 rows of 6 (--all reads all):" in run("info", path).out
+    assert json.loads(run("info", path, "--json").out)["is_sample"]
+    assert "of all 6 rows:" in run("info", path, "--all").out
+
+
+def test_an_output_without_rows(run: Run, tmp_path: Path) -> None:
+    named("h5", "packed").write(tmp_path / "out.h5", Header(True, (1,), 8, "float32", 0, 0, {}), [])
+    said = json.loads(run("info", tmp_path / "out.h5", "--json").out)
+    assert (said["rows_read"], said["norms"], said["first"]) == (0, {}, [])
+    assert "of all 0 rows:" in run("info", tmp_path / "out.h5").out
+
+
+def test_a_checkpoint_as_json(run: Run) -> None:
+    said = json.loads(run("info", GOLDEN / "toy.h5", "--json").out)
+    sizes = {name: said[name] for name in ("parameters", "layers", "width", "heads", "dtype")}
+    assert sizes == {"parameters": 62_518, "layers": 3, "width": 40, "heads": 5, "dtype": "float32"}

@@ -1,0 +1,161 @@
+"""The command as its users meet it: words, exit codes, and what stands on stderr."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import GOLDEN, SAMPLE, TOY, Run, on_a_terminal
+
+HEAVY = {"tensorflow", "numpy", "h5py", "pyarrow", "Bio", "requests", "pooch"}
+HEAVY |= {"bokeh", "matplotlib", "sklearn", "umap"}
+
+
+def process(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run `python -m protrna_cli` in a process of its own."""
+    command = [sys.executable, "-m", "protrna_cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["embed", "--help"],
+        ["info", "--help"],
+        ["convert", "--help"],
+        ["convert", "in.npy", "-o", "out.csv"],
+        ["weights", "--help"],
+        *(["weights", command, "--help"] for command in ("fetch", "verify", "path", "list")),
+        ["weights", "fetch", "nonsense"],
+        ["map", "--help"],
+        ["map", "out.parquet", "-o", "map.svg"],
+        ["embed"],
+        ["embed", "in.fa"],
+        ["embed", "in.fa", "-o", "out.parquet", "--pool", "median"],
+        ["embed", "in.fa", "-o", "out.parquet", "--threads", "0"],
+        ["embed", "in.fa", "-o", "out.csv"],
+        ["embed", "in.fa", "-o", "out.npy", "--device", "tpu"],
+        ["nonsense"],
+    ],
+)
+def test_help_and_usage_errors_import_nothing_heavy(words: list[str]) -> None:
+    script = (
+        "import sys; from protrna_cli.cli.main import run; code = run(sys.argv[1:]);"
+        f"print(code, *sorted({HEAVY!r} & set(sys.modules)), file=sys.__stdout__)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=60)
+    last = done.stdout.splitlines()[-1]
+    assert last == ("0" if words[-1] in ("--help", "--version") else "2"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["missing.fa", "-o", "out.npy", "--model", "demo"], 66, "missing.fa: cannot be read"),
+        ([SAMPLE, "-o", "out.npy", "--model", "missing.h5"], 69, "missing.h5: no such checkpoint"),
+        ([SAMPLE, "-o", "out.npy", "--model", SAMPLE], 69, "not an HDF5 file"),
+        ([SAMPLE, "-o", "out.npy", "--model", TOY, "--layer", "9"], 2, "layers 0 to 3, not 9"),
+        ([SAMPLE, "-o", "out.npy", "--model", TOY, "--device", "tpu"], 2, "'tpu' is not a device"),
+        ([SAMPLE, "-o", "out.npy", "--model", TOY, "--device", "gpu:7"], 2, "so not gpu:7; use --device cpu"),
+        ([SAMPLE, "-o", "no/such/folder/out.npy", "--model", TOY], 73, "cannot be created"),
+        ([SAMPLE, "-o", "out.xyz"], 2, "no format has the suffix '.xyz'"),
+        (
+            [GOLDEN / "sequences.fa", "-o", "out.npy", "--model", TOY],
+            65,
+            "record 4 (id 'seq3'), line 8, residue 17: '-'",
+        ),
+    ],
+)
+def test_errors_have_a_code_and_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[object], code: int, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = run("embed", *words)
+    errors = [line for line in outcome.err.splitlines() if "note:" not in line]
+    assert outcome.code == code
+    assert len(errors) == 1
+    assert errors[0].startswith("protrna: error: ")
+    assert message in errors[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_published_weights_are_found_where_they_are_kept(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROTRNA_HOME", str(tmp_path))
+    (tmp_path / "ProtRNA_pretrained.h5").symlink_to(TOY)
+    assert run("embed", SAMPLE, "-o", tmp_path / "out.npy").code == 0
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy", "out.h5"])
+def test_an_output_that_exists_is_replaced_only_when_asked(run: Run, tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    out.write_text("precious")
+    outcome = run("embed", SAMPLE, "-o", out, "--model", TOY)
+    assert outcome.code == 73
+    assert "--overwrite" in outcome.err
+    assert out.read_text() == "precious"
+    assert run("embed", SAMPLE, "-o", out, "--model", TOY, "--overwrite").code == 0
+    assert run("info", out).code == 0
+
+
+def test_stderr_holds_our_lines_only(tmp_path: Path) -> None:
+    done = process("embed", SAMPLE, "-o", tmp_path / "out.parquet", "--model", "demo")
+    assert done.returncode == 0
+    assert done.stdout == ""
+    note, summary = done.stderr.splitlines()
+    assert note == "protrna: note: model demo has synthetic weights: its embeddings carry no biology"
+    assert summary.startswith("protrna: 46 records, 7,146 residues, 1 record longer than 510 in windows; ")
+
+
+def test_quiet_says_nothing_and_verbose_lets_tensorflow_speak(tmp_path: Path) -> None:
+    words = ["embed", SAMPLE, "--model", "demo", "--overwrite", "-o", tmp_path / "out.parquet"]
+    assert process(*words, "-q").stderr == ""
+    assert "oneDNN" in process(*words, "-v").stderr
+
+
+def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
+    """On a pseudo-terminal: records, a rate and the time left."""
+    code, shown = on_a_terminal("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY, columns=80)
+    assert code == 0
+    assert "46/46 records" in shown
+    assert "residues/s" in shown
+
+
+def test_a_failed_run_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from protrna_cli.model.transformer import ProtRNA
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ProtRNA, "embed", fail)
+    assert run("embed", SAMPLE, "-o", tmp_path / "out.h5", "--model", TOY).code == 130
+    assert not list(tmp_path.iterdir())
+
+
+def shell(line: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run a shell line in which `protrna` is ours; words are $1, $2 and so on."""
+    function = f'protrna() {{ "{sys.executable}" -m protrna_cli "$@"; }}'
+    script = ["bash", "-c", f"{function}; {line}", "bash", *map(str, words)]
+    return subprocess.run(script, capture_output=True, text=True, timeout=120)
+
+
+def test_closed_streams_are_no_hindrance(tmp_path: Path) -> None:
+    out = tmp_path / "out.npy"
+    done = shell('protrna embed "$1" -o "$2" --model "$3" <&- >&- 2>&-', SAMPLE, out, TOY)
+    assert done.returncode == 0
+    assert shell('protrna verify "$1" "$2"', out, SAMPLE).returncode == 0
+
+
+def test_a_reader_that_has_enough_is_no_error_to_speak_of(tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "out.npy"
+    assert run("embed", SAMPLE, "-o", out, "--model", TOY).code == 0
+    done = shell('protrna info "$1" | true; echo "${PIPESTATUS[0]}"', out)
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("0", "141")
+    done = shell('protrna info "$1" > /dev/full', out)
+    assert done.returncode == 74
+    assert done.stderr.strip() == "protrna: error: standard output: writing failed (No space left on device)"

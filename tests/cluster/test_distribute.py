@@ -1,0 +1,308 @@
+"""Many machines: a cluster of two processes; one is killed, runs are stopped, and nothing is lost."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from protrna_cli import EmbedOptions, embed_fasta
+from protrna_cli.errors import ClusterError, InputError, RunMismatch, Stopped, UsageError
+from protrna_cli.output.parts import parts_of
+from protrna_cli.output.paths import partial_path, skipped_path
+from protrna_cli.plan import chunks
+from protrna_cli.plan.rules import Rules
+from protrna_cli.run.report import Progress, Summary
+from protrna_cli.run.stop import Stop
+from tests.conftest import GOLDEN, SAMPLE, Run
+from tests.tools.kill import content, write_input
+
+distributed = pytest.importorskip("distributed", reason='needs pip install "protrna-cli[dask]"')
+
+from protrna_cli.cluster.distribute import embed_distributed  # noqa: E402
+
+pytestmark = [
+    pytest.mark.dask,
+    # A cluster that ends leaves sockets and threads to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+OPTIONS = EmbedOptions(
+    model=str(GOLDEN / "toy.h5"),
+    rules=Rules(on_invalid="skip", max_length=60),
+    batch_tokens=150,
+    format="parquet",
+    threads=1,
+    device="cpu",
+)
+
+ALONE = replace(OPTIONS, threads=None)  # TensorFlow may have begun in this process, with threads of its own
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two worker processes, each with a nanny that replaces it when it dies."""
+
+    def begun() -> Any:
+        return distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            memory_limit=None,
+            dashboard_address=None,
+            silence_logs=50,
+            preload="tests.tools.dask_worker",
+        )
+
+    try:
+        cluster = begun()
+    except AssertionError:  # its event loop had 10 s to begin, and the machine was busy
+        cluster = begun()
+    with cluster:
+        yield cluster
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An input of many small windows, cut between them."""
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
+    monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 300)
+    monkeypatch.setattr(chunks, "CHUNKS_A_SHARD", 2)
+    monkeypatch.setattr("protrna_cli.distribute.TASKS_A_WORKER", 2)
+    path = tmp_path / "in.fa"
+    write_input(path)
+    return path
+
+
+class When(Progress):
+    """Does something once, as soon as a part is there."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.act: Callable[[], None] | None = act
+
+    def advance(self, records: int, residues: int) -> None:
+        if self.act:
+            act, self.act = self.act, None
+            act()
+
+
+def embed(
+    cluster: Any, source: Path, target: Path, progress: Progress | None = None, **change: Any
+) -> Summary:
+    options = replace(OPTIONS, **change)
+    return embed_distributed(
+        [source], target, options, cluster.scheduler_address, progress or Progress(), Stop()
+    )
+
+
+def joined(folder: Path) -> tuple[Any, Any, Any, Any]:
+    """Header, rows, values and skipped records of all parts, as `content` gives those of a file."""
+    parts = [content_of_part(part) for part in parts_of(folder)]
+    rows = [row for part in parts for row in part[0]]
+    return rows, b"".join(part[1] for part in parts), skipped_path(folder).read_bytes(), len(parts)
+
+
+def content_of_part(part: Path) -> tuple[Any, bytes]:
+    from protrna_cli.output.read import read_output
+
+    blocks = list(read_output(part)[1])
+    return [row for block in blocks for row in block.rows], b"".join(b.values[0].tobytes() for b in blocks)
+
+
+def test_a_killed_worker_loses_nothing(tmp_path: Path, source: Path, cluster: Any, run: Run) -> None:
+    """Bit for bit what one process makes; the scheduler holds summaries, and none of them for long."""
+    target = tmp_path / "out"
+    killed: list[int] = []
+    held: list[int] = []
+
+    def kill() -> None:
+        locks = (partial_path(target) / "parts").glob("*.lock")
+        busy = [int(found[1]) for lock in locks if (found := re.match(r"process (\d+) on", lock.read_text()))]
+        os.kill(busy[0], signal.SIGKILL)
+        killed.append(busy[0])
+        held.extend(task.nbytes or 0 for task in cluster.scheduler.tasks.values())
+
+    summary = embed(cluster, source, target, When(kill))
+    assert killed
+    assert (summary.n_records, summary.n_skipped) == (84, 6)
+    assert max(held) < 2000
+    embed_fasta(source, tmp_path / "alone.parquet", ALONE)
+    alone = content(tmp_path / "alone.parquet")
+    rows, values, skipped, n_parts = joined(target)
+    assert n_parts > 4
+    assert (rows, values, skipped) == (alone.rows, alone.values[0], alone.skipped)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["in.fa", "out", "out.skipped.tsv", "alone.parquet", "alone.parquet.skipped.tsv"]
+    )
+    assert run("merge", target, "-o", tmp_path / "merged.parquet").code == 0
+    assert content(tmp_path / "merged.parquet") == alone
+    assert run("verify", target, source).code == 0
+    assert "84 rows" in run("info", target).out
+    assert run("convert", target, "-o", tmp_path / "copy.npy").code == 0
+    assert content(tmp_path / "copy.npy") == alone
+    assert run("map", target, "-o", tmp_path / "map.png", "--method", "pca").code == 0
+    deadline = time.monotonic() + 60
+    while cluster.scheduler.tasks and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not cluster.scheduler.tasks
+
+
+def test_a_folder_is_one_table_to_its_readers(tmp_path: Path, source: Path, cluster: Any) -> None:
+    import duckdb
+
+    target = tmp_path / "out"
+    embed(cluster, source, target)
+    ids = [line[1:].split()[0] for line in source.read_text().splitlines() if line.startswith(">")]
+    ids = [name for i, name in enumerate(ids) if i % 17]
+    assert pd.read_parquet(target)["id"].tolist() == ids
+    assert pl.read_parquet(target)["id"].to_list() == ids
+    assert pl.scan_parquet(target / "*.parquet").select("id").collect()["id"].to_list() == ids
+    assert [row[0] for row in duckdb.sql(f"select id from '{target}/*.parquet'").fetchall()] == ids
+
+
+def test_a_stopped_run_commits_and_goes_on(tmp_path: Path, source: Path, cluster: Any) -> None:
+    target = tmp_path / "out"
+
+    def stop() -> None:
+        journals = partial_path(target).glob("parts/*/journal")
+        while not any(journal.read_text().count("\n") > 1 for journal in journals):
+            journals = partial_path(target).glob("parts/*/journal")
+        raise Stopped("stopped by a test")
+
+    with pytest.raises(Stopped, match=r"stopped by a test; \d+ of 84 records or more are safe"):
+        embed(cluster, source, target, When(stop))
+    assert not target.exists()
+    parts = partial_path(target) / "parts"
+    assert not list(parts.glob("*.lock"))  # every task has ended
+    committed = [journal.read_text().count("\n") for journal in parts.glob("*.partial/journal")]
+    assert committed
+    begun = sorted(parts.glob("*.partial"))
+    assert min(committed) > 1
+    with pytest.raises(RunMismatch, match=r'its pooling was "mean", not "max"'):
+        embed(cluster, source, target, pool="max", resume=True)
+    assert sorted(parts.glob("*.partial")) == begun  # none of them is of the other run
+    assert embed(cluster, source, target, resume=True).n_resumed > 0
+    before = target.stat().st_mtime_ns
+    assert embed(cluster, source, target, resume=True).already_whole
+    assert target.stat().st_mtime_ns == before
+    with pytest.raises(RunMismatch, match=r'its pooling was "mean", not "max"'):
+        embed(cluster, source, target, pool="max", resume=True)
+    embed_fasta(source, tmp_path / "alone.parquet", ALONE)
+    assert joined(target)[1] == content(tmp_path / "alone.parquet").values[0]
+
+
+def test_an_input_that_changes_under_the_workers_is_an_error(
+    tmp_path: Path, source: Path, cluster: Any
+) -> None:
+    def change() -> None:
+        source.write_text(source.read_text() + ">more\nA\n")
+
+    with pytest.raises(InputError, match=r"worker on .*in\.fa: changed while it was being read"):
+        embed(cluster, source, tmp_path / "out", When(change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_exists_stays(tmp_path: Path, source: Path, cluster: Any) -> None:
+    from protrna_cli.errors import OutputUnwritable
+
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "thesis.tex").write_text("all of it")
+    with pytest.raises(OutputUnwritable, match="exists; use --overwrite"):
+        embed(cluster, source, target)
+    with pytest.raises(OutputUnwritable, match="no dataset of protrna embed --dask"):
+        embed(cluster, source, target, overwrite=True)
+    (target / "thesis.tex").unlink()
+    embed(cluster, source, target, overwrite=True)
+    embed(cluster, source, target, overwrite=True, pool="max")
+    assert len(pd.read_parquet(target)) == 84
+
+
+@pytest.mark.slow
+def test_an_interrupt_reaches_local_workers_through_the_client_alone(tmp_path: Path) -> None:
+    """Ctrl-C goes to all processes of a terminal; here, to all of a process group."""
+    rng = np.random.default_rng(1)
+    source, target = tmp_path / "in.fa", tmp_path / "out"
+    source.write_text("".join(f">r{i}\n{''.join(rng.choice(list('ACGU'), 400))}\n" for i in range(200)))
+    words = ["embed", source, "-o", target, "--model", "demo", "--dask", "local:1"]
+    command = [sys.executable, "-m", "protrna_cli", *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while not list(tmp_path.glob("out.partial/parts/*/journal")) and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(2)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 130, err
+    assert f"go on with: protrna embed {source} -o {target} --model demo --dask local:1 --resume" in err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 2
+    [journal] = tmp_path.glob("out.partial/parts/*/journal")
+    assert journal.read_text().count("\n") == 2  # the key, and what was computed
+    assert not target.with_name("out.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["-", "--dask", "local:1"], 2, "save it to a file first"),
+        ([SAMPLE, "--dask", "local:0"], 2, "--dask takes local:N"),
+        ([SAMPLE, "--dask", "local:1", "--format", "npy"], 2, "protrna merge makes any format of it"),
+        ([SAMPLE, "--dask", "local:1", "--shard", "1/2"], 2, "leave --shard out"),
+        ([SAMPLE, "--dask", "nonsense"], 76, "no Dask scheduler there"),
+        ([SAMPLE, "--dask", "tcp://127.0.0.1:9"], 76, "no Dask scheduler there"),
+    ],
+)
+def test_what_cannot_be_distributed_is_refused(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, words: list[Any], code: int, says: str
+) -> None:
+    import io
+
+    import dask
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b">a\nACGU\n")))
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+        outcome = run("embed", *words, "-o", tmp_path / "out", "--model", "demo", "-q")
+    assert outcome.code == code, outcome.err
+    assert says in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_dask_it_says_what_to_install(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "dask", None)
+    outcome = run("embed", SAMPLE, "-o", tmp_path / "out", "--model", "demo", "--dask", "local:1", "-q")
+    assert outcome.code == 69
+    assert 'pip install "protrna-cli[dask]"' in outcome.err
+
+
+def test_a_lost_scheduler_is_an_error(tmp_path: Path, source: Path) -> None:
+    """Its process is killed while a task runs."""
+    file = tmp_path / "scheduler.json"
+    words = ["--no-dashboard", "--port", "0", "--host", "127.0.0.1", "--scheduler-file", str(file)]
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", *words]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as scheduler:
+
+        def lose(text: str) -> None:
+            scheduler.kill()
+
+        progress = Progress()
+        progress.note = lose  # type: ignore[method-assign]  # told that there are no workers yet
+        while not file.exists():
+            time.sleep(0.1)
+        with pytest.raises(ClusterError, match="scheduler"):
+            embed_distributed([source], tmp_path / "out", OPTIONS, str(file), progress, Stop())
+
+
+def test_usage_errors_are_those_of_the_run(tmp_path: Path, source: Path, cluster: Any) -> None:
+    with pytest.raises(UsageError, match="layer"):
+        embed(cluster, source, tmp_path / "out", layers=(99,))

@@ -1,0 +1,128 @@
+"""Job arrays: the place of a task, from the variables that each scheduler sets."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protrna_cli.cluster.job_array import resolve_shard
+from protrna_cli.errors import UsageError
+from protrna_cli.plan.shard import Shard
+from tests.conftest import SAMPLE, Run
+
+
+def slurm(indices: list[int], index: int) -> dict[str, str]:
+    """What Slurm 22 sets; the step is that of the option, and 1 for a list."""
+    return {
+        "SLURM_ARRAY_TASK_ID": str(index),
+        "SLURM_ARRAY_TASK_MIN": str(min(indices)),
+        "SLURM_ARRAY_TASK_MAX": str(max(indices)),
+        "SLURM_ARRAY_TASK_COUNT": str(len(indices)),
+        "SLURM_ARRAY_TASK_STEP": "1",
+    }
+
+
+def grid_engine(indices: list[int], index: int) -> dict[str, str]:
+    return {
+        "SGE_TASK_ID": str(index),
+        "SGE_TASK_FIRST": str(indices[0]),
+        "SGE_TASK_LAST": str(indices[-1]),
+        "SGE_TASK_STEPSIZE": str(indices[1] - indices[0]),
+        "LSB_JOBINDEX": "0",
+    }
+
+
+def lsf(indices: list[int], index: int) -> dict[str, str]:
+    return {
+        "SGE_TASK_ID": "undefined",
+        "LSB_JOBINDEX": str(index),
+        "LSB_JOBINDEX_END": str(indices[-1]),
+        "LSB_JOBINDEX_STEP": str(indices[1] - indices[0]),
+    }
+
+
+@given(st.integers(0, 1), st.integers(2, 50), st.integers(1, 9), st.sampled_from([slurm, grid_engine]))
+def test_an_even_range_gives_every_place_once(first: int, count: int, step: int, scheduler: Any) -> None:
+    indices = list(range(first, first + count * step, step))
+    shards = [resolve_shard("auto", scheduler(indices, index)) for index in indices]
+    assert shards == [Shard(place, count) for place in range(1, count + 1)]
+
+
+@given(st.integers(2, 50), st.integers(1, 9), st.integers(0, 8))
+def test_lsf_tells_the_end_but_not_the_beginning(count: int, step: int, beyond: int) -> None:
+    indices = list(range(1, 1 + count * step, step))
+    for place, index in enumerate(indices, start=1):
+        told = lsf(indices, index) | {"LSB_JOBINDEX_END": str(indices[-1] + beyond % step)}
+        assert resolve_shard("auto", told) == Shard(place, count)
+
+
+@given(st.sets(st.integers(0, 30), min_size=2, max_size=12))
+def test_a_slurm_array_with_holes_gets_no_wrong_place(chosen: set[int]) -> None:
+    """All tasks get the place that they have among the indices, or not all get one."""
+    indices = sorted(chosen)
+    places = []
+    for index in indices:
+        try:
+            places.append(resolve_shard("auto", slurm(indices, index)))
+        except UsageError:
+            places.append(None)
+    even = len({later - earlier for earlier, later in pairwise(indices)}) == 1
+    if even and indices[0] <= 1:
+        assert places == [Shard(place, len(indices)) for place in range(1, len(indices) + 1)]
+    else:
+        assert None in places
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from(["PBS_ARRAY_INDEX", "PBS_ARRAYID", "LSB_JOBINDEX"]),
+)
+def test_with_a_count_the_index_is_the_place(index: int, count: int, name: str) -> None:
+    told = {name: str(index)}
+    if index <= count:
+        assert resolve_shard(f"auto/{count}", told) == Shard(index, count)
+    else:
+        with pytest.raises(UsageError, match=f"{name} is {index}; with --shard auto/{count} the tasks are"):
+            resolve_shard(f"auto/{count}", told)
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "words"),
+    [
+        ("auto", {}, "this process is in none"),
+        ("auto/7", {}, "this process is in none"),
+        ("auto", {"LSB_JOBINDEX": "0", "SGE_TASK_ID": "undefined"}, "this process is in none"),
+        ("auto", {"PBS_ARRAY_INDEX": "3"}, "use --shard auto/N"),
+        ("auto", {"SLURM_ARRAY_TASK_ID": "3"}, "use --shard auto/N"),
+        ("auto", slurm([1, 2, 5], 2), "no even range .*SLURM_ARRAY_TASK_COUNT is 3.*, which tells no place"),
+        ("auto", slurm([3], 3), "part of another, submitted again .*; use --shard auto/N"),
+        ("auto", slurm([1], 1), "part of another, submitted again"),
+        ("auto", slurm([5, 6, 7, 8], 6), "part of another, submitted again"),
+        ("auto/0", {"PBS_ARRAYID": "0"}, "PBS_ARRAYID is 0"),
+        ("auto/8", slurm([0, 1, 2], 0), "SLURM_ARRAY_TASK_ID is 0; .* numbered 1 to 8"),
+        ("automatic", {}, "--shard takes I/N, auto or auto/N"),
+        ("auto/", {}, "--shard takes I/N, auto or auto/N"),
+    ],
+)
+def test_what_tells_no_place_is_refused(text: str, told: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        resolve_shard(text, told)
+
+
+def test_a_task_submitted_again_keeps_its_place() -> None:
+    assert (
+        resolve_shard("auto/8", slurm([3], 3))
+        == resolve_shard("auto", slurm(list(range(1, 9)), 3))
+        == Shard(3, 8)
+    )
+
+
+def test_outside_an_array_the_command_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID", "SGE_TASK_ID", "LSB_JOBINDEX"):
+        monkeypatch.delenv(name, raising=False)
+    outcome = run("embed", SAMPLE, "-o", "out.npy", "--shard", "auto")
+    assert outcome.code == 2
+    assert "submit it as an array, or use --shard I/N" in outcome.err

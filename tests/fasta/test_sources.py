@@ -1,0 +1,283 @@
+"""Any FASTA in the wild: every way of storing it reads the same, and every bad one says what to do."""
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from protrna_cli.fasta.census import take_census
+from protrna_cli.fasta.records import Record
+from protrna_cli.fasta.sources import open_sources
+from protrna_cli.plan.rules import DEFAULT_RULES, Rules
+from protrna_cli.plan.shard import WHOLE
+from tests.conftest import GOLDEN, SAMPLE, Run
+
+TEXT = b">one first\nACGU\nTTNN\n>two\nacgu\n"
+
+
+def read(path: Path, rules: Rules = DEFAULT_RULES) -> list[Record]:
+    with open_sources([path]) as sources:
+        items = list(take_census(sources, rules).records(WHOLE, 1))
+    return [item for item in items if isinstance(item, Record)]
+
+
+EXPECTED = [Record(1, "one", "first", "acguuuxx", 2), Record(2, "two", "", "acgu", 0)]
+
+
+def zstd(data: bytes) -> bytes:
+    return bytes(pa.compress(data, codec="zstd", asbytes=True))
+
+
+def in_halves(pack: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """Two compressed streams, one after the other, as bgzip and cat make them."""
+    return lambda data: pack(data[:13]) + pack(data[13:])
+
+
+STORED: dict[str, Callable[[bytes], bytes]] = {
+    "plain": lambda data: data,
+    "CRLF": lambda data: data.replace(b"\n", b"\r\n"),
+    "CR": lambda data: data.replace(b"\n", b"\r"),
+    "no final newline": bytes.rstrip,
+    "blank lines": lambda data: b"\n\n" + data.replace(b"\n", b"\n\n"),
+    "byte-order mark": lambda data: b"\xef\xbb\xbf" + data,
+    "spaces and tabs": lambda data: data.replace(b"ACGU\n", b" AC\tG U \n"),
+    "one letter a line": lambda data: data.replace(b"ACGU\nTTNN", b"A\nC\nG\nU\nT\nT\nN\nN"),
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zstd": zstd,
+    "two gzip members": in_halves(gzip.compress),
+    "two bzip2 streams": in_halves(bz2.compress),
+    "two xz streams": in_halves(lzma.compress),
+    "two zstd frames": in_halves(zstd),
+    "CRLF in gzip": lambda data: gzip.compress(data.replace(b"\n", b"\r\n")),
+}
+
+
+@pytest.mark.parametrize("way", STORED)
+def test_every_way_of_storing_reads_the_same(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "no suffix tells"
+    path.write_bytes(STORED[way](TEXT))
+    assert read(path) == EXPECTED
+
+
+def test_the_hash_is_of_the_file_as_it_stands(tmp_path: Path) -> None:
+    for pack in (bytes, gzip.compress, bz2.compress, lzma.compress, zstd):
+        path = tmp_path / "in"
+        path.write_bytes(pack(TEXT * 50_000))
+        with open_sources([path]) as sources:
+            [known] = take_census(sources, DEFAULT_RULES).census.inputs
+        assert known == {"name": "in", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def flip(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
+
+
+LETTER = "is no letter of RNA or DNA"
+DAMAGED = "compressed, but damaged or cut short"
+CORRECT = "correct it, or use --on-invalid skip or --on-invalid unknown"
+GAP = "but a gap; use --gaps remove or --gaps unknown"
+
+# What is wrong: the bytes of the file, the words, and further options. All exit with 65.
+BAD: dict[str, tuple[bytes, str, list[str]]] = {
+    "empty": (b"", "no FASTA record in it; a record starts with '>ID description'", []),
+    "blank": (b"\n \n\n", "no FASTA record in it", []),
+    "only a BOM": (b"\xef\xbb\xbf", "no FASTA record in it", []),
+    "empty gzip": (gzip.compress(b""), "no FASTA record in it", []),
+    "no header": (b"ACGU\n>a\nA\n", "line 1: not FASTA; a record starts with a line '>ID description'", []),
+    "text before the header": (b"\n\nNote\n>a\nA\n", "line 3: not FASTA", []),
+    "comment before the header": (b"; old style\n>a\nA\n", "line 1: not FASTA", []),
+    "FASTQ": (b"@r\nACGU\n+\nIIII\n", "it looks like FASTQ; turn it into FASTA first (seqtk seq -a)", []),
+    "Stockholm": (
+        b"# STOCKHOLM 1.0\n",
+        "looks like Stockholm; turn it into FASTA first (esl-reformat fasta)",
+        [],
+    ),
+    "GenBank": (b"LOCUS       X\n", "looks like GenBank", []),
+    "EMBL": (b"ID   X56734; SV 1\n", "looks like EMBL", []),
+    "Clustal": (b"CLUSTAL W\n\na ACGU\n", "looks like Clustal", []),
+    "binary": (b"\x00\x01\x02\x03" * 20, "a binary file or UTF-16, not text; give FASTA as plain text", []),
+    "an image": (b"\x89PNG\r\n\x1a\n\0\0", "a binary file or UTF-16", []),
+    "UTF-16": (">a\nACGU\n".encode("utf-16"), "a binary file or UTF-16", []),
+    "Latin-1 header": (
+        b">a\nA\n>b caf\xe9\nA\n",
+        "line 3: not UTF-8; convert it, for example: iconv -f latin1",
+        [],
+    ),
+    "NUL in a header": (b">a\0b\nA\n", "line 1: a header with a NUL byte", []),
+    "NUL in a sequence": (b">a\nA\0C\n", f"record 1 (id 'a'), line 2, residue 2: '\\x00' {LETTER}", []),
+    "cut gzip": (gzip.compress(TEXT * 99)[:-20], DAMAGED, []),
+    "cut bzip2": (bz2.compress(TEXT * 99)[:-20], DAMAGED, []),
+    "cut xz": (lzma.compress(TEXT * 99)[:-20], DAMAGED, []),
+    "cut zstd": (zstd(TEXT * 99)[:-9], DAMAGED, []),
+    "gzip with a wrong checksum": (flip(gzip.compress(TEXT), -5), DAMAGED, []),
+    "damaged xz": (flip(lzma.compress(TEXT * 99), 40), DAMAGED, []),
+    "gzip and then something else": (gzip.compress(TEXT) + b"more", f"{DAMAGED} (Not a gzipped file", []),
+    "star": (
+        b">a\nACGU\n>b\nAC\nGU*\n",
+        f"record 2 (id 'b'), line 5, residue 5: '*' {LETTER}; {CORRECT}",
+        [],
+    ),
+    "digit": (b">a\n1 ACGU\n", f"line 2, residue 1: '1' {LETTER}", []),
+    "protein letter": (b">a\nACGUACGUACGUACGUACGUACGUE\n", f"residue 25: 'E' {LETTER}; {CORRECT}", []),
+    "umlaut": (">a\nACÜ\n".encode(), f"line 2, residue 3: 'Ü' {LETTER}", []),
+    "long id": (b">" + b"i" * 5000 + b"\n*\n", f"(id '{'i' * 40}…{'i' * 16}'), line 2", []),
+    "after a BOM and CRLF": (b"\xef\xbb\xbf>a\r\nAC\r\nG!\r\n", "line 3, residue 4: '!'", []),
+    "in gzip": (gzip.compress(b">a\nAC\n>b\nA?\n"), "record 2 (id 'b'), line 4, residue 2: '?'", []),
+    "protein": (b">sp|P1\nMKTAYIAKQRQISFVKSHFSRQ\n", "looks like protein; give RNA or DNA", []),
+    "protein after RNA": (b">r\nACGU\n>p\nMEEPQSDPSVEPPLSQETFSDLWKLL\n", "record 2 (id 'p'), line 4", []),
+    "gap": (b">a\nAC-GU\n", f"record 1 (id 'a'), line 2, residue 3: '-' {LETTER} {GAP}", []),
+    "dot": (b">a\nAC\n.GU\n", f"line 3, residue 3: '.' {LETTER} {GAP}", []),
+    "tilde": (b">a\nACGU~\n", f"line 2, residue 5: '~' {LETTER} {GAP}", []),
+    "gap though invalid ones are skipped": (b">a\nAC-GU\n", GAP, ["--on-invalid", "skip"]),
+    "invalid though gaps are removed": (b">a\nA-C*\n", "line 2, residue 3: '*'", ["--gaps", "remove"]),
+    "no residues": (b">a\n>b\nA\n", "record 1 (id 'a'), line 1: no residues; remove the record, or", []),
+    "no residues at the end": (b">a\nA\n>b\n", "record 2 (id 'b'), line 3: no residues", []),
+    "no residues, read as unknown": (
+        b">a\n\n",
+        "record 1 (id 'a'), line 1: no residues",
+        ["--on-invalid", "unknown"],
+    ),
+    "nothing but gaps": (b">a\n--\n", "record 1 (id 'a'), line 1: no residues", ["--gaps", "remove"]),
+    "all skipped": (b">a\n*\n>b\n", "all 2 records were skipped", ["--on-invalid", "skip"]),
+    "too long": (
+        b">a\n" + b"A" * 511,
+        "(id 'a'), line 1: 511 residues, longer than 510; use --long window, truncate, skip or whole",
+        ["--long", "error"],
+    ),
+    "all too long": (b">a\n" + b"A" * 511, "all 1 records were skipped", ["--long", "skip"]),
+    "equal ids in flat HDF5": (
+        b">a\nA\n>a\nC\n",
+        "record 2: the id 'a' repeats, and flat HDF5 names a dataset by it; use --h5-layout packed",
+        ["--format", "h5"],
+    ),
+    "no id in flat HDF5": (b">\nA\n", "record 1: it has no id, and flat HDF5", ["--format", "h5"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_says_where_and_what_to_do(run: Run, tmp_path: Path, case: str) -> None:
+    content, words, options = BAD[case]
+    path = tmp_path / "in.fa"
+    path.write_bytes(content)
+    outcome = run("embed", path, "-o", tmp_path / "out.npy", "--model", GOLDEN / "toy.h5", *options)
+    assert outcome.code == 65
+    [line] = outcome.err.splitlines()
+    assert line.startswith("protrna: error: ")
+    assert words in line
+    assert str(path) in line
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_the_table_is_long_enough() -> None:
+    assert len(BAD) >= 40
+
+
+def test_bad_input_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
+    """A census that fails needs no TensorFlow."""
+    (tmp_path / "in.fa").write_text(">a\nA*\n")
+    script = (
+        "import sys; from protrna_cli.cli.main import run; code = run(sys.argv[1:]);"
+        "print(code, 'tensorflow' in sys.modules)"
+    )
+    words = ["embed", "in.fa", "-o", "out.npy", "--model", "demo"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "65 False", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "cannot be read (No such file or directory); check the path"),
+        (lambda path: path.mkdir(), "a folder; name its files, for example "),
+        (lambda path: path.symlink_to(path), "cannot be read (Too many levels of symbolic links)"),
+        (lambda path: path.symlink_to("gone"), "cannot be read (No such file or directory)"),
+    ],
+)
+def test_what_cannot_be_read_is_66(
+    run: Run, tmp_path: Path, make: Callable[[Path], None], words: str
+) -> None:
+    path = tmp_path / "in.fa"
+    make(path)
+    outcome = run("embed", path, "-o", tmp_path / "out.npy", "--model", "demo", "-q")
+    assert outcome.code == 66
+    assert f"{path}: {words}" in outcome.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_is_not_ours_to_read(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "in.fa"
+    path.write_bytes(TEXT)
+    path.chmod(0)
+    outcome = run("embed", path, "-o", tmp_path / "out.npy", "--model", "demo", "-q")
+    assert (outcome.code, "Permission denied" in outcome.err) == (66, True)
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "protrna_cli", *map(str, words)]
+
+
+def test_standard_input_is_read_and_its_spool_is_gone(tmp_path: Path) -> None:
+    spools = tmp_path / "spools"
+    spools.mkdir()
+    done = subprocess.run(
+        command("embed", "-", "-o", tmp_path / "out.npy", "--model", GOLDEN / "toy.h5"),
+        input=gzip.compress(SAMPLE.read_bytes()),
+        env={**os.environ, "TMPDIR": str(spools)},
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"46 records" in done.stderr
+    assert not list(spools.iterdir())
+
+
+def test_a_killed_run_leaves_no_spool(tmp_path: Path) -> None:
+    spools = tmp_path / "spools"
+    spools.mkdir()
+    with subprocess.Popen(
+        command("embed", "-", "-o", tmp_path / "out.npy", "--model", GOLDEN / "toy.h5"),
+        stdin=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(spools)},
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(SAMPLE.read_bytes())
+        process.stdin.flush()
+        time.sleep(1)  # it waits for the rest
+        process.send_signal(signal.SIGKILL)
+    assert not list(spools.iterdir())
+
+
+def test_a_named_pipe_is_spooled_too(tmp_path: Path, run: Run) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cp", str(SAMPLE), str(pipe)]):
+        outcome = run("embed", pipe, "-o", tmp_path / "out.npy", "--model", GOLDEN / "toy.h5")
+    assert outcome.code == 0
+    assert "46 records" in outcome.err
+
+
+def test_standard_input_cannot_be_named_twice(run: Run, tmp_path: Path) -> None:
+    outcome = run("embed", "-", "-", "-o", tmp_path / "out.npy", "--model", "demo", "-q")
+    assert (outcome.code, "only once" in outcome.err) == (2, True)
+
+
+def test_the_fuzzer_finds_nothing_in_a_few_seconds() -> None:
+    from tests.tools.fuzz import fuzz
+
+    outcomes = fuzz(seconds=5, seed=time.time_ns())
+    assert outcomes["records"] > 10
+    assert outcomes["InputError"] > 10

@@ -1,0 +1,397 @@
+"""`protrna map`: families, projections, the print, what the command says; the page: see test_map_browser."""
+
+import io
+import itertools
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from protrna_cli.errors import InputError, UsageError
+from protrna_cli.fasta.census import Census
+from protrna_cli.map import METHODS
+from protrna_cli.map.colouring import COLOURS, MOST_FAMILIES, OTHER_COLOUR, Families, Scale, colour_by
+from protrna_cli.map.figure import png
+from protrna_cli.map.picture import Picture
+from protrna_cli.map.projection import Projection, project
+from protrna_cli.model.structure import ModelSize
+from protrna_cli.output.rows import Block, Header
+from protrna_cli.plan.rows import Row
+from protrna_cli.plan.rules import DEFAULT_RULES
+from protrna_cli.plan.shard import WHOLE
+from protrna_cli.run.targets import make_header
+from tests.conftest import Run
+from tests.tools.formats import named
+
+WIDTH = 8
+
+
+def rows_of(*headers: str) -> list[Row]:
+    """Records of these headers; the i-th is of 10 * i residues."""
+    split = (header.partition(" ")[::2] for header in headers)
+    return [Row(name, text, 10 * i, 10 * i, i % 2, 1) for i, (name, text) in enumerate(split, start=1)]
+
+
+def write_vectors(
+    path: Path, rows: list[Row], vectors: Any, layers: tuple[int, ...] = (6,), **changes: Any
+) -> Path:
+    """Write an output as protrna embed does, of these rows; every layer has the same vectors."""
+    per_token = changes.get("per_token", False)
+    header: Header = make_header(
+        **{
+            "model": "demo",
+            "weights_sha256": None,
+            "size": ModelSize(6, vectors.shape[1], 1),
+            "layers": layers,
+            "per_token": per_token,
+            "pool": "mean",
+            "precision": "float32",
+            "dtype": str(vectors.dtype),
+            "batch_tokens": 2048,
+            "rules": DEFAULT_RULES,
+            "shard": WHOLE,
+            "whole": (census := Census(n_records=len(rows), n_rows=len(rows), n_embedded=len(vectors))),
+            "part": census,
+            **changes,
+        }
+    )
+    named(path.suffix[1:], "packed").write(path, header, [Block(rows, [vectors] * len(layers))])
+    return path
+
+
+def blobs(per_family: int, families: int, width: int = WIDTH) -> tuple[list[Row], Any]:
+    """Records of families whose embeddings lie far apart."""
+    rng = np.random.default_rng(5)
+    centres = np.repeat(20 * rng.standard_normal((families, width)), per_family, axis=0)
+    rows = rows_of(*(f"r{i} family=F{i // per_family}" for i in range(per_family * families)))
+    return rows, (centres + rng.standard_normal(centres.shape)).astype(np.float32)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Three families of eight records."""
+    return write_vectors(tmp_path / "out.parquet", *blobs(8, 3))
+
+
+# Colours
+
+
+def test_a_column_comes_first_then_a_file_then_a_regular_expression(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = rows_of("a family=x", "b family=y", "c")
+    Path("length").write_text("a\tfrom the file\n")
+    Path("family").write_text("id\tfamily\na\tA\nc\tC\n")
+    scale = colour_by(rows, "length")
+    assert isinstance(scale, Scale)
+    assert scale.values.tolist() == [10, 20, 30]
+    assert colour_by(rows, "./length") == Families("length", ["from the file", None, None])
+    assert colour_by(rows, "family") == Families("family", ["A", None, "C"])
+    assert colour_by(rows, "description").names == ["family=x", "family=y", None]  # type: ignore[union-attr]
+    assert colour_by(rows, r"family=(\S+)").names == ["x", "y", None]  # type: ignore[union-attr]
+    assert colour_by(rows, r"^[ab]\b").names == ["a", "b", None]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("lenght", "no column .id, description, length.* no file, .* matches no record"),
+        ("missing.tsv", "no file"),
+        ("family=(", r"it is wrong \(missing \), unterminated subpattern"),
+        ("(x)?", "matches no record"),
+    ],
+)
+def test_what_colours_nothing_is_an_error(wanted: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        colour_by(rows_of("a", "b"), wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a A\n", "line 1: 'a A' has no tab"),
+        ("a\tA\n\na\tB\n", "line 3: id 'a' has the family 'A' on an earlier line"),
+        ("id\tfamily\nz\tA\n", "names no id of the output"),
+        ("a\t\n", "names no id of the output"),
+        ("a\t\udcff\n", "not UTF-8"),
+    ],
+)
+def test_a_table_of_families_is_read_with_care(tmp_path: Path, text: str, message: str) -> None:
+    table = tmp_path / "families.tsv"
+    table.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=message):
+        colour_by(rows_of("a", "b"), str(table))
+
+
+def test_a_table_as_spreadsheets_write_it_is_read(tmp_path: Path) -> None:
+    table = tmp_path / "families.tsv"
+    table.write_bytes(b"\xef\xbb\xbfa\tA\tmore\r\n\r\nb\tB \r\na\tA\r\n")
+    assert colour_by(rows_of("b", "a"), str(table)) == Families("families.tsv", ["B", "A"])
+
+
+@given(st.lists(st.none() | st.text(min_size=1, max_size=3) | st.integers(0, 30).map(str), min_size=1))
+def test_every_record_is_in_one_group_and_groups_look_different(names: list[str | None]) -> None:
+    groups = Families("", names).groups()
+    assert sorted(i for group in groups for i in group.members.tolist()) == list(range(len(names)))
+    assert len({(group.colour, group.marker) for group in groups}) == len(groups)
+    coloured = [group for group in groups if group.colour != OTHER_COLOUR]
+    assert len(coloured) == min(MOST_FAMILIES, len({*names} - {None}))
+    for group in coloured:
+        assert len({names[i] for i in group.members}) == 1
+    sizes = [group.members.size for group in coloured]
+    assert sizes == sorted(sizes, reverse=True)
+    assert [group.colour for group in groups[len(coloured) :]] in ([], [OTHER_COLOUR])
+
+
+def test_the_colours_are_apart_for_every_eye() -> None:
+    """By the simulation of Machado, Oliveira and Fernandes (2009), at full severity: ΔE*ab above 10."""
+    deficient = {
+        "protanopia": [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ],
+        "deuteranopia": [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.01182, 0.04294, 0.968881],
+        ],
+        "tritanopia": [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.3039],
+        ],
+    }
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    colours = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in [*COLOURS, OTHER_COLOUR]])
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    for kind, matrix in deficient.items():
+        x, y, z = (np.clip(linear @ np.transpose(matrix), 0, 1) @ to_xyz.T / [0.9505, 1, 1.089]).T ** (1 / 3)
+        lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+        for a, b in itertools.combinations(range(len(lab)), 2):
+            assert np.linalg.norm(lab[a] - lab[b]) > 10, (kind, a, b)
+
+
+def test_a_wide_scale_is_logarithmic_and_has_round_numbers() -> None:
+    assert not Scale("", np.array([10.0, 99.0])).logarithmic
+    assert not Scale("", np.array([0.0, 99.0])).logarithmic
+    wide = Scale("", np.array([40.0, 2100.0]))
+    assert wide.logarithmic
+    assert wide.ticks == [50, 100, 200, 500, 1000, 2000]
+
+
+# Projections
+
+
+@pytest.mark.parametrize("shape", [(30, 6), (6, 30)])
+def test_principal_components_are_those_of_the_covariance(shape: tuple[int, int]) -> None:
+    """Against the eigenvectors of NumPy's covariance, in float64."""
+    vectors = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+    found = project(vectors, "pca", seed=0)
+    values, axes = np.linalg.eigh(np.cov(vectors.astype(float).T))
+    expected = (vectors - vectors.mean(axis=0)) @ axes[:, [-1, -2]]
+    assert np.allclose(np.abs(found.points), np.abs(expected), atol=1e-4)
+    assert found.points.dtype == np.float32
+    shares = [f"PC {i} ({values[-i] / values.sum():.1%} of the variance)" for i in (1, 2)]
+    assert list(found.axes) == shares
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_families_stay_together_and_a_seed_is_a_picture(method: str) -> None:
+    _, vectors = blobs(8, 3)
+    points = project(vectors, method, seed=1).points
+    assert points.shape == (24, 2)
+    distances = np.linalg.norm(points[:, None] - points, axis=2) + np.where(np.eye(24), np.inf, 0)
+    assert np.array_equal(distances.argmin(axis=1) // 8, np.arange(24) // 8)
+    assert np.array_equal(points, project(vectors, method, seed=1).points)
+    if method == "umap":
+        assert not np.array_equal(points, project(vectors, method, seed=2).points)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_smallest_map_has_three_records(method: str) -> None:
+    points = project(np.eye(3, 5, dtype=np.float32), method, seed=0).points
+    assert np.isfinite(points).all()
+    with pytest.raises(InputError, match="all 4 embeddings are equal"):
+        project(np.ones((4, 5), np.float32), method, seed=0)
+
+
+# The print
+
+
+@pytest.mark.parametrize("columns", ["length", r"family=(\S+)"])
+def test_the_print_is_large_and_the_same_each_time(columns: str) -> None:
+    rows, vectors = blobs(5, 25)
+    picture = Picture(
+        "a$b$_c", "sub$x$", "no\nte", rows, project(vectors, "pca", 0), colour_by(rows, columns)
+    )
+    first = png(picture)
+    assert first == png(picture)
+    image = Image.open(io.BytesIO(first))
+    assert image.size == (2126, 1476) or image.size == (2125, 1476)
+    assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+
+
+def test_the_print_stands_any_name() -> None:
+    """What matplotlib takes for a formula, leaves out, or has no letter for."""
+    names = ["$x$", "_hidden", "日本", "$\\frac{", "<b>", "x" * 999]
+    rows = rows_of(*names)
+    points = np.random.default_rng(0).standard_normal((6, 2)).astype(np.float32)
+    picture = Picture("日本_$", "", "", rows, Projection(points, ("$a", "b")), colour_by(rows, "id"))
+    image = np.asarray(Image.open(io.BytesIO(png(picture))).convert("RGB"))
+    for colour in COLOURS[:6]:
+        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        columns = np.flatnonzero((image == wanted).all(axis=2).any(axis=0))
+        assert columns.max() - columns.min() > 100, f"{colour} stands in the legend and among the points"
+
+
+# The command
+
+
+class Addresses(HTMLParser):
+    """Collects whatever a page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [(tag, value) for name, value in attrs if name in ("src", "href", "data")]
+
+
+def test_the_command_makes_a_page_that_needs_no_network(run: Run, output: Path, tmp_path: Path) -> None:
+    page = tmp_path / "map.html"
+    outcome = run("map", output, "-o", page, "--method", "pca", "--color-by", r"family=(\S+)")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == ""
+    made = "24 records · layer 6 · mean of residues · PCA · model demo · colour: family=(\\S+)"
+    assert outcome.err == f"protrna: {made}: {page}\n"
+    parser = Addresses()
+    parser.feed(page.read_text("utf-8"))
+    assert parser.found == []
+    assert "synthetic weights" in page.read_text("utf-8")
+    assert {path.name for path in tmp_path.iterdir()} == {"out.parquet", "map.html"}
+
+
+def test_quiet_says_nothing_and_notes_are_said_otherwise(run: Run, tmp_path: Path) -> None:
+    rows, vectors = blobs(2, 22)
+    output = write_vectors(tmp_path / "out.npy", [*rows[:-2], *rows_of("a", "b")], vectors)
+    words = ["map", output, "-o", tmp_path / "map.png", "--method", "pca", "--color-by", r"family=(\S+)"]
+    grey, largest, _ = run(*words).err.splitlines()
+    assert grey == "protrna: note: 2 of 44 records have no family; they are grey"
+    assert largest == "protrna: note: 21 families: the 20 largest have a colour, the rest are grey"
+    assert run(*words, "--overwrite", "-q").err == ""
+
+
+def test_one_layer_of_several_is_named(run: Run, tmp_path: Path) -> None:
+    output = write_vectors(tmp_path / "out.h5", *blobs(4, 2), layers=(2, 5))
+    words = ["map", output, "-o", tmp_path / "map.png", "--method", "pca"]
+    outcome = run(*words)
+    assert (outcome.code, "holds layers 2, 5; say which one with --layer" in outcome.err) == (2, True)
+    outcome = run(*words, "--layer", "6")
+    assert (outcome.code, "holds layer 2, 5, not 6" in outcome.err) == (2, True)
+    assert "layer 5 ·" in run(*words, "--layer", "-2").err
+
+
+def test_what_cannot_be_a_map_is_an_error(run: Run, output: Path, tmp_path: Path) -> None:
+    rows, vectors = blobs(4, 2)
+    nan = vectors.copy()
+    nan[5, 3] = np.nan
+    residues = np.repeat(vectors[:1], 10, axis=0)
+    made = {
+        "per token": write_vectors(tmp_path / "residues.npy", rows[:1], residues, per_token=True),
+        "two": write_vectors(tmp_path / "two.npy", rows[:2], vectors[:2]),
+        "nan": write_vectors(tmp_path / "nan.npy", rows, nan),
+        "text": tmp_path / "text.npy",
+        "missing": tmp_path / "missing.npy",
+    }
+    made["text"].write_text("hello")
+    target = tmp_path / "map.html"
+    for key, code, message in [
+        (
+            "per token",
+            65,
+            "has a vector a residue, and a map needs one a record; make it without --per-token",
+        ),
+        ("two", 65, "has 2 records, and a map needs 3 or more"),
+        ("nan", 70, "row 6 (id 'r5'): its embedding is not finite"),
+        ("text", 65, "neither Parquet, HDF5 nor NumPy"),
+        ("missing", 66, "cannot be read"),
+    ]:
+        outcome = run("map", made[key], "-o", target)
+        assert (outcome.code, len(outcome.err.splitlines())) == (code, 1), outcome.err
+        assert message in outcome.err
+    assert run("map", output, "-o", tmp_path / "map.svg").code == 2
+    assert run("map", output, "-o", tmp_path / "no" / "map.png").code == 73
+    assert not list(tmp_path.glob("map*"))
+
+
+def test_what_exists_is_replaced_only_when_asked(run: Run, output: Path, tmp_path: Path) -> None:
+    target = tmp_path / "map.png"
+    target.write_text("precious")
+    outcome = run("map", output, "-o", target, "--method", "pca")
+    assert (outcome.code, "--overwrite" in outcome.err) == (73, True)
+    assert target.read_text() == "precious"
+    assert run("map", output, "-o", target, "--method", "pca", "--overwrite").code == 0
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_full_disk_leaves_what_was_there(
+    run: Run, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "map.png"
+    target.write_text("precious")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    outcome = run("map", output, "-o", target, "--method", "pca", "--overwrite")
+    assert (outcome.code, "No space left" in outcome.err) == (74, True)
+    assert target.read_text() == "precious"
+    assert {path.name for path in tmp_path.iterdir()} == {"out.parquet", "map.png"}
+
+
+@pytest.mark.parametrize(
+    ("library", "words"),
+    [("umap", ["-o", "map.png"]), ("bokeh", ["-o", "map.html"]), ("matplotlib", ["-o", "map.png"])],
+)
+def test_a_missing_extra_is_named(
+    run: Run, output: Path, monkeypatch: pytest.MonkeyPatch, library: str, words: list[str]
+) -> None:
+    from importlib import util
+
+    def find_spec(name: str) -> object:
+        return None if name == library else object()
+
+    monkeypatch.setattr("protrna_cli.map.drawing.find_spec", find_spec)
+    outcome = run("map", output, *words)
+    assert outcome.code == 69
+    assert (
+        f'protrna map needs {library}, which is not installed; run: pip install "protrna-cli[plot]"'
+        in outcome.err
+    )
+    assert util.find_spec(library), "the tests themselves need it"
+
+
+@pytest.mark.slow
+def test_umap_runs_without_tensorflow_or_a_word(output: Path, tmp_path: Path) -> None:
+    """In a process of its own, where it compiles itself: its package would load TensorFlow, and warn."""
+    script = (
+        "import json, sys; from protrna_cli.cli.main import run; code = run(sys.argv[1:]);"
+        "print(json.dumps([code, 'tensorflow' in sys.modules]), file=sys.__stdout__)"
+    )
+    words = ["map", output, "-o", tmp_path / "map.html"]
+    command = [sys.executable, "-c", script, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert json.loads(done.stdout) == [0, False], done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,260 @@
+"""The page of `protrna map` in Chromium: hover, search, legend, and headers that try to run."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protrna_cli.map.colouring import colour_by
+from protrna_cli.map.page import html
+from protrna_cli.map.picture import Picture
+from protrna_cli.map.projection import Projection
+from protrna_cli.plan.rows import Row
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not (shutil.which("chromium") and shutil.which("chromedriver")),
+        reason="there is no chromium, or no chromedriver (apt-get install chromium chromium-driver)",
+    ),
+]
+
+ATTACKS = [
+    "<script>window.ran = 1</script>",
+    "<img src=x onerror='window.ran = 2'>",
+    "</script><script>window.ran = 3</script>",
+    "$$\\href{javascript:window.ran=4}{x}$$",
+    "\u2028'\"`${window.ran = 5}",
+    "@id{safe}<b onmouseover='window.ran = 6'>x</b>",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window and without a network."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--enable-unsafe-swiftshader",  # WebGL without a graphics card
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--window-size=1200,900",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def picture_of(headers: list[str], color_by: str, title: str = "out.parquet") -> Picture:
+    """Records on a ring."""
+    split = (header.partition(" ")[::2] for header in headers)
+    rows = [Row(name, text, 70 + i, 70 + i, 0, 1) for i, (name, text) in enumerate(split)]
+    turns = np.linspace(0, 2 * np.pi, len(rows), endpoint=False)
+    ring = np.stack([np.cos(turns), np.sin(turns)], axis=1).astype(np.float32)
+    return Picture(title, title, title, rows, Projection(ring, ("a", "b")), colour_by(rows, color_by))
+
+
+@pytest.fixture
+def show(browser: Any, tmp_path: Path) -> Callable[[Picture], Any]:
+    """Open a picture's page; gives the browser when all is drawn."""
+
+    def show(picture: Picture) -> Any:
+        path = tmp_path / "map.html"
+        path.write_text(html(picture), encoding="utf-8")
+        browser.get(path.as_uri())
+        until(lambda: browser.execute_script("return window.Bokeh && Bokeh.documents[0]?.is_idle"))
+        return browser
+
+    return show
+
+
+def until(happened: Callable[[], Any]) -> Any:
+    """Wait for something to be true."""
+    deadline = time.monotonic() + 60
+    while not (found := happened()):
+        assert time.monotonic() < deadline, "waited for a minute"
+        time.sleep(0.1)
+    return found
+
+
+FIND = """
+const doc = Bokeh.documents[0];
+const all = (kind) => [...doc._all_models.values()].filter((model) => model.type === kind);
+const plot = all("Figure")[0];
+const source = all("ColumnDataSource")[0];
+"""
+
+TEXT = """
+const texts = [];
+const walk = (node) => {
+    if (node.shadowRoot) walk(node.shadowRoot);
+    for (const child of node.childNodes)
+        if (child.nodeType === 3) texts.push(child.data);
+        else if (!['STYLE', 'SCRIPT'].includes(child.nodeName)) walk(child);
+};
+walk(document.body);
+return texts.join(" ");
+"""
+
+
+def hover(browser: Any, index: int) -> str:
+    """Put the pointer on a record's point; returns the text of the whole page."""
+    from selenium.webdriver import ActionChains
+
+    x, y = browser.execute_script(
+        FIND
+        + """
+        const plot_view = Bokeh.index.find_one(plot);
+        const box = plot_view.canvas_view.el.getBoundingClientRect();
+        const {x, y} = source.data;
+        const frame = plot_view.frame;
+        return [
+            Math.round(box.x + frame.x_scale.compute(x[arguments[0]])),
+            Math.round(box.y + frame.y_scale.compute(y[arguments[0]])),
+        ];
+        """,
+        index,
+    )
+    actions = ActionChains(browser)
+    actions.w3c_actions.pointer_action.move_to_location(x - 3, y)
+    actions.w3c_actions.pointer_action.move_to_location(x, y)
+    actions.perform()
+    time.sleep(0.5)
+    text: str = browser.execute_script(TEXT)
+    return text
+
+
+def search(browser: Any, words: str) -> None:
+    """Type into the search box, in the place of what stands there."""
+    box = browser.execute_script(
+        """
+        const find = (node) => {
+            if (node.localName === "input") return node;
+            for (const child of [...(node.shadowRoot?.children ?? []), ...node.children]) {
+                const found = find(child);
+                if (found) return found;
+            }
+        };
+        return find(document.body);
+        """
+    )
+    browser.execute_script("arguments[0].value = ''; arguments[0].dispatchEvent(new Event('input'))", box)
+    box.send_keys(words)
+
+
+def selected(browser: Any) -> list[int]:
+    """Records that stand out."""
+    indices: list[int] = browser.execute_script(FIND + "return [...source.selected.indices]")
+    return indices
+
+
+def complaints(browser: Any) -> list[str]:
+    """What the page put into the console as an error, or asked of the network."""
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+HEADERS = [f"{family}_{i} number {i} family={family}" for family in ("tRNA", "5S", "snRNA") for i in range(4)]
+
+
+def test_a_point_says_what_it_is(show: Callable[[Picture], Any]) -> None:
+    browser = show(picture_of(HEADERS, r"family=(\S+)"))
+    before = browser.execute_script(TEXT)
+    assert "out.parquet" in before
+    assert "number 5" not in before
+    text = hover(browser, 5)
+    for words in ("5S_1", "75 residues", "number 1 family=5S"):
+        assert words in text
+    assert complaints(browser) == []
+
+
+def test_the_search_says_how_many_it_found_and_jumps_there(show: Callable[[Picture], Any]) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser = show(picture_of(HEADERS, r"family=(\S+)"))
+    search(browser, "trna_")
+    until(lambda: selected(browser) == [0, 1, 2, 3])
+    assert "4 records" in browser.execute_script(TEXT)
+    search(browser, "5s_2" + Keys.ENTER)
+    until(lambda: selected(browser) == [6])
+    assert "1 record" in browser.execute_script(TEXT)
+    ranges = FIND + "return [plot.x_range.start, plot.x_range.end, source.data.x[6], plot.inner_width]"
+    start, end, x, _ = until(
+        lambda: (found := browser.execute_script(ranges)) and found[1] - found[0] < 0.5 and found
+    )
+    assert (start + end) / 2 == pytest.approx(x, abs=1e-6)
+    search(browser, "nothing like it")
+    until(lambda: selected(browser) == [])
+    assert "0 records" in browser.execute_script(TEXT)
+
+
+def test_a_click_in_the_legend_hides_a_family_and_finding_it_shows_it(show: Callable[[Picture], Any]) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    browser = show(picture_of(HEADERS, r"family=(\S+)"))
+    visible = FIND + "return plot.renderers.map((each) => each.visible)"
+    assert browser.execute_script(visible) == [True] * 3
+    item = browser.execute_script(
+        """
+        const find = (node) => {
+            if (node.nodeType === 3 && node.data.startsWith("snRNA (4)")) return node.parentElement;
+            const children = [...(node.shadowRoot?.childNodes ?? []), ...node.childNodes];
+            for (const child of children) { const found = find(child); if (found) return found; }
+        };
+        return find(document.body);
+        """
+    )
+    ActionChains(browser).click(item).perform()
+    until(lambda: browser.execute_script(visible).count(False) == 1)
+    search(browser, "snRNA_0" + Keys.ENTER)
+    until(lambda: all(browser.execute_script(visible)))
+
+
+@pytest.mark.parametrize("color_by", ["length", "id", "description"])
+def test_headers_are_text_and_never_run(show: Callable[[Picture], Any], color_by: str) -> None:
+    ids = [attack.replace(" ", "") for attack in ATTACKS]
+    browser = show(
+        picture_of([f"{a} {b}" for a, b in zip(ids, ATTACKS, strict=True)], color_by, "".join(ATTACKS))
+    )
+    for index, attack in enumerate(ATTACKS):
+        text = hover(browser, index)
+        assert attack in text.split(" residues")[-1], "it is shown as it is written"
+    assert browser.execute_script("return window.ran === undefined")
+    assert complaints(browser) == []
+
+
+@pytest.mark.slow
+def test_fifty_thousand_points_can_be_moved(show: Callable[[Picture], Any]) -> None:
+    """Ten steps of a pan, each drawn; `-s` shows how long a step took, here without a graphics card."""
+    browser = show(picture_of([f"r{i} family={i % 30}" for i in range(50_000)], r"family=(\d+)"))
+    seconds, moved = browser.execute_async_script(
+        FIND
+        + """
+        const done = arguments[arguments.length - 1];
+        const frame = () => new Promise(requestAnimationFrame);
+        (async () => {
+            const [began, start] = [performance.now(), plot.x_range.start];
+            for (let step = 0; step < 10; step++) {
+                plot.x_range.setv({start: plot.x_range.start + 0.02, end: plot.x_range.end + 0.02});
+                await frame();
+            }
+            await frame();
+            done([(performance.now() - began) / 10000, plot.x_range.start - start]);
+        })();
+        """
+    )
+    print(f"{1000 * seconds:.0f} ms a step")
+    assert moved == pytest.approx(0.2)

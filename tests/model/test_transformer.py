@@ -1,0 +1,210 @@
+"""The forward pass against the published implementation's outputs and the float64 reference.
+
+Shapes: B batch, T tokens, H heads, D width.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from protrna_cli import load_model, load_pretrained_model
+from protrna_cli.errors import UsageError
+from tests.conftest import GOLDEN
+from tests.tools import reference
+
+# Absolute, against the published implementation in float32. Its logits reach 51 and stand up to 7.2e-5 away
+# from float64 themselves, and ours 6.3e-5: the LM head makes ten of every rounding before it.
+PUBLISHED = {"rtol": 0, "atol": 2e-5}
+PUBLISHED_LOGITS = {"rtol": 0, "atol": 7.2e-5}
+REFERENCE = {"rtol": 0, "atol": 1e-4}
+
+
+def weigh(lengths: Any, width: int) -> Any:
+    """Weights (B, T) of a mean over all residues of sequences of these lengths."""
+    weights = np.zeros((len(lengths), width), np.float32)
+    for row, length in zip(weights, lengths, strict=True):
+        row[1 : length + 1] = 1 / length
+    return weights
+
+
+@pytest.fixture(scope="module", params=["toy", "head64"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def golden(name: str) -> Any:
+    return np.load(GOLDEN / f"{name}.npz")
+
+
+@pytest.fixture(scope="module")
+def model(name: str) -> Any:
+    return load_model(GOLDEN / f"{name}.h5")
+
+
+def test_every_layer_and_the_logits_equal_the_published(model: Any, golden: Any) -> None:
+    results = model(golden["tokens"], repr_layers=range(model.size.layers + 1))
+    for layer, hidden in results["representations"].items():
+        np.testing.assert_allclose(hidden, golden[f"layer_{layer}"], **PUBLISHED)
+    np.testing.assert_allclose(results["logits"], golden["logits"], **PUBLISHED_LOGITS)
+
+
+def test_attentions_equal_the_published(
+    model: Any, golden: Any, golden_records: list[tuple[str, str]]
+) -> None:
+    tokens = model.alphabet.get_batch_converter()([letters for _, letters in golden_records[3:]])
+    attentions = model(tokens, need_head_weights=True)["attentions"]
+    assert attentions.shape == (3, model.size.layers, model.size.heads, *tokens.shape[1:] * 2)
+    np.testing.assert_allclose(attentions, golden["attentions_seq3to5"], **PUBLISHED)
+
+
+def test_a_record_alone_equals_the_published(
+    model: Any, golden: Any, golden_records: list[tuple[str, str]]
+) -> None:
+    converter = model.alphabet.get_batch_converter()
+    for i, (_, letters) in enumerate(golden_records):
+        alone = model(converter([letters]), repr_layers=[-1])["representations"][-1][0]
+        np.testing.assert_allclose(alone, golden[f"alone_{i}"], **PUBLISHED)
+
+
+@pytest.mark.parametrize("kind", ["long", "protein"])
+def test_cut_and_protein_mode_equal_the_published(model: Any, golden: Any, kind: str) -> None:
+    if kind == "long":
+        records = (GOLDEN / "long.fa").read_text().split(">")[1:]
+        sequences = [record.split("\n", 1)[1].replace("\n", "") for record in records]
+    else:
+        sequences = ["MKTAYIAKQR", "ACDEFGHIKLMNPQRSTVWY"]
+    tokens = model.alphabet.get_batch_converter(is_rna=kind == "long")(sequences)
+    assert np.array_equal(tokens, golden[f"{kind}_tokens"])
+    last = model(tokens, repr_layers=[-1])["representations"][-1]
+    np.testing.assert_allclose(last, golden[f"{kind}_layer_last"], **PUBLISHED)
+
+
+def test_everything_equals_the_float64_reference(model: Any, golden: Any, name: str) -> None:
+    expected = reference.forward(reference.read_weights(GOLDEN / f"{name}.h5"), golden["tokens"])
+    results = model(golden["tokens"], range(model.size.layers + 1), need_head_weights=True)
+    for layer, hidden in results["representations"].items():
+        np.testing.assert_allclose(hidden, expected.representations[layer], **REFERENCE)
+    np.testing.assert_allclose(results["logits"], expected.logits, **REFERENCE)
+    np.testing.assert_allclose(results["attentions"], expected.attentions, **REFERENCE)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls", "none"])
+def test_pooling_equals_the_reference(model: Any, golden: Any, name: str, pooling: str) -> None:
+    """Each record's own residues, pooled in float64: no special token, no pad."""
+    lengths = (golden["tokens"] != reference.PAD).sum(1) - 2
+    hidden = reference.forward(
+        reference.read_weights(GOLDEN / f"{name}.h5"), golden["tokens"]
+    ).representations
+    pool: dict[str, Callable[[Any], Any]] = {
+        "mean": lambda row: row[1:-1].mean(0),
+        "max": lambda row: row[1:-1].max(0),
+        "cls": lambda row: row[0],
+        "none": lambda row: row[1:-1],
+    }
+    layers = [model.size.layers, 1]
+    embedded = model.embed(golden["tokens"], weigh(lengths, golden["tokens"].shape[1]), layers, pooling)
+    for layer, rows in zip(layers, embedded, strict=True):
+        for row, length, all_tokens in zip(rows, lengths, hidden[layer], strict=True):
+            expected = pool[pooling](all_tokens[: length + 2])
+            np.testing.assert_allclose(row[:length] if pooling == "none" else row, expected, **REFERENCE)
+
+
+def test_a_batch_never_changes_a_row(model: Any) -> None:
+    """Alone, among others, and under extra padding a record has the same row."""
+    rng = np.random.default_rng(7)
+    sequences = ["".join(rng.choice(list("ACGU"), size)) for size in (1, 2, 37, 90, 91)]
+    encoded = [model.alphabet.encode(sequence) for sequence in sequences]
+    lengths = [len(ids) for ids in encoded]
+
+    def rows(encoded: list[Any], lengths: list[int], width: int) -> Any:
+        tokens = model.alphabet.frame(encoded, width)
+        return model.embed(tokens, weigh(lengths, width), [model.size.layers], "mean")[0]
+
+    together, padded = rows(encoded, lengths, 93), rows(encoded, lengths, 130)
+    for i, ids in enumerate(encoded):
+        [alone] = rows([ids], lengths[i : i + 1], lengths[i] + 2)
+        np.testing.assert_allclose(together[i], alone, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(padded[i], alone, rtol=0, atol=1e-5)
+
+
+def test_an_embedding_pays_for_no_lm_head_and_no_later_layer(
+    model: Any, golden: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from protrna_cli.model import layers
+
+    def never(*_: object) -> None:
+        raise AssertionError("the LM head ran")
+
+    ran: list[int] = []
+    run = model._layer
+    monkeypatch.setattr(layers, "lm_head", never)
+    monkeypatch.setitem(model.__dict__, "_layer", lambda *args: ran.append(1) or run(*args))
+    model.embed(golden["tokens"], np.ones(golden["tokens"].shape, np.float32), [1], "mean")
+    assert len(ran) == 1
+
+
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+def test_bfloat16_stays_near_the_reference(golden: Any, name: str, pooling: str) -> None:
+    """Kernels have 8 significant bits, so that each is off by 2 ** -9 at most; layers add that up slowly."""
+    model = load_model(GOLDEN / f"{name}.h5", precision="bfloat16")
+    assert {w.dtype for w in model._weights.layers[0]} == {tf.bfloat16, tf.float32}
+    tokens = golden["tokens"]
+    lengths = (tokens != reference.PAD).sum(1) - 2
+    [rows] = model.embed(tokens, weigh(lengths, tokens.shape[1]), [model.size.layers], pooling)
+    assert rows.dtype == np.float32
+    hidden = reference.forward(reference.read_weights(GOLDEN / f"{name}.h5"), tokens).representations[-1]
+    for row, length, residues in zip(rows, lengths, hidden[:, 1:], strict=True):
+        residues = residues[:length]
+        found, expected = (
+            (row[None], residues.mean(0)[None]) if pooling == "mean" else (row[:length], residues)
+        )
+        apart = np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+        assert 1e-4 < apart.max() < 0.05
+
+
+@pytest.mark.parametrize("layer", [4, -5, 33])
+def test_a_layer_that_is_not_there_is_an_error(layer: int) -> None:
+    with pytest.raises(UsageError, match=f"layers 0 to 3, not {layer}"):
+        load_model(GOLDEN / "toy.h5")([[0, 33, 2]], repr_layers=[layer])
+
+
+def test_the_published_example_runs() -> None:
+    """The published README's lines, with their import line changed."""
+    model = load_model("demo")
+    batch_converter = model.alphabet.get_batch_converter()
+    model_input = batch_converter(["CAUAUCGUGAGAUGUGG", "AAAAGUUAAAAAUGAUAUUCCCGAAAGG"])
+    results = model(model_input, repr_layers=[6])
+    assert results["representations"][6].shape == (2, 30, 320)
+    assert results["representations"][6].dtype == tf.float32
+    assert results["logits"].shape == (2, 30, 38)
+    assert "attentions" not in results
+
+
+def test_load_pretrained_model_takes_name_and_folder() -> None:
+    assert load_pretrained_model(name="toy", path=GOLDEN).size.layers == 3
+
+
+def test_the_demo_model_is_the_same_everywhere() -> None:
+    """Its numbers are promised: a few of them, read when it was made."""
+    model = load_model("demo")
+    tokens = model.alphabet.frame([model.alphabet.encode("GGGGCCCC")])
+    [[row]] = model.embed(tokens, weigh([8], 10), [6], "mean")
+    np.testing.assert_allclose(row[:3], DEMO_ROW, rtol=0, atol=1e-5)
+
+
+DEMO_ROW = [-0.534067, -1.167669, -1.712157]
+
+
+def test_tf32_is_off() -> None:
+    load_model("demo")
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+def test_a_checkpoint_path_may_be_a_string(tmp_path: Path) -> None:
+    (tmp_path / "copy.h5").write_bytes((GOLDEN / "toy.h5").read_bytes())
+    assert load_model(str(tmp_path / "copy.h5")).size.width == 40

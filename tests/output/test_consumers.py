@@ -1,0 +1,244 @@
+"""Outputs as people's own tools read them: the values are those that were written.
+
+pip install -e ".[test,consumers]" && python -m pytest -m consumers
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from protrna_cli.output.convert import convert
+from protrna_cli.output.rows import Block, Header
+from protrna_cli.plan.rows import Row
+from tests.conftest import SAMPLE, Run
+from tests.test_readme import blocks
+from tests.tools.formats import named
+
+# What these libraries warn of is theirs.
+pytestmark = [pytest.mark.consumers, pytest.mark.filterwarnings("ignore")]
+
+N, D, LAYERS = 40, 16, (20, 33)
+
+
+def library(name: str) -> Any:
+    """Import a library, or skip the test that needs it."""
+    return pytest.importorskip(name, reason=f'{name} is not installed: pip install -e ".[consumers]"')
+
+
+class Known(NamedTuple):
+    """An output whose every number is known.
+
+    Attributes
+    ----------
+    folder
+        Holds `out.parquet`, `out.npy`, `out.h5`, `packed.h5`, and pooled `out.h5ad` and `out.tsv`.
+    ids, values
+        Each row's, (D,) or (L, D).
+    """
+
+    folder: Path
+    ids: list[str]
+    values: list[Any]
+
+    @property
+    def parquet(self) -> str:
+        return str(self.folder / "out.parquet")
+
+
+def make(folder: Path, per_token: bool, dtype: str) -> Known:
+    """Write known numbers and convert them into every format."""
+    rng = np.random.default_rng(7)
+    found = [Row(f"URS{i:03}/9606", f"record {i}", i + 1, i + 1, 0, 1) for i in range(N)]
+    values = [rng.standard_normal((i + 1, D) if per_token else D).astype(dtype) for i in range(N)]
+    matrix = np.concatenate([value.reshape(-1, D) for value in values])
+    residues = sum(row.length for row in found)
+    header = Header(per_token, (33,), D, dtype, N, residues, {"version": "1", "layers": [33]})
+    source = folder / "out.parquet"
+    named("parquet", "flat").write(source, header, [Block(found, [matrix])])
+    for name, format, layout in [
+        ("out.npy", "npy", ""),
+        ("out.h5", "h5", "flat"),
+        ("packed.h5", "h5", "packed"),
+    ]:
+        convert(source, folder / name, named(format, layout))
+    if not per_token:
+        convert(source, folder / "out.h5ad", named("h5ad"))
+        convert(source, folder / "out.tsv", named("tsv"))
+    return Known(folder, [row.id for row in found], values)
+
+
+@pytest.fixture(scope="module", params=["float32", "float16"])
+def pooled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Known:
+    return make(tmp_path_factory.mktemp("pooled"), False, request.param)
+
+
+@pytest.fixture(scope="module", params=["float32", "float16"])
+def residues(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Known:
+    return make(tmp_path_factory.mktemp("residues"), True, request.param)
+
+
+def test_pandas(pooled: Known, residues: Known) -> None:
+    frame = pd.read_parquet(pooled.parquet)
+    assert frame["id"].tolist() == pooled.ids
+    assert np.array_equal(np.stack(frame["embedding"]), pooled.values)
+    frame = pd.read_parquet(residues.parquet).set_index("id")
+    for name, value in zip(residues.ids, residues.values, strict=True):
+        assert np.array_equal(np.stack(frame["embedding"][name]), value)
+
+
+def test_polars_lazily(pooled: Known, residues: Known) -> None:
+    def third(known: Known) -> Any:
+        return pl.scan_parquet(known.parquet).filter(pl.col("id") == known.ids[3]).collect()["embedding"]
+
+    assert np.array_equal(third(pooled).to_numpy()[0], pooled.values[3])
+    assert np.array_equal(third(residues).to_numpy()[0], residues.values[3])
+
+
+def test_duckdb(pooled: Known, residues: Known) -> None:
+    duckdb = library("duckdb")
+    columns = duckdb.sql(f"SELECT id, embedding FROM '{pooled.parquet}'").fetchnumpy()
+    assert columns["id"].tolist() == pooled.ids
+    assert np.array_equal(np.stack(columns["embedding"]), pooled.values)
+    nearest = duckdb.sql(
+        f"""SELECT a.id, array_cosine_similarity(a.embedding::FLOAT[{D}], b.embedding::FLOAT[{D}]) AS cosine
+            FROM '{pooled.parquet}' a, '{pooled.parquet}' b WHERE b.id = '{pooled.ids[3]}'
+            ORDER BY cosine DESC"""
+    ).fetchall()
+    matrix = np.stack(pooled.values).astype("f8")
+    cosines = matrix @ matrix[3] / np.linalg.norm(matrix, axis=1) / np.linalg.norm(matrix[3])
+    order = np.argsort(-cosines)
+    assert [name for name, _ in nearest] == [pooled.ids[i] for i in order]
+    assert [value for _, value in nearest] == pytest.approx(cosines[order].tolist(), abs=1e-6)
+    cells = duckdb.sql(
+        f"SELECT embedding FROM '{residues.parquet}' WHERE length <= 3 ORDER BY length"
+    ).fetchall()
+    assert [np.array(cell).tolist() for (cell,) in cells] == [value.tolist() for value in residues.values[:3]]
+
+
+def test_hugging_face_datasets(
+    pooled: Known, residues: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = library("datasets")
+    for known in (pooled, residues):
+        dataset = datasets.Dataset.from_parquet(known.parquet, cache_dir=str(tmp_path)).with_format("numpy")
+        assert list(dataset["id"]) == known.ids
+        for row, value in zip(dataset, known.values, strict=True):
+            assert np.array_equal(row["embedding"], value)
+        stream = datasets.load_dataset("parquet", data_files=known.parquet, split="train", streaming=True)
+        assert next(iter(stream))["embedding"] == known.values[0].tolist()
+    matrix = datasets.Dataset.from_parquet(pooled.parquet, cache_dir=str(tmp_path)).with_format("numpy")[:]
+    assert matrix["embedding"].shape == (N, D)
+
+
+def test_h5py_as_for_the_files_of_uniprot(pooled: Known, residues: Known) -> None:
+    """As https://www.uniprot.org/help/embeddings reads them; only the slash of an id is percent-encoded."""
+    for known in (pooled, residues):
+        with h5py.File(known.folder / "out.h5") as file:
+            found = {name: np.array(embedding) for name, embedding in file.items()}
+        assert list(found) == [name.replace("/", "%2F") for name in known.ids]
+        for value, expected in zip(found.values(), known.values, strict=True):
+            assert value.dtype == expected.dtype
+            assert np.array_equal(value, expected)
+
+
+def test_h5py_of_one_matrix(residues: Known) -> None:
+    with h5py.File(residues.folder / "packed.h5") as file:
+        i = file["id"].asstr()[:].tolist().index(residues.ids[5])
+        start, end = file["offsets"][i : i + 2]
+        assert np.array_equal(file["embeddings"][start:end], residues.values[5])
+
+
+def test_numpy_maps_the_file(pooled: Known, residues: Known) -> None:
+    matrix = np.load(pooled.folder / "out.npy", mmap_mode="r")
+    assert isinstance(matrix, np.memmap)
+    assert np.array_equal(matrix, pooled.values)
+    index = pd.read_csv(residues.folder / "out.npy.index.tsv", sep="\t", index_col="id")
+    matrix = np.load(residues.folder / "out.npy", mmap_mode="r")
+    for name, value in zip(residues.ids, residues.values, strict=True):
+        assert np.array_equal(matrix[slice(*index.loc[name, ["start", "end"]])], value)
+
+
+def test_scikit_learn_on_the_mapped_matrix(pooled: Known) -> None:
+    neighbors = library("sklearn.neighbors")
+    matrix = np.load(pooled.folder / "out.npy", mmap_mode="r")
+    found = neighbors.NearestNeighbors(n_neighbors=3).fit(matrix).kneighbors(matrix, return_distance=False)
+    exact = np.stack(pooled.values).astype("f8")
+    distances = np.linalg.norm(exact[:, None] - exact[None], axis=2)
+    assert np.array_equal(found, np.argsort(distances, axis=1)[:, :3])
+
+
+@pytest.mark.parametrize("backed", [None, "r"])
+def test_anndata(pooled: Known, backed: str | None) -> None:
+    data = library("anndata").read_h5ad(pooled.folder / "out.h5ad", backed=backed)
+    assert data.obs_names.tolist() == pooled.ids
+    assert data.var_names.tolist() == [str(i) for i in range(D)]
+    assert data.obs["description"].tolist() == [f"record {i}" for i in range(N)]
+    assert data.obs["length"].tolist() == list(range(1, N + 1))
+    assert json.loads(data.uns["protrna"])["version"] == "1"
+    assert data.X.dtype == pooled.values[0].dtype
+    assert np.array_equal(data.X[:], pooled.values)
+    if backed:
+        data.file.close()
+
+
+def test_anndata_writes_it_again(pooled: Known, tmp_path: Path) -> None:
+    anndata = library("anndata")
+    data = anndata.read_h5ad(pooled.folder / "out.h5ad")
+    data[3:7].copy().write_h5ad(tmp_path / "again.h5ad")
+    again = anndata.read_h5ad(tmp_path / "again.h5ad")
+    assert again.obs_names.tolist() == pooled.ids[3:7]
+    assert np.array_equal(again.X, pooled.values[3:7])
+    assert again.uns["protrna"] == data.uns["protrna"]
+
+
+def test_scanpy(tmp_path: Path) -> None:
+    """One layer as `X`, several as `obsm`: the same neighbours from the same numbers."""
+    anndata, scanpy = library("anndata"), library("scanpy")
+    known = make(tmp_path, False, "float32")
+    data = anndata.read_h5ad(tmp_path / "out.h5ad")
+    scanpy.pp.neighbors(data, n_neighbors=5, use_rep="X")
+    scanpy.tl.umap(data)
+    assert data.obsm["X_umap"].shape == (N, 2)
+    found = [Row(name, "", 1, 1, 0, 1) for name in known.ids]
+    header = Header(False, LAYERS, D, "float32", N, N, {"layers": list(LAYERS)})
+    matrices = [np.zeros((N, D), "f4"), np.stack(known.values)]
+    named("h5ad", "").write(tmp_path / "two.h5ad", header, [Block(found, matrices)])
+    two = anndata.read_h5ad(tmp_path / "two.h5ad")
+    assert two.shape == (N, 0)
+    assert np.array_equal(two.obsm["layer_20"], matrices[0])
+    scanpy.pp.neighbors(two, n_neighbors=5, use_rep="layer_33")
+    assert np.allclose(two.obsp["distances"].toarray(), data.obsp["distances"].toarray())
+
+
+def test_the_projectors_files_as_any_program_reads_them(pooled: Known) -> None:
+    vectors = pd.read_csv(pooled.folder / "out.tsv", sep="\t", header=None, float_precision="round_trip")
+    metadata = pd.read_csv(pooled.folder / "out.tsv.metadata.tsv", sep="\t")
+    assert np.array_equal(vectors.to_numpy().astype(pooled.values[0].dtype), pooled.values)
+    assert metadata["id"].tolist() == pooled.ids
+
+
+@pytest.fixture
+def families(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of which the README speaks."""
+    for name in ("anndata", "datasets", "duckdb", "scanpy"):
+        library(name)
+    monkeypatch.chdir(tmp_path)
+    assert run("embed", SAMPLE, "-o", "families.parquet", "--model", "demo").code == 0
+    assert run("convert", "families.parquet", "-o", "families.h5ad").code == 0
+
+
+@pytest.mark.usefixtures("families")
+def test_the_readme() -> None:
+    names: dict[str, Any] = {}
+    [block] = blocks("python consumers")
+    exec(block, names)
+    assert len(names["nearest"]) == 5
+    assert names["dataset"][0]["embedding"].shape == (320,)
+    assert names["data"].obsm["X_umap"].shape == (46, 2)

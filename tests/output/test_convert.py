@@ -1,0 +1,403 @@
+"""`protrna convert`: rows, numbers and provenance stay as they are, whatever the way."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protrna_cli import EmbedOptions, embed_fasta
+from protrna_cli.errors import OutputUnwritable
+from protrna_cli.output import rows
+from protrna_cli.output.convert import convert
+from protrna_cli.output.paths import partial_path, skipped_path
+from protrna_cli.output.read import read_output, read_rows
+from protrna_cli.output.rows import Block, Header
+from protrna_cli.plan.rows import Row
+from protrna_cli.plan.rules import Rules
+from tests.conftest import SAMPLE, TOY, Run
+from tests.tools.formats import named
+
+KINDS = [("parquet", "flat"), ("npy", "flat"), ("h5", "flat"), ("h5", "packed"), ("h5ad", "flat")]
+SUFFIX = {"parquet": "parquet", "npy": "npy", "h5": "h5", "h5ad": "h5ad", "tsv": "tsv"}
+
+# A FASTA header is a line of text: no NUL and no line end is in it.
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), max_size=12)
+ids = words | st.sampled_from(
+    ["id", "n_windows", "embeddings", "a/b", "a%2Fb", ".", "..", "x" * 70_000, "\t"]
+)
+
+
+@st.composite
+def outputs(draw: st.DrawFn, pooled: bool = False) -> tuple[Header, list[Block]]:
+    """A header and its blocks: any finite bits, any text, rows without residues, no rows at all."""
+    token = not pooled and draw(st.booleans())
+    layers = tuple(draw(st.lists(st.integers(0, 33), min_size=1, max_size=3, unique=True)))
+    width, dtype = draw(st.integers(1, 4)), draw(st.sampled_from(["float32", "float16"]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+
+    def numbers(n: int) -> Any:
+        bits = rng.integers(0, 256, (n, width * np.dtype(dtype).itemsize), np.uint8).view(dtype)
+        return np.where(np.isfinite(bits), bits, np.array(-0.0, dtype))
+
+    def block() -> Block:
+        part = [
+            Row(
+                draw(ids),
+                draw(words),
+                *(draw(st.integers(0, 2**40)) for _ in range(1)),
+                draw(st.integers(0, 5)),
+                0,
+                1,
+            )
+            for _ in range(draw(st.integers(1, 3)))
+        ]
+        n = sum(row.n_embedded for row in part) if token else len(part)
+        return Block(part, [numbers(n) for _ in layers])
+
+    blocks = [block() for _ in range(draw(st.integers(0, 3)))]
+    found = [row for each in blocks for row in each.rows]
+    residues = sum(row.n_embedded for row in found)
+    provenance = {"version": draw(words), "layers": list(layers)}
+    return Header(token, layers, width, dtype, len(found), residues, provenance), blocks
+
+
+def bits(blocks: list[Block] | Iterator[Block]) -> tuple[list[Row], list[bytes]]:
+    """All rows, and the bytes of all numbers of each layer."""
+    blocks = list(blocks)
+    layers = zip(*(block.values for block in blocks), strict=True)
+    return [row for block in blocks for row in block.rows], [
+        b"".join(values.tobytes() for values in layer) for layer in layers
+    ]
+
+
+def unfit(header: Header, blocks: list[Block], kinds: list[tuple[str, str]]) -> bool:
+    """Whether flat HDF5 on the way cannot name its datasets."""
+    names = [row.id for block in blocks for row in block.rows]
+    return ("h5", "flat") in kinds and (len(set(names)) < len(names) or "" in names)
+
+
+@given(
+    made=outputs(),
+    kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=4),
+    block_bytes=st.integers(1, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_way_through_the_formats_ends_where_it_began(
+    made: tuple[Header, list[Block]], kinds: list[tuple[str, str]], block_bytes: int
+) -> None:
+    header, blocks = made
+    if header.per_token:
+        kinds = [kind for kind in kinds if kind[0] != "h5ad"]
+    with TemporaryDirectory() as name, patch.object(rows, "BLOCK_BYTES", block_bytes):
+        path = Path(name) / "start"
+        named("npy", "flat").write(path, header, blocks)
+        if unfit(header, blocks, kinds):
+            before = kinds[: kinds.index(("h5", "flat"))]
+            path = travel(path, before)
+            with pytest.raises(OutputUnwritable, match="flat HDF5 names a dataset by it"):
+                convert(path, Path(name) / "end", named("h5", "flat"))
+            assert not list(Path(name).glob("end*"))
+            return
+        path = travel(path, kinds)
+        found, read = read_output(path)
+        assert found == header
+        assert bits(read) == bits(blocks)
+        assert list(read_rows(path)) == bits(blocks)[0]
+
+
+def travel(path: Path, kinds: list[tuple[str, str]]) -> Path:
+    """Convert from kind to kind."""
+    for i, (format, h5_layout) in enumerate(kinds):
+        convert(path, path.with_name(f"step{i}"), named(format, h5_layout))
+        path = path.with_name(f"step{i}")
+    return path
+
+
+@given(made=outputs(pooled=True), place=st.integers(0, 2))
+@settings(max_examples=40, deadline=None)
+def test_tsv_reads_back_to_the_same_numbers(made: tuple[Header, list[Block]], place: int) -> None:
+    """As any program reads it: lines, tabs, and no quotes."""
+    header, blocks = made
+    place %= len(header.layers)
+    with TemporaryDirectory() as name:
+        source, target = Path(name) / "in.npy", Path(name) / "out.tsv"
+        named("npy", "flat").write(source, header, blocks)
+        convert(source, target, named("tsv"), layers=[header.layers[place]])
+        lines = target.read_bytes().decode().split("\n")[:-1]
+        first, *table = Path(f"{target}.metadata.tsv").read_bytes().decode().split("\n")[:-1]
+        kept = Header.from_json(Path(f"{target}.meta.json").read_text())
+    expected = np.concatenate([block.values[place] for block in blocks] or [np.zeros((0, header.width))])
+    found = np.array([[float(text) for text in line.split("\t")] for line in lines], header.dtype)
+    assert found.tobytes() == expected.astype(header.dtype).tobytes()
+    assert first.split("\t") == list(rows.ROW_COLUMNS)
+    cleaned = [
+        [str(getattr(row, column)).replace("\t", " ") for column in rows.ROW_COLUMNS]
+        for row in bits(blocks)[0]
+    ]
+    assert [line.split("\t") for line in table] == cleaned
+    assert kept.provenance == {**header.provenance, "layers": [header.layers[place]]}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output of two layers that lists a skipped record."""
+    folder = tmp_path_factory.mktemp("source")
+    (folder / "in.fa").write_text(SAMPLE.read_text() + ">bad one\nA*C\n")
+    options = EmbedOptions(model=str(TOY), layers=(1, 3), rules=Rules(on_invalid="skip"))
+    embed_fasta(folder / "in.fa", folder / "in.parquet", options)
+    return folder / "in.parquet"
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy", "out.h5", "out.h5ad"])
+def test_what_is_converted_verifies_as_the_source_does(
+    run: Run, tmp_path: Path, source: Path, name: str
+) -> None:
+    out = tmp_path / name
+    done = run("convert", source, "-o", out)
+    assert (done.code, done.out, done.err) == (0, "", f"protrna: 46 records: {out}\n")
+    assert skipped_path(out).read_bytes() == skipped_path(source).read_bytes()
+    assert run("verify", out, source.with_name("in.fa")).code == 0
+    assert run("convert", source, "-o", out).code == 73
+    assert run("convert", source, "-o", out, "--overwrite", "-q", "--layer", "3").err == ""
+    assert read_output(out)[0].layers == (3,)
+    assert run("verify", out, source.with_name("in.fa")).code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (
+            ["-o", "out.csv"],
+            2,
+            "no format has the suffix '.csv'; use .parquet, .pq, .h5, .hdf5, .npy, .h5ad, .tsv",
+        ),
+        (["-o", "out.tsv"], 2, "holds layers 1, 3, and tsv one; choose it with --layer"),
+        (["-o", "out.npy", "--layer", "2"], 2, "holds layer 1, 3, not 2"),
+        (["-o", "no/folder/out.npy"], 73, "cannot be created (No such file or directory)"),
+    ],
+)
+def test_what_cannot_be_made_is_one_line(
+    run: Run,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run("convert", source, *options)
+    assert done.code == code
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_vector_a_residue_has_no_place_in_an_export(run: Run, tmp_path: Path) -> None:
+    assert run("embed", SAMPLE, "-o", tmp_path / "in.npy", "--model", TOY, "--per-token").code == 0
+    before = sorted(tmp_path.iterdir())
+    for name in ("out.tsv", "out.h5ad"):
+        done = run("convert", tmp_path / "in.npy", "-o", tmp_path / name)
+        assert (done.code, "embed without --per-token" in done.err) == (2, True)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["in.npy", "link.npy", "in.npy.index.tsv", "in.npy.meta.json"])
+def test_an_output_is_not_converted_into_itself(run: Run, tmp_path: Path, name: str) -> None:
+    source = tmp_path / "in.npy"
+    assert run("embed", SAMPLE, "-o", source, "--model", TOY).code == 0
+    (tmp_path / "link.npy").symlink_to(source)
+    before = source.read_bytes()
+    done = run("convert", source, "-o", tmp_path / name, "--format", "tsv", "--overwrite")
+    assert (done.code, "choose another -o" in done.err) == (2, True)
+    assert source.read_bytes() == before
+
+
+def test_an_id_that_repeats_is_named_before_anything_is_written(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in.fa").write_text(">a\nACGU\n>twice\nACG\n>twice\nAC\n")
+    assert run("embed", tmp_path / "in.fa", "-o", tmp_path / "in.npy", "--model", TOY).code == 0
+    done = run("convert", tmp_path / "in.npy", "-o", tmp_path / "out.h5")
+    assert done.code == 73
+    assert f"{tmp_path / 'in.npy'}: the id 'twice' repeats" in done.err
+    assert run("convert", tmp_path / "in.npy", "-o", tmp_path / "out.h5", "--h5-layout", "packed").code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "message"),
+    [
+        ("missing.npy", None, 66, "cannot be read (No such file or directory)"),
+        ("in.fa", b">a\nACGU\n", 65, "neither Parquet, HDF5 nor NumPy"),
+        ("their.npy", b"\x93NUMPY", 65, "without their.npy.meta.json beside it"),
+    ],
+)
+def test_what_is_no_output_of_ours_is_refused(
+    run: Run, tmp_path: Path, name: str, content: bytes | None, code: int, message: str
+) -> None:
+    if content:
+        (tmp_path / name).write_bytes(content)
+    done = run("convert", tmp_path / name, "-o", tmp_path / "out.parquet")
+    assert (done.code, message in done.err) == (code, True)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_checkpoint_is_no_output(run: Run, tmp_path: Path) -> None:
+    done = run("convert", TOY, "-o", tmp_path / "out.parquet")
+    assert (done.code, "an HDF5 file without the provenance of protrna" in done.err) == (65, True)
+
+
+def lose_a_row(path: Path) -> None:
+    index = Path(f"{path}.index.tsv")
+    index.write_text("".join(index.read_text().splitlines(keepends=True)[:-1]))
+
+
+def cut_a_line(path: Path) -> None:
+    os.truncate(f"{path}.index.tsv", Path(f"{path}.index.tsv").stat().st_size - 20)
+
+
+def cut_the_array(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lose_a_row, "has 45 rows, and says that it has 46"),
+        (cut_a_line, "damaged"),
+        (cut_the_array, "damaged"),
+    ],
+)
+def test_a_damaged_source_is_named_and_nothing_is_made(
+    run: Run, tmp_path: Path, harm: Callable[[Path], None], words: str
+) -> None:
+    source = tmp_path / "in.npy"
+    assert run("embed", SAMPLE, "-o", source, "--model", TOY).code == 0
+    harm(source)
+    before = sorted(tmp_path.iterdir())
+    for command in ("convert", "merge"):
+        done = run(command, source, "-o", tmp_path / "out.parquet")
+        assert (done.code, words in done.err) == (65, True), done.err
+        assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output of 8,000 vectors of 64 numbers, 2 MB."""
+    path = tmp_path_factory.mktemp("large") / "in.npy"
+    found = [Row(f"r{i}", "", 9, 9, 0, 1) for i in range(8_000)]
+    header = Header(False, (3,), 64, "float32", len(found), 9 * len(found), {"layers": [3]})
+    vectors = np.random.default_rng(0).standard_normal((len(found), 64)).astype("f4")
+    named("npy", "flat").write(path, header, [Block(found, [vectors])])
+    return path
+
+
+NAMES = ["out.parquet", "out.npy", "out.h5", "out.h5ad", "out.tsv"]
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "protrna_cli", *map(str, words)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, large: Path, name: str) -> None:
+    """Of 2 MB and more, 1 MB may be written."""
+    done = subprocess.run(
+        command("convert", large, "-o", tmp_path / name),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 74, done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"protrna: error: {tmp_path / name}: writing failed (")
+    assert "File too large" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["out.h5", "out.tsv"])
+def test_an_interrupt_leaves_nothing(tmp_path: Path, large: Path, name: str) -> None:
+    with subprocess.Popen(
+        command("convert", large, "-o", tmp_path / name),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        while not partial_path(tmp_path / name).exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=300)
+    assert (process.returncode, said.strip()) == (130, "protrna: interrupted")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_conversion_left_is_no_hindrance(run: Run, tmp_path: Path, large: Path) -> None:
+    out = tmp_path / "out.npy"
+    partial_path(out).mkdir()
+    (partial_path(out) / "out.npy").write_bytes(b"half")
+    assert run("convert", large, "-o", out).code == 0
+    assert sorted(tmp_path.iterdir()) == sorted(named("npy").files(out))
+
+
+def test_an_unfinished_run_is_not_swept_away(run: Run, tmp_path: Path, large: Path) -> None:
+    out = tmp_path / "out.npy"
+    partial_path(out).mkdir()
+    (partial_path(out) / "journal").write_text("{}\n")
+    done = run("convert", large, "-o", out, "--overwrite")
+    assert (done.code, "a run that did not finish" in done.err) == (73, True)
+    assert (partial_path(out) / "journal").read_text() == "{}\n"
+
+
+@pytest.mark.parametrize(
+    ("format", "h5_layout", "per_token"),
+    [(*kind, False) for kind in KINDS] + [(*kind, True) for kind in KINDS if kind[0] != "h5ad"],
+)
+def test_reading_takes_a_block_of_memory_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, h5_layout: str, per_token: bool
+) -> None:
+    """What one block wrote is read in blocks of the size asked for, never of one row alone."""
+    found = [Row(f"r{i}", "", 3, 3, 0, 1) for i in range(100)]
+    header = Header(per_token, (3,), 4, "float32", 100, 300, {})
+    n = header.n_vectors
+    parts = [Block(found, [np.arange(n * 4, dtype="f4").reshape(n, 4)])]
+    named("npy", "flat").write(tmp_path / "in.npy", header, parts)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 480)
+    convert(tmp_path / "in.npy", tmp_path / "out", named(format, h5_layout))
+    sizes = [block.values[0].nbytes for block in read_output(tmp_path / "out")[1]]
+    assert sum(sizes) == n * 16
+    assert max(sizes) <= 480
+    assert len(sizes) == n * 16 // 480 + (n * 16 % 480 > 0)
+
+
+def test_flat_datasets_named_as_columns_are_not_taken_for_packed(tmp_path: Path) -> None:
+    """Before, a file with the ids of the packed layout's own datasets was read as one."""
+    found = [Row(name, "", 1, 1, 0, 1) for name in ("id", "n_windows", "embeddings")]
+    header = Header(False, (3,), 2, "float32", 3, 3, {})
+    values = np.arange(6, dtype="f4").reshape(3, 2)
+    named("h5", "flat").write(tmp_path / "out.h5", header, [Block(found, [values])])
+    assert bits(read_output(tmp_path / "out.h5")[1]) == (found, [values.tobytes()])
+
+
+def test_provenance_is_where_it_is_said_to_be(run: Run, tmp_path: Path, source: Path) -> None:
+    wanted = json.loads(read_output(source)[0].json)
+    for name in ("a.npy", "b.h5", "c.h5ad"):
+        assert run("convert", source, "-o", tmp_path / name).code == 0
+    assert json.loads((tmp_path / "a.npy.meta.json").read_text()) == wanted
+    with h5py.File(tmp_path / "b.h5") as file:
+        assert json.loads(file.attrs["protrna"]) == wanted
+    with h5py.File(tmp_path / "c.h5ad") as file:
+        assert json.loads(file["uns/protrna"].asstr()[()]) == wanted

@@ -1,0 +1,92 @@
+"""The parts of a sharded run become the output of one run, or are refused."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protrna_cli import embed_fasta
+from protrna_cli.output.merge import merge
+from protrna_cli.output.paths import shard_path
+from protrna_cli.output.read import read_output
+from protrna_cli.plan import chunks
+from protrna_cli.plan.shard import Shard
+from protrna_cli.run.verify import verify
+from tests.conftest import Run
+from tests.tools.formats import named
+from tests.tools.kill import content
+from tests.tools.runs import OPTIONS, RUN_KINDS
+
+
+@pytest.mark.parametrize(("count", "by_chunk"), [(7, False), (2, True)])
+@pytest.mark.parametrize(("format", "h5_layout"), RUN_KINDS)
+def test_merged_shards_equal_one_run(
+    tmp_path: Path, source: Path, format: str, h5_layout: str, count: int, by_chunk: bool, monkeypatch: Any
+) -> None:
+    """Bit for bit when they are cut between windows."""
+    if by_chunk:
+        monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
+        monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 300)
+        monkeypatch.setattr(chunks, "CHUNKS_A_SHARD", 2)
+    options = replace(OPTIONS, format=format, h5_layout=h5_layout)
+    target = tmp_path / "out.x"
+    for i in range(1, count + 1):
+        embed_fasta(source, target, replace(options, shard=Shard(i, count)))
+    parts = [shard_path(target, Shard(i, count)) for i in range(count, 0, -1)]
+    assert all(verify(part, [source]) == [] for part in parts[:: max(1, count // 5)])
+    sizes = [read_output(part)[0].n_rows for part in parts]
+    assert sum(sizes) == 84
+    merge(parts, target, named(format, h5_layout), overwrite=False)
+    embed_fasta(source, tmp_path / "alone", options)
+    merged, alone = content(target), content(tmp_path / "alone")
+    assert merged.header == alone.header
+    assert merged.rows == alone.rows
+    assert merged.skipped == alone.skipped
+    if by_chunk:
+        assert merged.values == alone.values
+    for layers in zip(merged.values, alone.values, strict=True):
+        one, other = (np.frombuffer(layer, "<f4") for layer in layers)
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+    assert verify(target, [source]) == []
+
+
+def test_there_may_be_more_shards_than_records(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.fa", tmp_path / "out.parquet"
+    source.write_text(">a\nACGU\n>b\nGG\n>c\n*\n")
+    options = replace(OPTIONS, format="parquet")
+    parts = []
+    for i in range(1, 8):
+        embed_fasta(source, target, replace(options, shard=Shard(i, 7)))
+        parts.append(shard_path(target, Shard(i, 7)))
+    assert sorted(read_output(part)[0].n_rows for part in parts) == [0, 0, 0, 0, 0, 1, 1]
+    merge(parts, target, named("parquet", "flat"), overwrite=False)
+    assert verify(target, [source]) == []
+
+
+def test_merge_refuses_what_is_not_all_of_one_run(tmp_path: Path, source: Path, run: Run) -> None:
+    def part(i: int, count: int, **change: Any) -> Path:
+        folder = tmp_path / repr(change)
+        folder.mkdir(exist_ok=True)
+        options = replace(OPTIONS, shard=Shard(i, count), overwrite=True, **change)
+        embed_fasta(source, folder / "p.npy", options)
+        return shard_path(folder / "p.npy", Shard(i, count))
+
+    first, second, third = (part(i, 3) for i in (1, 2, 3))
+    out = tmp_path / "out.npy"
+    for parts, words in [
+        ([first, third], "shard 2/3 is missing; run protrna embed with --shard 2/3"),
+        ([first, second, third, second], "holds shard 2/3, as "),
+        ([first, second, part(3, 3, pool="max")], 'its pooling was "mean", not "max"'),
+        ([first, second, part(3, 4)], "its shard was 3, not 4"),
+        ([first, second, source], "neither Parquet, HDF5 nor NumPy"),
+        ([first, second, tmp_path / "none.npy"], "cannot be read"),
+    ]:
+        outcome = run("merge", *parts, "-o", out)
+        assert outcome.code in (65, 66, 78)
+        assert words in outcome.err
+        assert not out.exists()
+    assert run("merge", first, second, third, "-o", out).code == 0
+    assert run("merge", first, second, third, "-o", out).code == 73
+    assert run("merge", first, second, third, "-o", out, "--overwrite", "-q").err == ""

@@ -1,0 +1,128 @@
+"""Stopped and killed runs continue where they stopped, and end in the same bytes."""
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protrna_cli import EmbedOptions, embed_fasta
+from protrna_cli.errors import (
+    OutputUnwritable,
+    RunMismatch,
+    Stopped,
+    UsageError,
+)
+from protrna_cli.output.paths import partial_path
+from protrna_cli.plan.rules import Rules
+from tests.conftest import GOLDEN, ROOT, TOY, Run
+from tests.tools.kill import KINDS, assert_equal, embed, outputs
+from tests.tools.runs import OPTIONS, StopAfter
+
+
+def kind_name(options: EmbedOptions) -> str:
+    kind = "both" if options.per_token_output else "token" if options.per_token else options.pool
+    return f"{options.format}-{options.h5_layout}-{kind}"
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("options", KINDS, ids=kind_name)
+def test_a_run_stopped_anywhere_goes_on_to_the_same_bytes(
+    tmp_path: Path, source: Path, options: EmbedOptions
+) -> None:
+    alone, target = tmp_path / "alone", tmp_path / "stopped"
+    embed(source, alone, replace(options, resume=False))
+    stops = 0
+    for questions in (1, 2, 9, 3, 30, 5, 17, 10_000):
+        try:
+            summary = embed(source, target, options, stop=StopAfter(questions))
+        except Stopped:
+            stops += 1
+            assert not target.exists()
+    assert stops >= 5
+    assert summary.n_resumed > 0
+    assert_equal(target, alone, options)
+    for path in outputs(target, options):
+        assert path.exists()
+        assert not partial_path(path).exists()
+
+
+def test_a_few_kills_lose_nothing() -> None:
+    """The long campaign is `python -m tests.tools.kill --kills 200`."""
+    words = [sys.executable, "-m", "tests.tools.kill", "--kills", "4", "--seed", str(time.time_ns())]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "every output equals the uninterrupted one" in done.stdout
+
+
+def test_resume_can_always_be_said(tmp_path: Path, source: Path, run: Run) -> None:
+    """With nothing to resume it begins; on a finished output of the same run it is done at once."""
+    target = tmp_path / "out.h5"
+    words = ["embed", source, "-o", target, "--model", TOY, "--on-invalid", "skip", "--h5-layout", "packed"]
+    assert run(*words, "--resume").code == 0
+    before = target.stat()
+    time.sleep(0.01)
+    outcome = run(*words, "--resume")
+    assert outcome.code == 0
+    assert "whole already" in outcome.err
+    after = target.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"pool": "max"}, 'its pooling was "mean", not "max"'),
+        ({"layers": (1,)}, r"its layers was \[3\], not \[1\]"),
+        ({"precision": "bfloat16"}, 'its precision was "float32", not "bfloat16"'),
+        ({"dtype": "float16"}, 'its dtype was "float32", not "float16"'),
+        ({"per_token": True}, "its per_token was false, not true"),
+        ({"batch_tokens": 151}, "its batch_tokens was 150, not 151"),
+        ({"model": str(GOLDEN / "head64.h5")}, 'its weights was "'),
+        ({"rules": Rules(on_invalid="skip", max_length=59, overlap=15)}, "its max_length was 60, not 59"),
+    ],
+)
+@pytest.mark.parametrize("finished", [False, True])
+def test_another_runs_leavings_are_refused(
+    tmp_path: Path, source: Path, change: dict[str, Any], field: str, finished: bool
+) -> None:
+    target = tmp_path / "out"
+    if finished:
+        embed_fasta(source, target, OPTIONS)
+    else:
+        with pytest.raises(Stopped):
+            embed_fasta(source, target, OPTIONS, stop=StopAfter(12))
+    with pytest.raises(RunMismatch, match=field):
+        embed_fasta(source, target, replace(OPTIONS, resume=True, **change))
+    summary = embed_fasta(source, target, replace(OPTIONS, resume=True))
+    assert summary.n_resumed > 0
+
+
+def test_another_input_is_refused(tmp_path: Path, source: Path) -> None:
+    embed_fasta(source, tmp_path / "out", OPTIONS)
+    source.write_text(source.read_text() + ">more\nA\n")
+    with pytest.raises(RunMismatch, match="its input SHA-256 was"):
+        embed_fasta(source, tmp_path / "out", replace(OPTIONS, resume=True))
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_an_unfinished_run_is_not_overwritten_unasked(tmp_path: Path, source: Path) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(Stopped):
+        embed_fasta(source, target, OPTIONS, stop=StopAfter(12))
+    with pytest.raises(OutputUnwritable, match="use --resume to go on with it, or --overwrite"):
+        embed_fasta(source, target, OPTIONS)
+    with pytest.raises(UsageError, match="use one of them"):
+        embed_fasta(source, target, replace(OPTIONS, resume=True, overwrite=True))
+    assert embed_fasta(source, target, replace(OPTIONS, overwrite=True)).n_resumed == 0
+    assert not partial_path(target).exists()
+
+
+def test_what_did_not_begin_leaves_nothing(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(Stopped):
+        embed_fasta(source, tmp_path / "out", OPTIONS, stop=StopAfter(1))
+    assert sorted(tmp_path.iterdir()) == [source]

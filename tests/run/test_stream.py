@@ -1,0 +1,303 @@
+"""In a shell pipeline: Parquet on standard output, and nothing else; progress on stderr; completion."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protrna_cli import EmbedOptions, embed_fasta
+from protrna_cli.api import stream_fasta
+from protrna_cli.cli import progress
+from protrna_cli.errors import ReaderGone, Stopped, UsageError
+from protrna_cli.output.merge import merge
+from protrna_cli.plan.rules import Rules
+from protrna_cli.plan.shard import Shard
+from protrna_cli.run.stop import Stop
+from protrna_cli.run.verify import verify
+from tests.conftest import SAMPLE, TOY, Run, on_a_terminal
+from tests.tools.formats import named
+from tests.tools.kill import content
+
+RULES = Rules(on_invalid="unknown", max_length=60)
+OPTIONS = EmbedOptions(model=str(TOY), rules=RULES, batch_tokens=150)
+
+
+def shell(line: str, *words: object, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a bash line in which `protrna` is ours; words are $1, $2 and so on."""
+    function = f'protrna() {{ "{sys.executable}" -m protrna_cli "$@"; }}'
+    script = ["bash", "-c", f"{function}; {line}", "bash", *map(str, words)]
+    return subprocess.run(script, capture_output=True, env=os.environ | variables, timeout=300)
+
+
+def write_random(path: Path, records: int, length: int) -> None:
+    """Write records without repeats."""
+    letters = np.random.default_rng(1).choice(list("ACGU"), (records, length))
+    path.write_text("".join(f">r{i}\n{''.join(row)}\n" for i, row in enumerate(letters)))
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.h5"])
+def test_other_formats_take_standard_input_too(tmp_path: Path, name: str, run: Run, monkeypatch: Any) -> None:
+    with SAMPLE.open() as standard_input:
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        assert run("embed", "-", "-o", tmp_path / name, "--model", TOY, "-q").out == ""
+    assert verify(tmp_path / name, [SAMPLE]) == []
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize(
+    "kind",
+    [{"layers": (1, 3), "pool": "max"}, {"per_token": True, "layers": (0, 2)}],
+    ids=str,
+)
+def test_a_stream_holds_what_a_file_holds(tmp_path: Path, source: Path, kind: dict[str, object]) -> None:
+    options = EmbedOptions(**{**vars(OPTIONS), **kind, "rules": Rules(max_length=60)})
+    source.write_text("".join(f">r{i} d\n{'ACGU' * i}\n" for i in range(1, 40)))
+    with (tmp_path / "streamed").open("wb") as file:
+        summary = stream_fasta(source, file.fileno(), options)
+    embed_fasta(source, tmp_path / "file.parquet", options)
+    assert summary.n_records == 39
+    for name in ("streamed", "file.parquet"):
+        (tmp_path / f"{name}.skipped.tsv").touch()
+    assert content(tmp_path / "streamed") == content(tmp_path / "file.parquet")
+    assert verify(tmp_path / "streamed", [source]) == []
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_shards_may_flow_too(tmp_path: Path) -> None:
+    parts = [tmp_path / f"part{i}" for i in (1, 2, 3)]
+    for i, part in enumerate(parts, start=1):
+        with part.open("wb") as file:
+            stream_fasta(SAMPLE, file.fileno(), EmbedOptions(model=str(TOY), shard=Shard(i, 3)))
+    merge(parts, tmp_path / "out.parquet", named("parquet", "flat"), overwrite=False)
+    assert verify(tmp_path / "out.parquet", [SAMPLE]) == []
+
+
+NOISY = """
+import os, sys
+from protrna_cli import cli
+from protrna_cli.model.transformer import ProtRNA
+embed = ProtRNA.embed
+def noisy(*words):
+    print("a Python library")
+    os.write(1, b"a C library")
+    return embed(*words)
+ProtRNA.embed = noisy
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+def test_what_libraries_print_is_no_part_of_the_output(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", NOISY, "embed", SAMPLE, "-o", "-", "--model", TOY]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=300)
+    assert done.returncode == 0
+    (tmp_path / "out").write_bytes(done.stdout)
+    assert done.stdout.endswith(b"PAR1")
+    assert b" library" not in done.stdout
+    assert verify(tmp_path / "out", [SAMPLE]) == []
+
+
+def test_a_reader_that_has_enough_ends_the_run_quietly(tmp_path: Path) -> None:
+    source, temporary = tmp_path / "in.fa", tmp_path / "tmp"
+    temporary.mkdir()
+    write_random(source, 20_000, 8)  # 3 MB of vectors, which no pipe holds
+    line = 'protrna embed "$1" -o - --model "$2" | head -c 100 | wc -c; echo "${PIPESTATUS[@]}"'
+    done = shell(line, source, TOY, TMPDIR=str(temporary))
+    assert done.stdout.decode().split() == ["100", "141", "0", "0"]
+    assert done.stderr == b""
+    assert not list(temporary.iterdir())
+
+
+def test_a_full_disk_behind_standard_output_is_74() -> None:
+    done = shell('protrna embed "$1" -o - --model "$2" > /dev/full', SAMPLE, TOY)
+    assert done.returncode == 74
+    [line] = done.stderr.decode().splitlines()
+    assert "error: standard output: writing failed (No space left on device)" in line
+
+
+def test_a_terminal_gets_no_binary_file() -> None:
+    code, shown = on_a_terminal("embed", SAMPLE, "-o", "-", "--model", TOY, columns=200)
+    assert code == 2
+    assert "standard output a terminal; add > out.parquet" in shown
+    assert "PAR1" not in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "npy"}, "-o - is Parquet alone, not npy; give -o a file"),
+        ({"resume": True}, "--resume and --overwrite speak of a file"),
+        ({"overwrite": True}, "--resume and --overwrite speak of a file"),
+        ({"rules": Rules(on_invalid="skip")}, "skipped records are listed beside OUT"),
+        ({"rules": Rules(long="skip")}, "skipped records are listed beside OUT"),
+    ],
+)
+def test_what_a_pipe_cannot_have_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        stream_fasta(SAMPLE, -1, EmbedOptions(**options))
+
+
+def test_a_dry_run_speaks_of_a_stream_too(run: Run) -> None:
+    outcome = run("embed", SAMPLE, "-o", "-", "--model", TOY, "--dry-run", "--json")
+    assert json.loads(outcome.out)["records"] == 46
+
+
+def test_a_stopped_stream_is_no_parquet_file(tmp_path: Path) -> None:
+    class StopAt(Stop):
+        left = 12
+
+        def check(self) -> None:
+            self.left -= 1
+            if not self.left:
+                raise Stopped("stopped by a test")
+
+    source = tmp_path / "in.fa"
+    write_random(source, 60_000, 4)
+    with (tmp_path / "out").open("wb") as file, pytest.raises(Stopped) as stopped:
+        stream_fasta(source, file.fileno(), EmbedOptions(model=str(TOY)), stop=StopAt())
+    assert not stopped.value.resumable
+    sent = (tmp_path / "out").read_bytes()
+    assert len(sent) > 100_000
+    assert not sent.endswith(b"PAR1")
+
+
+def test_a_reader_that_does_not_read_cannot_hold_the_run(tmp_path: Path) -> None:
+    source = tmp_path / "in.fa"
+    write_random(source, 20_000, 8)
+    command = [sys.executable, "-m", "protrna_cli", "embed", source, "-o", "-", "--model", TOY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.read(4)
+        time.sleep(2)  # the pipe is full by now
+        process.terminate()
+        assert process.wait(timeout=300) == 75
+        said = process.stderr.read().decode()
+    assert "stopped by SIGTERM; what standard output got is not whole" in said
+    assert "go on with" not in said
+
+
+def test_writing_to_a_closed_pipe_is_an_error_of_its_own() -> None:
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    with pytest.raises(ReaderGone):
+        stream_fasta(SAMPLE, ours, OPTIONS)
+    os.close(ours)
+
+
+NUMBERS = {
+    "records_done",
+    "records_total",
+    "residues_done",
+    "residues_total",
+    "residues_per_second",
+    "elapsed_seconds",
+    "eta_seconds",
+    "rss_bytes",
+}
+
+
+def test_progress_in_json_is_a_line_at_the_start_and_at_the_end(tmp_path: Path, run: Run) -> None:
+    outcome = run("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY, "--progress", "json", "-q")
+    assert outcome.code == 0
+    first, *_, last = map(json.loads, outcome.err.splitlines())
+    assert set(first) == set(last) == NUMBERS
+    assert (first["records_done"], first["residues_done"], first["eta_seconds"]) == (0, 0, None)
+    assert (last["records_done"], last["records_total"]) == (46, 46)
+    assert (last["residues_done"], last["residues_total"], last["eta_seconds"]) == (7146, 7146, 0)
+    assert last["residues_per_second"] == pytest.approx(7146 / last["elapsed_seconds"], rel=0.2)
+    assert 100e6 < last["rss_bytes"] < 10e9
+
+
+class Clock:
+    """Time that a test moves on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def test_a_log_file_gets_a_line_a_minute_and_none_before(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = progress.progress_for("auto", quiet=False)
+    lines.start(1000, 100_000)
+    lines.resume(400, 40_000)
+    for second in range(1, 131):
+        clock.now = second
+        lines.advance(1, 100)
+        if second == 59:
+            assert capsys.readouterr().err == ""
+    lines.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "protrna: 460 of 1,000 records, 100 residues/s, 9 minutes left",
+        "protrna: 520 of 1,000 records, 100 residues/s, 8 minutes left",
+    ]
+
+
+def test_json_comes_every_five_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    meter = progress.progress_for("json", quiet=True)
+    meter.start(100, 1000)
+    for second in range(1, 13):
+        clock.now = second
+        meter.advance(1, 10)
+    meter.close()
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(each["elapsed_seconds"], each["records_done"]) for each in told] == [
+        (0, 0),
+        (5, 5),
+        (10, 10),
+        (12, 12),
+    ]
+    assert [each["eta_seconds"] for each in told] == [None, 95, 90, 88]
+
+
+@pytest.mark.parametrize("kind", ["auto", "json", "none"])
+def test_a_short_run_in_a_log_file_is_one_line(tmp_path: Path, run: Run, kind: str) -> None:
+    outcome = run("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY, "--progress", kind)
+    lines = [line for line in outcome.err.splitlines() if line[0] != "{"]
+    assert len(lines) == 1
+    assert lines[0].startswith("protrna: 46 records")
+    assert outcome.err.count("{") == (2 if kind == "json" else 0)
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_every_shell_gets_its_completion_script(name: str) -> None:
+    done = shell("protrna", _PROTRNA_COMPLETE=f"{name}_source")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"_PROTRNA_COMPLETE=" in done.stdout
+    if name == "bash":
+        assert subprocess.run(["bash", "-n"], input=done.stdout).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("protrna em", {"plain,embed"}),
+        ("protrna embed --prog", {"plain,--progress"}),
+        ("protrna embed in.fa --pool m", {"plain,mean", "plain,max"}),
+        ("protrna embed samp", {"file,samp"}),
+        ("protrna embed in.fa -o ou", {"file,ou"}),
+        ("protrna merge out", {"file,out"}),
+        ("protrna info out", {"file,out"}),
+        ("protrna weights f", {"plain,fetch"}),
+    ],
+)
+def test_words_are_completed(words: str, offered: set[str]) -> None:
+    told = {"_PROTRNA_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = shell("protrna", **told)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert set(done.stdout.decode().splitlines()) == offered

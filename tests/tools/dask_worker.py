@@ -1,0 +1,30 @@
+"""Preloaded by the workers of tests/test_dask.py: many small windows, a commit at once, a slow model."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from protrna_cli.cluster import worker
+from protrna_cli.plan import chunks
+from protrna_cli.run import pipeline
+
+BATCH_SECONDS = 0.03
+
+
+def dask_setup(_: Any) -> None:
+    """Change what the tests need changed."""
+    chunks.CHUNK_RECORDS, chunks.CHUNK_RESIDUES = 7, 300
+    chunks.CHUNKS_A_SHARD = 2
+    pipeline.COMMIT_SECONDS = 0.0
+    worker.BUSY_SECONDS = 0.05
+
+    from protrna_cli.model.transformer import ProtRNA
+
+    embed = ProtRNA.embed
+
+    def slow(self: ProtRNA, *arguments: Any) -> Any:
+        time.sleep(BATCH_SECONDS)
+        return embed(self, *arguments)
+
+    ProtRNA.embed = slow  # type: ignore[method-assign]

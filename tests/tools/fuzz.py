@@ -1,0 +1,159 @@
+"""Fuzz the reader: bytes in; records or one of our errors out, never a traceback, never a hang.
+
+    python -m tests.tools.fuzz --seconds 3600 --seed 1
+
+Seeds are FASTA of many tempers, plain and compressed; each round mutates one and reads it under random rules.
+A failing input is left in the current folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import gzip
+import lzma
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+
+from protrna_cli.errors import InputError, InputUnreadable
+from protrna_cli.fasta.census import take_census
+from protrna_cli.fasta.records import Record
+from protrna_cli.fasta.sources import open_sources
+from protrna_cli.plan.rules import GAPS, LONG, ON_INVALID, Rules
+from protrna_cli.plan.shard import WHOLE
+
+HANG_SECONDS = 20
+
+_TEXTS = [
+    b">a one\nACGU\nTTNN\n>b\nacgu\n",
+    b"\xef\xbb\xbf>a\r\nAC GU\r\n\r\n>b|x/y%z \xc3\xbc\r\nRYSWKMBDHVNXI",
+    b">p\nMKTAYIAKQRQISFVKSHFSRQ\n>g\nAC-GU..AC~\n>\nA\n>e\n>f\nA*1\n",
+    b"\n\n>long\n" + b"ACGU" * 400 + b"\n>t\tx\nA\tC\x0bG\n",
+    b"@q\nACGU\n+\nIIII\n",
+]
+_PIECES = [
+    b">",
+    b"\n",
+    b"\r",
+    b"\0",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b"-",
+    b"*",
+    b"N",
+    b"\x1f\x8b",
+    b"BZh9",
+    b"\xc3",
+    b" ",
+]
+
+
+def seeds() -> list[bytes]:
+    """Texts, and each of them in every compression, once and twice over."""
+    packers = [
+        gzip.compress,
+        bz2.compress,
+        lzma.compress,
+        lambda text: pa.compress(text, codec="zstd", asbytes=True),
+    ]
+    packed = [pack(text) for text in _TEXTS for pack in packers]
+    return [*_TEXTS, *packed, *(each + each for each in packed)]
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Change, add, repeat or cut off some bytes."""
+    out = bytearray(data)
+    for _ in range(rng.randint(0, 6)):
+        at = rng.randint(0, len(out))
+        match rng.randint(0, 4):
+            case 0:
+                out[at:at] = rng.choice(_PIECES)
+            case 1:
+                out[at : at + 1] = rng.randbytes(1)
+            case 2:
+                del out[at : at + rng.randint(1, 20)]
+            case 3:
+                out[at:at] = out[at : at + rng.randint(1, 60)]
+            case 4:
+                del out[at if rng.random() < 0.2 else len(out) :]
+    return bytes(out)
+
+
+def random_rules(rng: random.Random) -> Rules:
+    """Any rules that are valid."""
+    longest = rng.choice([2, 3, 17, 510])
+    return Rules(
+        rng.choice(ON_INVALID), rng.choice(GAPS), rng.choice(LONG), longest, rng.randint(1, longest - 1)
+    )
+
+
+def check(path: Path, rules: Rules) -> str:
+    """Read a file twice, as a run does; returns what came of it.
+
+    Raises
+    ------
+    AssertionError
+        The two passes do not agree, or an error is no single line that names the file.
+    """
+    try:
+        with open_sources([path]) as sources:
+            counted = take_census(sources, rules)
+            census, items = counted.census, list(counted.records(WHOLE, 1))
+    except (InputError, InputUnreadable) as error:
+        message = str(error)
+        assert message.isprintable() or "\n" not in message, message
+        assert str(path) in message, message
+        return type(error).__name__
+    records = [item for item in items if isinstance(item, Record)]
+    assert (len(records), len(items) - len(records)) == (census.n_records, census.n_skipped)
+    assert sum(record.length for record in records) == census.n_residues
+    assert all(record.sequence and set(record.sequence) <= set("acgux") for record in records)
+    return "records"
+
+
+def fuzz(seconds: float, seed: int) -> Counter[str]:
+    """Fuzz for some time; returns how often what came out."""
+    rng = random.Random(seed)
+    corpus = seeds()
+    outcomes: Counter[str] = Counter()
+    signal.signal(signal.SIGALRM, _hang)
+    end = time.monotonic() + seconds
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fuzzed.fa"
+        while time.monotonic() < end:
+            data, rules = mutated(rng.choice(corpus), rng), random_rules(rng)
+            path.write_bytes(data)
+            signal.alarm(HANG_SECONDS)
+            try:
+                outcomes[check(path, rules)] += 1
+            except BaseException:
+                Path(f"fuzz-{seed}.failed").write_bytes(data)
+                print(rules)
+                raise
+            finally:
+                signal.alarm(0)
+    return outcomes
+
+
+def _hang(*_: object) -> None:
+    raise TimeoutError(f"no answer in {HANG_SECONDS} s")
+
+
+def main() -> None:
+    """Fuzz as the command line asks."""
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.fuzz", description=main.__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    outcomes = fuzz(arguments.seconds, arguments.seed)
+    print(f"{sum(outcomes.values()):,} inputs:", ", ".join(f"{n:,} {what}" for what, n in outcomes.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Small runs with the toy checkpoint, and ways to stop and to start them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from protrna_cli import EmbedOptions
+from protrna_cli.errors import Stopped
+from protrna_cli.plan.rules import Rules
+from protrna_cli.run.stop import Stop
+from tests.conftest import TOY
+
+RUN_KINDS = [("parquet", "flat"), ("npy", "flat"), ("h5", "flat"), ("h5", "packed")]
+"""Format and HDF5 layout of everything that a run makes."""
+
+RULES = Rules(on_invalid="skip", max_length=60)
+OPTIONS = EmbedOptions(model=str(TOY), rules=RULES, batch_tokens=150, format="npy")
+
+
+class StopAfter(Stop):
+    """Asks to stop at the n-th question."""
+
+    def __init__(self, questions: int) -> None:
+        self.left = questions
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Stopped("stopped by a test")
+
+    def abandoning(self) -> Any:
+        self.check()
+        return super().abandoning()
+
+
+def command(*words: object) -> list[str]:
+    """Make the words of a `protrna` process."""
+    return [sys.executable, "-m", "protrna_cli", *map(str, words)]

@@ -1,0 +1,500 @@
+"""Fetching over a network that fails in every way that networks, servers and disks do."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import pytest
+
+from protrna_cli.errors import OutputUnwritable, WeightsError, WriteFailed
+from protrna_cli.weights.fetch import fetch
+from protrna_cli.weights.mirrors import MIRRORS, Mirror, look_up
+from protrna_cli.weights.transport import Patience
+from protrna_cli.weights.verification import read_verification, verify_checkpoint
+from protrna_cli.weights.watcher import Watcher
+from tests.tools.checkpoints import write_checkpoint
+from tests.tools.zenodo import Zenodo
+
+NAME = "ProtRNA_pretrained.h5"
+QUICK = Patience(timeout=0.5, retries=2, pause=0.01)
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("made") / "made.h5"
+    write_checkpoint(path, layers=2, width=96, heads=4)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def zenodo(content: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Zenodo]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Zenodo(content) as server:
+        yield server
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "weights" / NAME
+
+
+def assert_whole(target: Path, content: bytes) -> None:
+    """The checkpoint is there, recorded, and nothing unfinished is beside it."""
+    assert target.read_bytes() == content
+    record = read_verification(target)
+    assert record is not None
+    assert (record.size, record.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert {path.name for path in target.parent.iterdir()} == {NAME, f"{NAME}.json"}
+
+
+class Notes(Watcher):
+    """What the user would see."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+# The network breaks off.
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_connection_cut_at_random_bytes_is_resumed(
+    zenodo: Zenodo, target: Path, content: bytes, seed: int
+) -> None:
+    rng = random.Random(seed)
+    zenodo.cuts = [rng.randrange(1, len(content) // 8) for _ in range(6)]
+    expected = [sum(zenodo.cuts[:i]) for i in range(7)]
+    fetch(target, [zenodo.record()], patience=QUICK)
+    assert_whole(target, content)
+    assert [request.start for request in zenodo.log] == expected
+    assert sum(request.sent for request in zenodo.log) == len(content)
+
+
+def test_a_later_call_goes_on_where_an_earlier_one_stopped(
+    zenodo: Zenodo, target: Path, content: bytes
+) -> None:
+    zenodo.cuts = [50_000]
+    with pytest.raises(WeightsError, match="broke off"):
+        fetch(target, [zenodo.record()], patience=Patience(retries=0))
+    assert not target.exists()
+    fetch(target, [zenodo.record()], patience=QUICK)
+    assert_whole(target, content)
+    assert [request.start for request in zenodo.log] == [0, 50_000]
+
+
+def test_another_mirror_goes_on_with_the_same_file(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    zenodo.cuts = [50_000]
+    fetch(target, [zenodo.record(1), zenodo.record(2)], patience=Patience(retries=0))
+    assert_whole(target, content)
+    assert [(request.path.split("/")[2], request.start) for request in zenodo.log] == [
+        ("1", 0),
+        ("2", 50_000),
+    ]
+
+
+def test_a_server_without_range_is_asked_for_all_again(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    zenodo.ranges = False
+    zenodo.cuts = [100_000, 60_000]
+    fetch(target, [zenodo.record()], patience=QUICK)
+    assert_whole(target, content)
+    assert [request.start for request in zenodo.log] == [0, 0, 0]
+
+
+def test_a_server_that_always_breaks_off_is_given_up(zenodo: Zenodo, target: Path) -> None:
+    zenodo.ranges, zenodo.cuts = False, [60_000] * 50
+    with pytest.raises(WeightsError, match="bytes early"):
+        fetch(target, [zenodo.record()], patience=QUICK)
+    assert len(zenodo.log) == 1 + QUICK.retries
+
+
+@pytest.mark.parametrize(
+    ("etag", "grown"), [("strong", False), ("strong", True), ("weak", False), ("", True)]
+)
+def test_a_half_is_never_joined_to_another_file(
+    zenodo: Zenodo, target: Path, tmp_path: Path, etag: str, grown: bool
+) -> None:
+    """The file behind an address without a record changes; its ETag or its size tells."""
+    zenodo.etag, zenodo.cuts = etag, [50_000]
+    with pytest.raises(WeightsError):
+        fetch(target, [zenodo.share], patience=Patience(retries=0))
+    other = tmp_path / "other.h5"
+    write_checkpoint(other, layers=3 if grown else 2, width=96, heads=4, seed=1)
+    zenodo.content = other.read_bytes()
+    fetch(target, [zenodo.share], patience=QUICK)
+    assert_whole(target, zenodo.content)
+
+
+def test_a_redirected_address_is_resumed(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    zenodo.cuts = [70_000]
+    fetch(target, [zenodo.share], patience=QUICK)
+    assert_whole(target, content)
+    assert [request.start for request in zenodo.log] == [0, 70_000]
+    record = read_verification(target)
+    assert record is not None
+    assert (record.source, record.md5) == (f"{zenodo.url}/share/{NAME}", None)
+
+
+def test_bytes_lost_by_the_machine_are_fetched_again(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    """A power cut may leave zeros where bytes had been counted."""
+    zenodo.cuts = [50_000]
+    with pytest.raises(WeightsError):
+        fetch(target, [zenodo.record()], patience=Patience(retries=0))
+    partial = target.with_name(f"{NAME}.partial")
+    with partial.open("r+b") as file:
+        file.seek(30_000)
+        file.write(bytes(20_000))
+    fetch(target, [zenodo.record()], patience=QUICK)
+    assert_whole(target, content)
+    assert [request.start for request in zenodo.log] == [0, 50_000, 0]
+
+
+def test_a_partial_file_that_is_too_long_is_dropped(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    zenodo.cuts = [50_000]
+    with pytest.raises(WeightsError):
+        fetch(target, [zenodo.share], patience=Patience(retries=0))
+    with target.with_name(f"{NAME}.partial").open("ab") as file:
+        file.write(bytes(len(content)))
+    fetch(target, [zenodo.share], patience=QUICK)
+    assert_whole(target, content)
+
+
+def test_sigkill_and_again(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    zenodo.pace = 0.05
+    partial = target.with_name(f"{NAME}.partial")
+    with fetching_process(zenodo, target) as process:
+        wait_until(lambda: partial.exists() and partial.stat().st_size > 100_000)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not target.exists()
+    had = partial.stat().st_size
+    zenodo.pace = 0
+    fetch(target, [zenodo.record()], patience=QUICK)
+    assert_whole(target, content)
+    assert 0 < had < len(content)
+    assert zenodo.log[-1].start == had
+
+
+def test_twenty_at_once_download_once(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    zenodo.pace = 0.1  # slow enough that all of them are there before the first is done
+    processes = [fetching_process(zenodo, target) for _ in range(20)]
+    for process in processes:
+        with process:
+            _, errors = process.communicate(timeout=50)
+        assert process.returncode == 0, errors
+    assert_whole(target, content)
+    assert [(request.start, request.sent) for request in zenodo.log] == [(0, len(content))]
+
+
+# Servers fail.
+
+
+@pytest.mark.parametrize("fault", [404, 403, 500, 429, 0])
+@pytest.mark.parametrize("part", ["/api/records/1", "/records/1/"])
+def test_the_next_mirror_is_asked(
+    zenodo: Zenodo, target: Path, content: bytes, part: str, fault: int
+) -> None:
+    zenodo.faults = {part: fault}
+    notes = Notes()
+    fetch(target, [zenodo.record(1), zenodo.record(2)], notes, QUICK)
+    assert_whole(target, content)
+    assert [request.path.split("/")[2] for request in zenodo.log] == ["2"]
+    assert notes.lines[-1].endswith("trying the next address")
+    assert (f"answers {fault}" if fault else "gives no answer (timed out)") in notes.lines[-1]
+
+
+def test_a_failure_that_passes_is_waited_for(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    zenodo.faults = {"/api": [503, 500], "/records": [502, 429]}
+    fetch(target, [zenodo.record()], patience=QUICK)
+    assert_whole(target, content)
+
+
+def test_a_wrong_checksum_is_refused_and_leaves_nothing(zenodo: Zenodo, target: Path) -> None:
+    zenodo.checksum = "md5:" + 32 * "a"
+    with pytest.raises(
+        WeightsError, match=f"its MD5 is [0-9a-f]{{32}}, not {32 * 'a'} as its record says"
+    ) as caught:
+        fetch(target, [zenodo.record(1), zenodo.record(2)], patience=QUICK)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in target.parent.iterdir()] == [f"{NAME}.lock"]
+
+
+@pytest.mark.parametrize(
+    ("served", "words"),
+    [
+        (b"<!DOCTYPE html><html>Sign in</html>", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:9f\nsize 12\n", "a Git LFS pointer"),
+        (None, "holds values that are not finite"),
+    ],
+)
+def test_without_a_checksum_the_structure_is_held_to_account(
+    zenodo: Zenodo, target: Path, tmp_path: Path, served: bytes | None, words: str
+) -> None:
+    if served is None:
+        path = tmp_path / "nan.h5"
+        path.write_bytes(zenodo.content)
+        with h5py.File(path, "r+") as file:
+            file["embedding/embedding/embeddings:0"][7, 7] = float("nan")
+        served = path.read_bytes()
+    zenodo.content = served
+    with pytest.raises(WeightsError, match=f"gave a file that is refused: .*{words}"):
+        fetch(target, [zenodo.share], patience=QUICK)
+    assert [path.name for path in target.parent.iterdir()] == [f"{NAME}.lock"]
+
+
+def test_a_page_in_the_place_of_the_file_keeps_what_had_come(
+    zenodo: Zenodo, target: Path, content: bytes
+) -> None:
+    zenodo.cuts = [50_000]
+    with pytest.raises(WeightsError):
+        fetch(target, [zenodo.record()], patience=Patience(retries=0))
+    with Zenodo(b"<html>down for maintenance</html>", ranges=False) as other:
+        mirror = Mirror(other.record().address, zenodo.record().record)
+        with pytest.raises(WeightsError, match=r"has 33 bytes, not the [\d,]+ of its record"):
+            fetch(target, [mirror], patience=QUICK)
+    fetch(target, [zenodo.record()], patience=QUICK)
+    assert_whole(target, content)
+    assert [request.start for request in zenodo.log] == [0, 50_000]
+
+
+@pytest.mark.parametrize("cuts", [[], [50_000]])
+def test_the_record_tells_the_size_that_a_reply_does_not(
+    zenodo: Zenodo, target: Path, content: bytes, cuts: list[int]
+) -> None:
+    zenodo.sized, zenodo.cuts = False, cuts
+    fetch(target, [zenodo.record()], patience=QUICK)
+    assert_whole(target, content)
+
+
+def test_a_file_of_unknown_length_is_fetched(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    zenodo.sized = False
+    fetch(target, [zenodo.share], patience=QUICK)
+    assert_whole(target, content)
+
+
+def test_without_a_network_the_answer_is_quick(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as listener:  # bound and not listening: refused
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        started = time.monotonic()
+        with pytest.raises(
+            WeightsError, match=r"cannot be reached \(Connection refused\); run protrna"
+        ) as caught:
+            fetch(target, [Mirror(f"{url}/{NAME}"), Mirror(f"{url}/2/{NAME}")])
+    assert time.monotonic() - started < 1
+    assert str(caught.value).count("cannot be reached") == 1
+    for way in ("protrna weights fetch --to DIR", "--weights-dir", "--model PATH", "--model demo"):
+        assert way in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://a..b/x.h5", "http://[::1/x.h5", "http://host:port/x.h5", "http:///x.h5"]
+)
+def test_what_is_no_address_is_said_to_be_none(target: Path, address: str) -> None:
+    with pytest.raises(WeightsError, match=r"is no address|cannot be reached \(no host given\)"):
+        fetch(target, [Mirror(address)], patience=QUICK)
+
+
+# Proxies and certificates.
+
+
+def test_the_proxy_is_asked(
+    zenodo: Zenodo, target: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", zenodo.url)
+    fetch(target, [Mirror(f"http://weights.example/{NAME}")], patience=QUICK)
+    assert_whole(target, content)
+    assert zenodo.log[0].path == f"http://weights.example/{NAME}"
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here to make a certificate")
+def test_certificates_are_checked(
+    zenodo: Zenodo, target: Path, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    words = (
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    )
+    command = ["openssl", *words.split(), "-out", str(certificate), "-keyout", str(key)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    with Zenodo(content, tls=(certificate, key)) as secure:
+        with pytest.raises(WeightsError, match=r"CERTIFICATE_VERIFY_FAILED.*SSL_CERT_FILE names the"):
+            fetch(target, [secure.record()], patience=QUICK)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        fetch(target, [secure.record()], patience=QUICK)
+    assert_whole(target, content)
+
+
+# Disks and folders.
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, 512 KiB large."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_what_cannot_fit_is_not_begun(zenodo: Zenodo, small_disk: Path) -> None:
+    with pytest.raises(WriteFailed, match=r"are needed and [\d,]+ bytes are free; free space, or choose"):
+        fetch(small_disk / NAME, [zenodo.record()], patience=QUICK)
+    assert not list(small_disk.glob("*.partial"))
+
+
+def test_a_disk_that_fills_up(zenodo: Zenodo, small_disk: Path, content: bytes) -> None:
+    zenodo.sized = False  # so that the free space cannot be checked beforehand
+    with pytest.raises(WriteFailed, match="No space left on device"):
+        fetch(small_disk / NAME, [zenodo.share], patience=QUICK)
+    assert not (small_disk / NAME).exists()
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    fetch(small_disk / NAME, [zenodo.share], patience=QUICK)
+    assert_whole(small_disk / NAME, content)
+
+
+def test_a_quota_that_is_reached(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    """The system's own limit on a file's size; afterwards the download goes on."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))"
+    with fetching_process(zenodo, target, first=limit) as process:
+        _, errors = process.communicate(timeout=30)
+    assert "WriteFailed" in errors
+    assert "File too large" in errors
+    assert not target.exists()
+    fetch(target, [zenodo.record()], patience=QUICK)
+    assert_whole(target, content)
+    assert zenodo.log[-1].start == 150_000
+
+
+def test_a_copy_that_fails_leaves_nothing(target: Path, tmp_path: Path, content: bytes) -> None:
+    source = tmp_path / "source.h5"
+    source.write_bytes(content)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
+    try:
+        with pytest.raises(WriteFailed, match="File too large"):
+            fetch(target, [Mirror(str(source))])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in target.parent.iterdir()] == [f"{NAME}.lock"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputUnwritable, match=r"cannot be written .*; choose another folder"):
+        fetch(tmp_path / "file" / NAME, [])
+
+
+def test_a_read_only_folder_that_lacks_it(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(OutputUnwritable, match="Read-only file system"):
+        fetch(small_disk / NAME, [])
+
+
+def test_without_locks_each_process_fetches_for_itself(
+    zenodo: Zenodo, target: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    notes = Notes()
+    fetch(target, [zenodo.record()], notes, QUICK)
+    assert_whole(target, content)
+    assert "knows no file locks (No locks available)" in notes.lines[0]
+
+
+# What is there already.
+
+
+def test_a_damaged_file_is_named_and_fetched_anew(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    fetch(target, [zenodo.record()], patience=QUICK)
+    with h5py.File(target, "r+") as file:  # every shape right, every value finite
+        file["lm_head/bias:0"][3] += 1
+    with pytest.raises(WeightsError, match="damaged or replaced since it was verified on 2") as caught:
+        verify_checkpoint(target)
+    assert str(caught.value).startswith(f"{target}: ")
+    notes = Notes()
+    fetch(target, [zenodo.record()], notes, QUICK)
+    assert_whole(target, content)
+    assert "damaged" in notes.lines[0]
+
+
+def test_a_whole_file_is_not_fetched_again(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    target.parent.mkdir()
+    target.write_bytes(content)
+    fetch(target, [zenodo.record()], patience=QUICK)
+    assert zenodo.log == []
+    record = read_verification(target)
+    assert record is not None
+    assert (record.sha256, record.source) == (hashlib.sha256(content).hexdigest(), None)
+
+
+def test_a_read_only_folder_is_enough_to_verify(small_disk: Path, content: bytes, tmp_path: Path) -> None:
+    write_checkpoint(small_disk / NAME, layers=1, width=24, heads=3)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    verify_checkpoint(small_disk / NAME)
+    assert [path.name for path in small_disk.iterdir()] == [NAME]
+
+
+# The real addresses.
+
+
+@pytest.mark.network
+def test_the_published_addresses_answer() -> None:
+    """Sizes and checksums as Zenodo tells them, and an answer from every mirror; no download."""
+    import urllib.error
+    import urllib.request
+
+    try:
+        urllib.request.build_opener().open("https://zenodo.org/", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+    except OSError as error:
+        pytest.skip(f"no network here: zenodo.org cannot be reached ({error})")
+    for mirror in MIRRORS:
+        source = look_up(mirror, Patience(), Watcher())
+        if mirror.record:
+            assert source.size is not None and source.size > 2_500_000_000
+            assert source.md5 is not None
+        request = urllib.request.Request(source.address, headers={"Range": "bytes=0-7"})
+        with urllib.request.build_opener().open(request, timeout=30) as reply:
+            assert reply.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
+def fetching_process(zenodo: Zenodo, target: Path, first: str = "pass") -> "subprocess.Popen[str]":
+    """Fetch in a process of its own."""
+    script = (
+        f"{first}\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from protrna_cli.weights.fetch import fetch\nfrom protrna_cli.weights.mirrors import zenodo\n"
+        "fetch(Path(sys.argv[1]), [zenodo(1, sys.argv[2])])"
+    )
+    words = [sys.executable, "-c", script, str(target), zenodo.url]
+    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(happens: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something that another process does."""
+    until = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < until
+        time.sleep(0.01)

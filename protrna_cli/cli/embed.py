@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from protrna_cli.cli.terminal import claim_stdout, quiet_libraries, say
 from protrna_cli.cluster.job_array import resolve_shard
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
+from protrna_cli.output.formats.table import choose_format
 from protrna_cli.plan.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
 from protrna_cli.run.options import DTYPE_BYTES, POOLS, PRECISIONS, EmbedOptions
 from protrna_cli.run.stop import SignalStop
@@ -194,6 +196,8 @@ def embed(
         raise UsageError("--dask makes a folder of Parquet parts, and -o - is a pipe; give -o a folder")
     if as_json and not dry_run:
         raise UsageError("--json goes with --dry-run; progress for programs is --progress json")
+    if not dask and output != STDOUT:
+        choose_format(Path(output), asked.format)  # a usage error must not wait for the libraries below
     if dry_run:
         _estimate(inputs, output, asked, as_json, as_parquet=bool(dask) or output == STDOUT)
         return
@@ -231,8 +235,6 @@ def _estimate(
     inputs: tuple[str, ...], output: str, asked: EmbedOptions, as_json: bool, as_parquet: bool
 ) -> None:
     """Print what a run would take."""
-    from dataclasses import replace
-
     from protrna_cli.api import estimate_fasta
 
     if as_parquet and not asked.format:

@@ -14,7 +14,7 @@ from protrna_cli.plan import chunks
 from protrna_cli.plan.pieces import cost, embedded_length, token_counts
 from protrna_cli.plan.rules import Regions, Rules
 from protrna_cli.plan.shard import WHOLE, Shard
-from protrna_cli.text import counted, shortened
+from protrna_cli.text import shortened
 
 
 class Mark(NamedTuple):
@@ -212,7 +212,7 @@ def take_census(sources: Sequence[Source], rules: Rules, unique_ids: bool = Fals
     if not census.n_records:
         names = ", ".join(source.name for source in sources)
         raise InputError(
-            f"{names}: all {counted(census.n_skipped, 'record')} skipped; nothing is left to embed"
+            f"{names}: all records were skipped ({census.n_skipped:,}); nothing is left to embed"
         )
     return CountedInput(sources, rules, census)
 

@@ -37,12 +37,12 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def holds(self, done: int, cost: int, total: int) -> bool:
-        """Whether an item of this cost, after items that cost `done` of `total`, has its middle in this shard."""
+        """Whether the middle of an item of this cost, after `done` of `total`, is in this shard."""
         middle = 2 * done + cost
         return (self.index - 1) * 2 * total <= middle * self.count < self.index * 2 * total
 
     def ends_before(self, done: int, cost: int, total: int) -> bool:
-        """Whether an item of this cost, after items that cost `done` of `total`, is in a later shard."""
+        """Whether the middle of an item of this cost, after `done` of `total`, is in a later shard."""
         return (2 * done + cost) * self.count >= self.index * 2 * total
 
 

@@ -38,7 +38,7 @@ def test_embed_fetches_what_is_not_at_hand(run: Run, home: Path, zenodo: Zenodo,
     assert outcome.code == 0, outcome.err
     address = zenodo.record().address
     announced, summary = outcome.err.splitlines()
-    assert announced == f"protrna: fetching {NAME} (338,696 bytes) from {address} to {home}"
+    assert announced == f"protrna: fetching {NAME} (0.3 MiB) from {address} to {home}"
     assert "46 records" in summary
     assert SHA256 in run("info", tmp_path / "out.npy").out
     assert run("embed", SAMPLE, "-o", tmp_path / "again.npy", "-q").err == ""
@@ -54,7 +54,7 @@ def test_python_fetches_too_and_logs_it(home: Path, zenodo: Zenodo, caplog: pyte
     from protrna_cli import load_model
 
     assert load_model().size.layers == 3
-    assert f"fetching {NAME} (338,696 bytes)" in caplog.text
+    assert f"fetching {NAME} (0.3 MiB)" in caplog.text
 
 
 @pytest.mark.parametrize("way", ["--offline", "PROTRNA_OFFLINE"])
@@ -150,7 +150,7 @@ def test_fetch_from_an_address(run: Run, home: Path, zenodo: Zenodo) -> None:
         (["fetch", "--from", "missing.h5"], 69, "missing.h5 cannot be read (No such file or directory)"),
         (["fetch", "--from", "file:///etc/passwd"], 69, "file:/etc/passwd cannot be read"),
         (["fetch", "--from", SAMPLE], 69, f"{SAMPLE} gave a file that is refused: not an HDF5 file"),
-        (["fetch", "--from", TOY, "--to", SAMPLE], 73, f"{SAMPLE}: cannot be written"),
+        (["fetch", "--from", TOY, "--to", SAMPLE], 73, f"{SAMPLE}: cannot be created"),
         (["verify", SAMPLE], 69, f"{SAMPLE}: not an HDF5 file; run protrna weights fetch"),
         (["verify", "missing.h5"], 69, "missing.h5: no such checkpoint"),
         (["verify", "demo"], 2, "demo is built in"),
@@ -172,5 +172,5 @@ def test_a_terminal_shows_how_far_it_is(zenodo: Zenodo, tmp_path: Path) -> None:
     words = ["weights", "fetch", "--from", zenodo.share.address, "--to", tmp_path]
     code, shown = on_a_terminal(*words, columns=100)
     assert code == 0
-    assert "339k/339k" in shown
+    assert "331k/331k" in shown
     assert "B/s" in shown

@@ -77,7 +77,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
     monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 300)
     monkeypatch.setattr(chunks, "CHUNKS_A_SHARD", 2)
-    monkeypatch.setattr("protrna_cli.distribute.TASKS_A_WORKER", 2)
+    monkeypatch.setattr("protrna_cli.cluster.distribute.TASKS_A_WORKER", 2)
     path = tmp_path / "in.fa"
     write_input(path)
     return path
@@ -219,7 +219,7 @@ def test_what_exists_stays(tmp_path: Path, source: Path, cluster: Any) -> None:
     (target / "thesis.tex").write_text("all of it")
     with pytest.raises(OutputUnwritable, match="exists; use --overwrite"):
         embed(cluster, source, target)
-    with pytest.raises(OutputUnwritable, match="no dataset of protrna embed --dask"):
+    with pytest.raises(OutputUnwritable, match="not a folder that protrna embed --dask made"):
         embed(cluster, source, target, overwrite=True)
     (target / "thesis.tex").unlink()
     embed(cluster, source, target, overwrite=True)
@@ -255,7 +255,7 @@ def test_an_interrupt_reaches_local_workers_through_the_client_alone(tmp_path: P
     [
         (["-", "--dask", "local:1"], 2, "save it to a file first"),
         ([SAMPLE, "--dask", "local:0"], 2, "--dask takes local:N"),
-        ([SAMPLE, "--dask", "local:1", "--format", "npy"], 2, "protrna merge makes any format of it"),
+        ([SAMPLE, "--dask", "local:1", "--format", "npy"], 2, "protrna merge turns it into any format"),
         ([SAMPLE, "--dask", "local:1", "--shard", "1/2"], 2, "leave --shard out"),
         ([SAMPLE, "--dask", "nonsense"], 76, "no Dask scheduler there"),
         ([SAMPLE, "--dask", "tcp://127.0.0.1:9"], 76, "no Dask scheduler there"),

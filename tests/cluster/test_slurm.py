@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
-from protrna_cli.run.verify import verify
+from protrna_cli.run.verify import find_flaws
 from tests.conftest import ROOT, install_command
 from tests.test_readme import block
 from tests.tools.kill import content
@@ -128,7 +128,7 @@ def test_an_array_survives_a_signal_and_a_kill(folder: Path) -> None:
     assert job_state(f"{job}_3")["Restarts"] == "1"
     assert "320 records: out.parquet" in Path(f"merge.{merge}.log").read_text()
 
-    assert verify(Path("out.parquet"), [source]) == []
+    assert find_flaws(Path("out.parquet"), [source]) == []
     embed_fasta(source, "alone.parquet", EmbedOptions(model="demo"))
     for name in ("out.parquet", "alone.parquet"):
         Path(f"{name}.skipped.tsv").touch()

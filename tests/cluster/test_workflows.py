@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from protrna_cli.run.verify import verify
+from protrna_cli.run.verify import find_flaws
 from tests.conftest import SAMPLE, TOY, install_command
 from tests.test_readme import block, blocks
 
@@ -58,7 +58,7 @@ def test_one_process_a_gpu(work: Path) -> None:
     device = "--device gpu:$((i - 1))"
     script = block("bash", device)
     bash(script.replace(device, "--device cpu --threads 1"))
-    assert verify(Path("out.parquet"), ["input.fa"]) == []
+    assert find_flaws(Path("out.parquet"), ["input.fa"]) == []
 
 
 @pytest.mark.workflows
@@ -71,7 +71,7 @@ def test_snakemake_runs_its_workflow(work: Path) -> None:
     assert re.search(r"embed +4\nmerge +1\n", planned.stdout)
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
-    assert verify(Path("out.parquet"), ["input.fa"]) == []
+    assert find_flaws(Path("out.parquet"), ["input.fa"]) == []
 
 
 def filled(script: str, **values: object) -> str:
@@ -94,4 +94,4 @@ def test_the_scripts_of_the_nextflow_workflow_run(work: Path) -> None:
         parts += task.glob(glob)
     assert len(parts) == int(count)
     bash(filled(merge, parts=" ".join(map(str, parts))))
-    assert verify(work / "out.parquet", ["input.fa"]) == []
+    assert find_flaws(work / "out.parquet", ["input.fa"]) == []

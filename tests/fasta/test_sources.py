@@ -150,13 +150,13 @@ BAD: dict[str, tuple[bytes, str, list[str]]] = {
         ["--on-invalid", "unknown"],
     ),
     "nothing but gaps": (b">a\n--\n", "record 1 (id 'a'), line 1: no residues", ["--gaps", "remove"]),
-    "all skipped": (b">a\n*\n>b\n", "all 2 records were skipped", ["--on-invalid", "skip"]),
+    "all skipped": (b">a\n*\n>b\n", "all records were skipped (2)", ["--on-invalid", "skip"]),
     "too long": (
         b">a\n" + b"A" * 511,
         "(id 'a'), line 1: 511 residues, longer than 510; use --long window, truncate, skip or whole",
         ["--long", "error"],
     ),
-    "all too long": (b">a\n" + b"A" * 511, "all 1 records were skipped", ["--long", "skip"]),
+    "all too long": (b">a\n" + b"A" * 511, "all records were skipped (1)", ["--long", "skip"]),
     "equal ids in flat HDF5": (
         b">a\nA\n>a\nC\n",
         "record 2: the id 'a' repeats, and flat HDF5 names a dataset by it; use --h5-layout packed",

@@ -23,11 +23,10 @@ from protrna_cli.map.figure import png
 from protrna_cli.map.picture import Picture
 from protrna_cli.map.projection import Projection, project
 from protrna_cli.model.structure import ModelSize
-from protrna_cli.output.rows import Block, Header
+from protrna_cli.output.rows import Block
 from protrna_cli.plan.rows import Row
-from protrna_cli.plan.rules import DEFAULT_RULES
-from protrna_cli.plan.shard import WHOLE
-from protrna_cli.run.targets import make_header
+from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.targets import Target, make_header
 from tests.conftest import Run
 from tests.tools.formats import named
 
@@ -45,23 +44,15 @@ def write_vectors(
 ) -> Path:
     """Write an output as protrna embed does, of these rows; every layer has the same vectors."""
     per_token = changes.get("per_token", False)
-    header: Header = make_header(
-        **{
-            "model": "demo",
-            "weights_sha256": None,
-            "size": ModelSize(6, vectors.shape[1], 1),
-            "layers": layers,
-            "per_token": per_token,
-            "pool": "mean",
-            "precision": "float32",
-            "dtype": str(vectors.dtype),
-            "batch_tokens": 2048,
-            "rules": DEFAULT_RULES,
-            "shard": WHOLE,
-            "whole": (census := Census(n_records=len(rows), n_rows=len(rows), n_embedded=len(vectors))),
-            "part": census,
-            **changes,
-        }
+    options = EmbedOptions(**{"model": "demo", "layers": layers, "dtype": str(vectors.dtype), **changes})
+    census = Census(n_records=len(rows), n_rows=len(rows), n_embedded=len(vectors))
+    header = make_header(
+        Target(path, named("h5", "packed"), per_token),
+        options,
+        ModelSize(6, vectors.shape[1], 1),
+        None,
+        census,
+        census,
     )
     named(path.suffix[1:], "packed").write(path, header, [Block(rows, [vectors] * len(layers))])
     return path

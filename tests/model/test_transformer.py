@@ -93,7 +93,7 @@ def test_everything_equals_the_float64_reference(model: Any, golden: Any, name: 
     np.testing.assert_allclose(results["attentions"], expected.attentions, **REFERENCE)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max", "cls", "none"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls", "residues"])
 def test_pooling_equals_the_reference(model: Any, golden: Any, name: str, pooling: str) -> None:
     """Each record's own residues, pooled in float64: no special token, no pad."""
     lengths = (golden["tokens"] != reference.PAD).sum(1) - 2
@@ -104,14 +104,14 @@ def test_pooling_equals_the_reference(model: Any, golden: Any, name: str, poolin
         "mean": lambda row: row[1:-1].mean(0),
         "max": lambda row: row[1:-1].max(0),
         "cls": lambda row: row[0],
-        "none": lambda row: row[1:-1],
+        "residues": lambda row: row[1:-1],
     }
     layers = [model.size.layers, 1]
     embedded = model.embed(golden["tokens"], weigh(lengths, golden["tokens"].shape[1]), layers, pooling)
     for layer, rows in zip(layers, embedded, strict=True):
         for row, length, all_tokens in zip(rows, lengths, hidden[layer], strict=True):
             expected = pool[pooling](all_tokens[: length + 2])
-            np.testing.assert_allclose(row[:length] if pooling == "none" else row, expected, **REFERENCE)
+            np.testing.assert_allclose(row[:length] if pooling == "residues" else row, expected, **REFERENCE)
 
 
 def test_a_batch_never_changes_a_row(model: Any) -> None:
@@ -148,7 +148,7 @@ def test_an_embedding_pays_for_no_lm_head_and_no_later_layer(
     assert len(ran) == 1
 
 
-@pytest.mark.parametrize("pooling", ["mean", "none"])
+@pytest.mark.parametrize("pooling", ["mean", "residues"])
 def test_bfloat16_stays_near_the_reference(golden: Any, name: str, pooling: str) -> None:
     """Kernels have 8 significant bits, so that each is off by 2 ** -9 at most; layers add that up slowly."""
     model = load_model(GOLDEN / f"{name}.h5", precision="bfloat16")

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import OutputUnwritable
-from protrna_cli.output import rows
+from protrna_cli.output import rows as output_rows
 from protrna_cli.output.convert import convert
 from protrna_cli.output.paths import partial_path, skipped_path
 from protrna_cli.output.read import read_output, read_rows
 from protrna_cli.output.rows import Block, Header
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.rows import ROW_COLUMNS, Row
 from protrna_cli.plan.rules import Rules
 from tests.conftest import SAMPLE, TOY, Run
 from tests.tools.formats import named
@@ -102,7 +102,7 @@ def test_any_way_through_the_formats_ends_where_it_began(
     header, blocks = made
     if header.per_token:
         kinds = [kind for kind in kinds if kind[0] != "h5ad"]
-    with TemporaryDirectory() as name, patch.object(rows, "BLOCK_BYTES", block_bytes):
+    with TemporaryDirectory() as name, patch.object(output_rows, "BLOCK_BYTES", block_bytes):
         path = Path(name) / "start"
         named("npy", "flat").write(path, header, blocks)
         if unfit(header, blocks, kinds):
@@ -143,10 +143,9 @@ def test_tsv_reads_back_to_the_same_numbers(made: tuple[Header, list[Block]], pl
     expected = np.concatenate([block.values[place] for block in blocks] or [np.zeros((0, header.width))])
     found = np.array([[float(text) for text in line.split("\t")] for line in lines], header.dtype)
     assert found.tobytes() == expected.astype(header.dtype).tobytes()
-    assert first.split("\t") == list(rows.ROW_COLUMNS)
+    assert first.split("\t") == list(ROW_COLUMNS)
     cleaned = [
-        [str(getattr(row, column)).replace("\t", " ") for column in rows.ROW_COLUMNS]
-        for row in bits(blocks)[0]
+        [str(getattr(row, column)).replace("\t", " ") for column in ROW_COLUMNS] for row in bits(blocks)[0]
     ]
     assert [line.split("\t") for line in table] == cleaned
     assert kept.provenance == {**header.provenance, "layers": [header.layers[place]]}
@@ -168,7 +167,7 @@ def test_what_is_converted_verifies_as_the_source_does(
 ) -> None:
     out = tmp_path / name
     done = run("convert", source, "-o", out)
-    assert (done.code, done.out, done.err) == (0, "", f"protrna: 46 records: {out}\n")
+    assert (done.code, done.out, done.err) == (0, "", f"protrna: 46 rows: {out}\n")
     assert skipped_path(out).read_bytes() == skipped_path(source).read_bytes()
     assert run("verify", out, source.with_name("in.fa")).code == 0
     assert run("convert", source, "-o", out).code == 73
@@ -185,7 +184,7 @@ def test_what_is_converted_verifies_as_the_source_does(
             2,
             "no format has the suffix '.csv'; use .parquet, .pq, .h5, .hdf5, .npy, .h5ad, .tsv",
         ),
-        (["-o", "out.tsv"], 2, "holds layers 1, 3, and tsv one; choose it with --layer"),
+        (["-o", "out.tsv"], 2, "holds layers 1, 3, and tsv holds one; choose it with --layer"),
         (["-o", "out.npy", "--layer", "2"], 2, "holds layer 1, 3, not 2"),
         (["-o", "no/folder/out.npy"], 73, "cannot be created (No such file or directory)"),
     ],
@@ -275,7 +274,7 @@ def cut_the_array(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (lose_a_row, "has 45 rows, and says that it has 46"),
+        (lose_a_row, "has 45 rows, and its header states 46"),
         (cut_a_line, "damaged"),
         (cut_the_array, "damaged"),
     ],
@@ -358,7 +357,7 @@ def test_an_unfinished_run_is_not_swept_away(run: Run, tmp_path: Path, large: Pa
     partial_path(out).mkdir()
     (partial_path(out) / "journal").write_text("{}\n")
     done = run("convert", large, "-o", out, "--overwrite")
-    assert (done.code, "a run that did not finish" in done.err) == (73, True)
+    assert (done.code, "an unfinished run" in done.err) == (73, True)
     assert (partial_path(out) / "journal").read_text() == "{}\n"
 
 
@@ -375,7 +374,7 @@ def test_reading_takes_a_block_of_memory_at_a_time(
     n = header.n_vectors
     parts = [Block(found, [np.arange(n * 4, dtype="f4").reshape(n, 4)])]
     named("npy", "flat").write(tmp_path / "in.npy", header, parts)
-    monkeypatch.setattr(rows, "BLOCK_BYTES", 480)
+    monkeypatch.setattr(output_rows, "BLOCK_BYTES", 480)
     convert(tmp_path / "in.npy", tmp_path / "out", named(format, h5_layout))
     sizes = [block.values[0].nbytes for block in read_output(tmp_path / "out")[1]]
     assert sum(sizes) == n * 16

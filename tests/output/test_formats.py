@@ -14,7 +14,7 @@ import pytest
 
 from protrna_cli.errors import InputError, InputUnreadable, OutputUnwritable, UsageError
 from protrna_cli.output.formats.flat import dataset_name
-from protrna_cli.output.formats.table import format_of
+from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.read import read_output
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.rows import Row
@@ -163,12 +163,12 @@ def test_names_of_datasets_can_be_turned_back() -> None:
     [("a.parquet", "parquet"), ("a.pq", "parquet"), ("A.H5", "h5"), ("a.hdf5", "h5"), ("a.npy", "npy")],
 )
 def test_the_suffix_tells_the_format(name: str, format: str) -> None:
-    assert format_of(Path(name)) == format
+    assert choose_format(Path(name)).name == format
 
 
 def test_an_unknown_suffix_is_an_error() -> None:
     with pytest.raises(UsageError, match=r"no format has the suffix '\.csv'; use \.parquet, .*--format"):
-        format_of(Path("out.csv"))
+        choose_format(Path("out.csv"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from protrna_cli.output.paths import shard_path
 from protrna_cli.output.read import read_output
 from protrna_cli.plan import chunks
 from protrna_cli.plan.shard import Shard
-from protrna_cli.run.verify import verify
+from protrna_cli.run.verify import find_flaws
 from tests.conftest import Run
 from tests.tools.formats import named
 from tests.tools.kill import content
@@ -35,7 +35,7 @@ def test_merged_shards_equal_one_run(
     for i in range(1, count + 1):
         embed_fasta(source, target, replace(options, shard=Shard(i, count)))
     parts = [shard_path(target, Shard(i, count)) for i in range(count, 0, -1)]
-    assert all(verify(part, [source]) == [] for part in parts[:: max(1, count // 5)])
+    assert all(find_flaws(part, [source]) == [] for part in parts[:: max(1, count // 5)])
     sizes = [read_output(part)[0].n_rows for part in parts]
     assert sum(sizes) == 84
     merge(parts, target, named(format, h5_layout), overwrite=False)
@@ -49,7 +49,7 @@ def test_merged_shards_equal_one_run(
     for layers in zip(merged.values, alone.values, strict=True):
         one, other = (np.frombuffer(layer, "<f4") for layer in layers)
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
-    assert verify(target, [source]) == []
+    assert find_flaws(target, [source]) == []
 
 
 def test_there_may_be_more_shards_than_records(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_there_may_be_more_shards_than_records(tmp_path: Path) -> None:
         parts.append(shard_path(target, Shard(i, 7)))
     assert sorted(read_output(part)[0].n_rows for part in parts) == [0, 0, 0, 0, 0, 1, 1]
     merge(parts, target, named("parquet", "flat"), overwrite=False)
-    assert verify(target, [source]) == []
+    assert find_flaws(target, [source]) == []
 
 
 def test_merge_refuses_what_is_not_all_of_one_run(tmp_path: Path, source: Path, run: Run) -> None:

@@ -17,7 +17,7 @@ from protrna_cli.errors import (
 )
 from protrna_cli.output.paths import partial_path
 from protrna_cli.run.stop import Stop
-from protrna_cli.run.verify import verify
+from protrna_cli.run.verify import find_flaws
 from tests.conftest import TOY, Run
 from tests.tools.kill import content
 from tests.tools.runs import OPTIONS, RUN_KINDS, command
@@ -43,7 +43,7 @@ def test_a_file_size_limit_ends_with_74_and_is_resumed(tmp_path: Path, name: str
     assert not (tmp_path / name).exists()
     done = subprocess.run([*words, "--resume"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert verify(tmp_path / name, [source]) == []
+    assert find_flaws(tmp_path / name, [source]) == []
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -99,7 +99,7 @@ def test_a_disk_that_fills_while_the_output_is_made(
     outcome = run(*words, "--resume")
     assert outcome.code == 0
     assert "resumed" in outcome.err
-    assert verify(out, [source]) == []
+    assert find_flaws(out, [source]) == []
 
 
 def test_a_read_only_folder_is_73(source: Path, small_disk: Path) -> None:

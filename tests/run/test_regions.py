@@ -23,7 +23,7 @@ from protrna_cli.plan import chunks
 from protrna_cli.plan.rules import Region, Regions, Rules
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run import pipeline
-from protrna_cli.run.verify import verify
+from protrna_cli.run.verify import find_flaws
 from tests.conftest import Run
 from tests.output.test_formats import KINDS, joined
 from tests.run.test_embed import (
@@ -335,7 +335,7 @@ def test_both_outputs_of_one_run_are_those_of_two(
     assert content(residues) == content(tmp_path / "alone.h5")
     embed_fasta(mixed, tmp_path / "again.parquet", options)
     assert len(ran) == 2 * both
-    assert verify(pooled, [mixed]) == verify(residues, [mixed]) == []
+    assert find_flaws(pooled, [mixed]) == find_flaws(residues, [mixed]) == []
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -348,7 +348,7 @@ def test_residues_beside_regions_are_those_of_whole_records(tmp_path: Path, sour
     expected = [residues_of(SEQUENCES[i]) for i in (0, 1, 3)]
     np.testing.assert_allclose(values, np.concatenate(expected), rtol=0, atol=1e-4)
     assert len(read(pooled)[1]) == 5
-    assert verify(pooled, [source], bed) == verify(residues, [source], bed) == []
+    assert find_flaws(pooled, [source], bed) == find_flaws(residues, [source], bed) == []
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -361,7 +361,7 @@ def test_what_exists_of_two_outputs_is_refused(tmp_path: Path, mixed: Path) -> N
     residues.unlink()
     with pytest.raises(Stopped, match=r"\d+ of 84 rows or more are safe"):
         embed_fasta(mixed, pooled, options, stop=StopAfter(12))
-    with pytest.raises(OutputUnwritable, match="use --resume to go on with it"):
+    with pytest.raises(OutputUnwritable, match="use --resume to continue it"):
         embed_fasta(mixed, pooled, options)
     with pytest.raises(RunMismatch, match='its pooling was "mean", not "max"'):
         embed_fasta(mixed, pooled, replace(options, resume=True, pool="max"))
@@ -411,9 +411,9 @@ def test_shards_of_regions_and_residues_are_merged(tmp_path: Path, mixed: Path) 
         embed_fasta(mixed, pooled, replace(options, shard=Shard(i, 3)))
     for path in (pooled, residues):
         parts = [shard_path(path, Shard(i, 3)) for i in range(1, 4)]
-        assert verify(parts[1], [mixed], bed) == []
+        assert find_flaws(parts[1], [mixed], bed) == []
         merge(parts, path, named(path.suffix[1:], "flat"), overwrite=False)
-        assert verify(path, [mixed], bed) == []
+        assert find_flaws(path, [mixed], bed) == []
     alone = tmp_path / "alone.npy"
     embed_fasta(mixed, alone, replace(options, per_token_output=None))
     assert (content(alone).header, content(alone).rows) == (content(pooled).header, content(pooled).rows)

@@ -67,7 +67,7 @@ def test_resume_can_always_be_said(tmp_path: Path, source: Path, run: Run) -> No
     time.sleep(0.01)
     outcome = run(*words, "--resume")
     assert outcome.code == 0
-    assert "whole already" in outcome.err
+    assert "already complete" in outcome.err
     after = target.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
@@ -114,7 +114,7 @@ def test_an_unfinished_run_is_not_overwritten_unasked(tmp_path: Path, source: Pa
     target = tmp_path / "out"
     with pytest.raises(Stopped):
         embed_fasta(source, target, OPTIONS, stop=StopAfter(12))
-    with pytest.raises(OutputUnwritable, match="use --resume to go on with it, or --overwrite"):
+    with pytest.raises(OutputUnwritable, match="use --resume to continue it, or --overwrite"):
         embed_fasta(source, target, OPTIONS)
     with pytest.raises(UsageError, match="use one of them"):
         embed_fasta(source, target, replace(OPTIONS, resume=True, overwrite=True))

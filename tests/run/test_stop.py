@@ -37,7 +37,7 @@ def test_signals_commit_and_say_how_to_go_on(tmp_path: Path, number: int, code: 
         _, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert f"stopped by {signal.Signals(number).name}" in err
-    assert f"go on with: protrna embed {source} -o {target} --model demo --threads 1 --resume" in err
+    assert f"continue with: protrna embed {source} -o {target} --model demo --threads 1 --resume" in err
     assert not target.exists()
     assert journal.read_text().count("\n") == 2  # the key, and what was computed
     assert "Traceback" not in err

@@ -19,7 +19,7 @@ from protrna_cli.output.merge import merge
 from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.stop import Stop
-from protrna_cli.run.verify import verify
+from protrna_cli.run.verify import find_flaws
 from tests.conftest import SAMPLE, TOY, Run, on_a_terminal
 from tests.tools.formats import named
 from tests.tools.kill import content
@@ -46,7 +46,7 @@ def test_other_formats_take_standard_input_too(tmp_path: Path, name: str, run: R
     with SAMPLE.open() as standard_input:
         monkeypatch.setattr(sys, "stdin", standard_input)
         assert run("embed", "-", "-o", tmp_path / name, "--model", TOY, "-q").out == ""
-    assert verify(tmp_path / name, [SAMPLE]) == []
+    assert find_flaws(tmp_path / name, [SAMPLE]) == []
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -65,7 +65,7 @@ def test_a_stream_holds_what_a_file_holds(tmp_path: Path, source: Path, kind: di
     for name in ("streamed", "file.parquet"):
         (tmp_path / f"{name}.skipped.tsv").touch()
     assert content(tmp_path / "streamed") == content(tmp_path / "file.parquet")
-    assert verify(tmp_path / "streamed", [source]) == []
+    assert find_flaws(tmp_path / "streamed", [source]) == []
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -75,12 +75,12 @@ def test_shards_may_flow_too(tmp_path: Path) -> None:
         with part.open("wb") as file:
             stream_fasta(SAMPLE, file.fileno(), EmbedOptions(model=str(TOY), shard=Shard(i, 3)))
     merge(parts, tmp_path / "out.parquet", named("parquet", "flat"), overwrite=False)
-    assert verify(tmp_path / "out.parquet", [SAMPLE]) == []
+    assert find_flaws(tmp_path / "out.parquet", [SAMPLE]) == []
 
 
 NOISY = """
 import os, sys
-from protrna_cli import cli
+from protrna_cli.cli import main as cli
 from protrna_cli.model.transformer import ProtRNA
 embed = ProtRNA.embed
 def noisy(*words):
@@ -99,7 +99,7 @@ def test_what_libraries_print_is_no_part_of_the_output(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(done.stdout)
     assert done.stdout.endswith(b"PAR1")
     assert b" library" not in done.stdout
-    assert verify(tmp_path / "out", [SAMPLE]) == []
+    assert find_flaws(tmp_path / "out", [SAMPLE]) == []
 
 
 def test_a_reader_that_has_enough_ends_the_run_quietly(tmp_path: Path) -> None:
@@ -123,16 +123,16 @@ def test_a_full_disk_behind_standard_output_is_74() -> None:
 def test_a_terminal_gets_no_binary_file() -> None:
     code, shown = on_a_terminal("embed", SAMPLE, "-o", "-", "--model", TOY, columns=200)
     assert code == 2
-    assert "standard output a terminal; add > out.parquet" in shown
+    assert "standard output is a terminal; add > out.parquet" in shown
     assert "PAR1" not in shown
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "npy"}, "-o - is Parquet alone, not npy; give -o a file"),
-        ({"resume": True}, "--resume and --overwrite speak of a file"),
-        ({"overwrite": True}, "--resume and --overwrite speak of a file"),
+        ({"format": "npy"}, "-o - is always Parquet, not npy; give -o a file"),
+        ({"resume": True}, "--resume and --overwrite need a file"),
+        ({"overwrite": True}, "--resume and --overwrite need a file"),
         ({"rules": Rules(on_invalid="skip")}, "skipped records are listed beside OUT"),
         ({"rules": Rules(long="skip")}, "skipped records are listed beside OUT"),
     ],
@@ -177,7 +177,7 @@ def test_a_reader_that_does_not_read_cannot_hold_the_run(tmp_path: Path) -> None
         process.terminate()
         assert process.wait(timeout=300) == 75
         said = process.stderr.read().decode()
-    assert "stopped by SIGTERM; what standard output got is not whole" in said
+    assert "stopped by SIGTERM; standard output is incomplete" in said
     assert "go on with" not in said
 
 

@@ -1,4 +1,4 @@
-"""What the commands do, from Python."""
+"""The Python functions behind the commands."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def load_model(
     ----------
     name_or_path
         `protrna` (the published weights, downloaded if they are missing), `demo` (synthetic weights, for
-        trying), or the path of a checkpoint.
+        trying the tool), or the path of a checkpoint.
     precision
-        Of matrix multiplication: `float32`, or `bfloat16`, which halves the memory of the weights.
+        Precision of matrix multiplication: `float32`, or `bfloat16`, which halves the memory of the weights.
     device
-        `auto`, `cpu`, `gpu` or `gpu:N`; the first call in a process decides.
+        `auto`, `cpu`, `gpu` or `gpu:N`; the first call decides for the whole process.
     threads
         CPU threads; by default all that the process may use.
 
@@ -67,7 +67,7 @@ def load_model(
     WeightsError
         The checkpoint is missing or not usable.
     OutputUnwritable, WriteFailed
-        It has to be downloaded, and its folder cannot be written, or the disk is full.
+        The checkpoint must be downloaded, but its folder cannot be written or the disk is full.
     UsageError
         There is no such device.
     """
@@ -81,7 +81,7 @@ def load_model(
 
 
 def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./weights") -> ProtRNA:
-    """Load `path/name.h5`, as the published code does; raises as `load_model` does."""
+    """Load `path/name.h5`, as the published code does. Raises the same errors as `load_model`."""
     return load_model(Path(path) / f"{name}.h5")
 
 
@@ -98,20 +98,20 @@ def embed_fasta(
     Parameters
     ----------
     inputs
-        One path or several, or `-` for standard input; their records follow one another.
+        One or more paths, or `-` for standard input; their records are read in this order.
     output_path
-        The file to make; a shard is named before the suffix, as in `out.3-of-7.parquet`.
+        The output file; a shard adds its number before the suffix, as in `out.3-of-7.parquet`.
     progress
-        Receives the progress of the run.
+        Callbacks for the progress of the run.
     stop
-        Asked whether to stop; see `protrna_cli.run.stop`.
+        Checked for a request to stop; see `protrna_cli.run.stop`.
     watcher
-        Receives the progress of the download, if the weights are missing.
+        Callbacks for the progress of the download, if the weights are missing.
 
     Raises
     ------
     ProtrnaError
-        An error that the user can mend; see `protrna_cli.errors`.
+        An error that the user can fix; see `protrna_cli.errors`.
     """
     options = options or EmbedOptions()
     progress, stop = progress or Progress(), stop or Stop()
@@ -121,7 +121,7 @@ def embed_fasta(
     with ExitStack() as stack:
         for target in targets:
             stack.enter_context(locked(target.path))
-        sources = stack.enter_context(open_sources(_listed(inputs)))
+        sources = stack.enter_context(open_sources(_as_list(inputs)))
         for target in targets:
             refuse_existing(target, options)
         with stop.abandoning():
@@ -143,30 +143,30 @@ def stream_fasta(
     Parameters
     ----------
     descriptor
-        Number of the open file to write to. It stays open.
+        File descriptor to write to. It stays open.
     inputs, progress, stop, watcher
-        As `embed_fasta` takes them.
+        As in `embed_fasta`.
 
     Raises
     ------
     UsageError
-        The options need a file: another format, `resume`, `overwrite`, or rules that skip records, which
-        are listed beside a file.
+        The options need an output file: another format, `resume`, `overwrite`, a second output, or rules that
+        may skip records, whose list is a file beside the output.
     ReaderGone
         The reader of the pipe has closed it.
     ProtrnaError
-        Any other error that the user can mend.
+        Any other error that the user can fix.
     """
     options = options or EmbedOptions()
     progress, stop = progress or Progress(), stop or Stop()
     options.refuse_for_pipe()
-    from protrna_cli.run.stream import Stream  # it brings pyarrow, which other formats do without
+    from protrna_cli.run.stream import Stream  # imports pyarrow, which other formats do not need
 
     checkpoint = locate(options.model, options.weights_dir)
     checkpoint.check_reachable(options.offline)
     target = Target(Path("<stdout>"), choose_format(Path("<stdout>"), "parquet"), options.per_token)
     try:
-        with open_sources(_listed(inputs)) as sources:
+        with open_sources(_as_list(inputs)) as sources:
             with stop.abandoning():
                 counted_input = take_census(sources, options.rules)
                 checkpoint.obtain(watcher)
@@ -185,33 +185,33 @@ def stream_fasta(
 def estimate_fasta(
     inputs: AnyPath | Sequence[AnyPath], output_path: AnyPath, options: EmbedOptions | None = None
 ) -> Estimate:
-    """Estimate what `embed_fasta` would take; nothing is computed or written.
+    """Estimate time, memory and output size of `embed_fasta`; nothing is computed or written.
 
     Raises
     ------
     ProtrnaError
-        Something is wrong with the input or the options.
+        The input or the options are invalid.
     """
     options = options or EmbedOptions()
     checkpoint = locate(options.model, options.weights_dir)
     size = checkpoint.size() if checkpoint.is_there else PUBLISHED_SIZE
     targets = targets_of(Path(output_path), options)
-    with open_sources(_listed(inputs)) as sources:
+    with open_sources(_as_list(inputs)) as sources:
         counted_input = take_census(sources, options.rules, need_unique_ids(targets, options))
-        vector = size.width * len(options.layers) * DTYPE_BYTES[options.dtype]
+        vector_bytes = size.width * len(options.layers) * DTYPE_BYTES[options.dtype]
         return estimate(
             counted_input.records(options.shard, size.width),
             counted_input.census_of(options.shard, size.width),
             options.rules,
             size,
             options.batch_tokens,
-            bytes_a_row=(
-                vector * any(not target.per_token for target in targets),
-                vector * any(target.per_token for target in targets),
+            bytes_per_row=(
+                vector_bytes * any(not target.per_token for target in targets),
+                vector_bytes * any(target.per_token for target in targets),
             ),
             rate=rates.recall(rates_file(), rate_key(size, options)),
         )
 
 
-def _listed(inputs: AnyPath | Sequence[AnyPath]) -> Sequence[AnyPath]:
+def _as_list(inputs: AnyPath | Sequence[AnyPath]) -> Sequence[AnyPath]:
     return [inputs] if isinstance(inputs, (str, PathLike)) else inputs

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and outputs that one process at a time writes."""
+"""Write files completely or not at all, and lock an output for one process at a time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from protrna_cli.errors import OutputBusy, OutputUnwritable, WriteFailed
 from protrna_cli.text import reason
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
-"""Errors of a file system without file locks, such as some network file systems."""
+"""Error numbers of a file system without file locks, such as some network file systems."""
 
 
 @contextmanager
 def writing(path: Path | str, remedy: str) -> Iterator[None]:
-    """Turn a failed write in this context into our error.
+    """Turn a failed write in this context into `WriteFailed`; `remedy` is what the user can do.
 
     Raises
     ------
@@ -34,12 +34,12 @@ def writing(path: Path | str, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def creating(path: Path | str, remedy: str = "choose another -o") -> Iterator[None]:
-    """Turn the failure to create something in this context into our error.
+    """Turn a failure to create a file or folder in this context into `OutputUnwritable`.
 
     Raises
     ------
     OutputUnwritable
-        The folder is missing, read-only or not ours.
+        The folder is missing or read-only, or belongs to somebody else.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def creating(path: Path | str, remedy: str = "choose another -o") -> Iterator[No
 
 
 def sync(path: Path) -> None:
-    """Make a file, or the entries of a folder, durable."""
+    """Make a file, or the file names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -57,14 +57,14 @@ def sync(path: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file so that whatever ends the process leaves the new file, or what was there before.
+    """Write a file atomically: if the process ends early, the file has its old or its new content.
 
-    The content goes to a file beside it, is made durable, and is then renamed.
+    The content goes to a temporary file in the same folder, is made durable, and is then renamed.
 
     Raises
     ------
     OSError
-        It cannot be written; nothing of it is left.
+        The file cannot be written; no temporary file is left.
     """
     unfinished = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.new")
     try:
@@ -85,26 +85,27 @@ def locked(
 ) -> Iterator[bool]:
     """Hold the lock of an output: the file `OUT.lock`, which names the process and its host.
 
-    The kernel keeps the lock, so that it ends with the process, however that ends.
+    The lock belongs to the kernel, which releases it when the process ends for any reason.
 
     Parameters
     ----------
     path
         The output. It need not exist.
     wait
-        Called with the holder of the lock, after which this process waits its turn; by default it is refused.
+        Called with the name of the process that holds the lock; this process then waits for it. By default a
+        lock that is held is an error.
     remedy
-        What to do where the lock file cannot be created.
+        What the user can do if the lock file cannot be created.
 
     Yields
     ------
     bool
-        Whether the lock is held. False on a file system without locks, where nothing keeps processes apart.
+        Whether the lock is held. False on a file system without locks, where a second process is not stopped.
 
     Raises
     ------
     OutputBusy
-        Another process holds it, and `wait` is not given.
+        Another process holds the lock, and `wait` is not given.
     OutputUnwritable
         The lock file cannot be created.
     """
@@ -125,12 +126,12 @@ def locked(
 
 
 def _acquire(lock: Path, wait: Callable[[str], None] | None) -> tuple[int, bool]:
-    """Open and lock a lock file; returns its descriptor, and whether the file system knows locks."""
+    """Open and lock a lock file; returns its descriptor, and whether the file system supports locks."""
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             held = _flock(descriptor, lock, wait)
-            # Its last holder may have removed the file after this process opened it and before it locked it.
+            # The last holder may have removed the file between our open and our lock.
             if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
@@ -158,7 +159,7 @@ def _flock(descriptor: int, lock: Path, wait: Callable[[str], None] | None) -> b
 
 
 def _holder(lock: Path) -> str:
-    """Name the process that holds a lock, and say so when it runs on another machine."""
+    """Name the process that holds a lock; adds a note if it runs on another machine."""
     try:
         holder = lock.read_text(errors="replace").strip()
     except OSError:

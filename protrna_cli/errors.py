@@ -1,28 +1,30 @@
-"""The tree of errors. Each class has one exit code (sysexits.h) and says what, where, and what to do next.
+"""All errors. Each class has one exit code (as in sysexits.h).
+
+The message says what happened, where, and what to do next.
 
 ProtrnaError
 ├── UsageError            2   an option's value does not fit the model or the input
 ├── InputError           65   the input is not FASTA of RNA or DNA
 ├── InputUnreadable      66   the input cannot be opened or read
-├── WeightsError         69   the checkpoint is not at hand or not usable
+├── WeightsError         69   the checkpoint is missing or not usable
 ├── MissingExtra         69   a command's libraries are not installed
-├── NotFinite            70   an embedding is not a number
-├── OutOfMemory          71   one record alone does not fit into memory
+├── NotFinite            70   an embedding has infinite or NaN values
+├── OutOfMemory          71   a single record does not fit into memory
 ├── OutputUnwritable     73   the output cannot be created
 │   └── OutputBusy       73   another process is writing it
-├── WriteFailed          74   writing broke off
-├── Stopped              75   asked to stop; committed work is safe
-│   └── Interrupted     130   the same, from the keyboard
+├── WriteFailed          74   writing failed before the end
+├── Stopped              75   the run was asked to stop; committed work is safe
+│   └── Interrupted     130   the same, by Ctrl-C
 ├── ClusterError         76   the Dask cluster cannot be reached, or its workers died
-├── RunMismatch          78   not the run that is being resumed or merged
-└── ReaderGone          141   whoever read our output has enough of it
+├── RunMismatch          78   the files belong to another run than the one being resumed or merged
+└── ReaderGone          141   the reader of standard output has closed it
 """
 
 
 class ProtrnaError(Exception):
-    """Base of all errors that are the user's to mend; anything else is a bug of ours.
+    """Base class of all errors that the user can fix; any other exception is a bug.
 
-    The message is one line: what is wrong, where, and what to type next.
+    The message is one line: what happened, where, and what to type next.
     """
 
     exit_code: int = 70
@@ -47,13 +49,13 @@ class InputUnreadable(ProtrnaError):
 
 
 class WeightsError(ProtrnaError):
-    """The checkpoint is not at hand, or it is not a ProtRNA checkpoint."""
+    """The checkpoint is missing, or it is not a ProtRNA checkpoint."""
 
     exit_code = 69
 
 
 class MissingExtra(ProtrnaError):
-    """The libraries of a command are an extra that is not installed."""
+    """A command needs libraries of an optional extra that is not installed."""
 
     exit_code = 69
 
@@ -69,19 +71,19 @@ class OutputBusy(OutputUnwritable):
 
 
 class WriteFailed(ProtrnaError):
-    """Writing broke off: disk full, quota, a vanished folder."""
+    """Writing failed before the end: disk full, quota reached, or the folder is gone."""
 
     exit_code = 74
 
 
 class NotFinite(ProtrnaError):
-    """An embedding holds infinities or what is not a number; the message names the record."""
+    """An embedding has infinite or NaN values; the message names the record."""
 
     exit_code = 70
 
 
 class OutOfMemory(ProtrnaError):
-    """One record alone does not fit into memory; the message names it."""
+    """A single record does not fit into memory; the message names it."""
 
     exit_code = 71
 
@@ -92,7 +94,7 @@ class Stopped(ProtrnaError):
     Attributes
     ----------
     resumable
-        Whether `--resume` goes on with the run.
+        Whether `--resume` can continue the run.
     """
 
     exit_code = 75
@@ -100,27 +102,27 @@ class Stopped(ProtrnaError):
 
 
 class Interrupted(Stopped):
-    """The run was stopped from the keyboard; what was committed is safe."""
+    """The run was stopped by Ctrl-C; what was committed is safe."""
 
     exit_code = 130
 
 
 class ClusterError(ProtrnaError):
-    """The Dask cluster cannot be reached, is not fit, or its workers died again and again."""
+    """The Dask cluster cannot be reached, is not suitable, or its workers died repeatedly."""
 
     exit_code = 76
 
 
 class RunMismatch(ProtrnaError):
-    """What is being resumed or merged was made by another run."""
+    """The output being resumed or merged was made by another run."""
 
     exit_code = 78
 
 
 class ReaderGone(ProtrnaError):
-    """Whoever read our standard output has closed it, as `head` does; nobody is left to be told.
+    """The reader of standard output has closed it, as `head` does; no message is printed.
 
-    The exit code is that of a shell for a command that a closed pipe (SIGPIPE) ends.
+    The exit code is the one that a shell reports for a command ended by a closed pipe (SIGPIPE).
     """
 
     exit_code = 141

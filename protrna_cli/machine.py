@@ -1,4 +1,4 @@
-"""What this process may use of its machine, and what its user asks for; TensorFlow is not asked."""
+"""CPUs, memory and devices that this process may use, found without TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from protrna_cli.errors import UsageError
 
 
 def available_cpus() -> int:
-    """Count the processors that this process may use.
+    """Count the CPUs that this process may use.
 
-    The least of the affinity mask, the cgroup's CPU quota and `SLURM_CPUS_PER_TASK`, at least 1.
+    The smallest of the affinity mask, the cgroup's CPU quota and `SLURM_CPUS_PER_TASK`, but at least 1.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limits = [affinity, _cgroup_quota(), _slurm_cpus()]
@@ -20,7 +20,7 @@ def available_cpus() -> int:
 
 
 def _cgroup_quota() -> int | None:
-    """CPU quota of control groups, version 2 (`max` or `quota period`), rounded up."""
+    """CPU quota of the cgroup, version 2 (`max` or `quota period`), rounded up; None if there is no limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -34,9 +34,9 @@ def _slurm_cpus() -> int | None:
 
 
 def available_memory() -> int | None:
-    """Bytes of memory that this process may still take; None where the system does not say.
+    """Bytes of memory that this process may still take; None if the system does not report it.
 
-    The lesser of what the kernel has to give (`MemAvailable`) and what the cgroup, version 2, has left.
+    The smaller of the kernel's `MemAvailable` and what is left of the limit of the cgroup, version 2.
     """
     limits = []
     try:
@@ -56,7 +56,7 @@ def available_memory() -> int | None:
 
 
 def cpu_flags() -> frozenset[str]:
-    """What the processor says that it can do, such as `avx512f` or `amx_bf16`; empty where Linux is not."""
+    """CPU features that Linux reports, such as `avx512f` or `amx_bf16`; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -65,7 +65,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def resident_memory() -> int | None:
-    """Bytes of memory that this process holds now; None where the system does not say."""
+    """Bytes of memory that this process uses now; None if the system does not report it."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -82,7 +82,7 @@ def parse_device(device: str) -> tuple[str, int]:
     Raises
     ------
     UsageError
-        It is none of these.
+        `device` has another form.
     """
     if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", device):
         raise UsageError(f"{device!r} is not a device; --device takes auto, cpu, gpu or gpu:N")

@@ -1,10 +1,10 @@
-"""Numbers, sizes and ids as messages show them."""
+"""Numbers, sizes and ids as shown in messages."""
 
 from __future__ import annotations
 
 
 def counted(number: int, noun: str) -> str:
-    """Count things in words.
+    """Write a number with its noun, in the singular or plural.
 
     >>> counted(1, "record"), counted(1400, "record")
     ('1 record', '1,400 records')
@@ -13,7 +13,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def size_text(n_bytes: float) -> str:
-    """Give a number of bytes in the one unit that fits: bytes, MiB (2**20 bytes) or GiB (2**30 bytes).
+    """Write a number of bytes in the unit that fits: bytes, MiB (2**20 bytes) or GiB (2**30 bytes).
 
     >>> size_text(512), size_text(5_120_000), size_text(2_604_300_123), size_text(3 * 2**40)
     ('512 bytes', '4.9 MiB', '2.4 GiB', '3,072.0 GiB')
@@ -26,7 +26,7 @@ def size_text(n_bytes: float) -> str:
 
 
 def shortened(name: str) -> str:
-    """Quote an id for a message, without the middle of a long one.
+    """Quote an id for a message; the middle of a long id is left out.
 
     >>> shortened("tRNA_Phe_yeast")
     "'tRNA_Phe_yeast'"
@@ -35,5 +35,5 @@ def shortened(name: str) -> str:
 
 
 def reason(error: BaseException | str) -> str:
-    """Name an error as the operating system does, or else in its own words."""
+    """Describe an error: the operating system's text if there is one, otherwise its own message."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

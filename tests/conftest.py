@@ -1,4 +1,4 @@
-"""What all tests share: the golden files, small FASTA files, and the command line in this process."""
+"""Shared by all tests: the golden files, small FASTA files, and the command line in this process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOY = GOLDEN / "toy.h5"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command gave back."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -38,7 +38,7 @@ Run = Callable[..., Outcome]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep the cache folder of whoever runs the tests out of them."""
+    """Use an empty folder of weights instead of the cache folder of the user who runs the tests."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("PROTRNA_HOME", str(folder))
     return folder
@@ -46,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `protrna` with these words in this process."""
+    """Run `protrna` with these arguments in this process."""
     from protrna_cli.cli import main as cli
 
     def run(*words: object) -> Outcome:
@@ -59,12 +59,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep every test from a download of 2.6 GB that it did not mean."""
+    """Keep tests from downloading the published checkpoint (2.4 GiB) by accident."""
     monkeypatch.setenv("PROTRNA_OFFLINE", "1")
 
 
 def install_command(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    """Put a `protrna` first into the search path, to whose `embed` these words are added."""
+    """Put a `protrna` first in PATH whose `embed` gets these extra arguments."""
     folder.mkdir()
     command = folder / "protrna"
     added = shlex.join(map(str, words))
@@ -90,7 +90,7 @@ def fasta(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Write an input of 84 records, long, repeated and unfit ones among them."""
+    """Write an input of 84 valid records and 6 invalid ones; some are long, and one is repeated."""
     from tests.tools.kill import write_input
 
     path = tmp_path / "in.fa"
@@ -100,7 +100,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut runs into many windows, and commit after every batch."""
+    """Cut runs into many chunks, and commit after every batch."""
     from protrna_cli.run import pipeline
 
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
@@ -116,19 +116,19 @@ def golden_records() -> list[tuple[str, str]]:
 
 
 def on_a_terminal(*words: object, columns: int) -> tuple[int, str]:
-    """Run `python -m protrna_cli` on a pseudo-terminal; returns its exit code and what was shown."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    """Run `python -m protrna_cli` on a pseudo-terminal; returns its exit code and its output."""
+    parent_end, child_end = pty.openpty()
+    fcntl.ioctl(child_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     command = [sys.executable, "-m", "protrna_cli", *map(str, words)]
-    with subprocess.Popen(command, stderr=theirs, stdout=theirs) as process:
-        os.close(theirs)
+    with subprocess.Popen(command, stderr=child_end, stdout=child_end) as process:
+        os.close(child_end)
         shown = b""
         try:
-            while piece := os.read(ours, 4096):
-                shown += piece
-        except OSError:  # Linux says so when the other side has closed
+            while data := os.read(parent_end, 4096):
+                shown += data
+        except OSError:  # Linux reports the closed other end as an error
             pass
-    os.close(ours)
+    os.close(parent_end)
     return process.returncode, shown.decode()
 
 

@@ -1,4 +1,4 @@
-"""Locks, and files that are written whole or not at all."""
+"""Locks: one process at a time writes an output."""
 
 import subprocess
 import sys
@@ -8,9 +8,7 @@ import pytest
 
 from protrna_cli import embed_fasta
 from protrna_cli.disk import locked
-from protrna_cli.errors import (
-    OutputUnwritable,
-)
+from protrna_cli.errors import OutputUnwritable
 from tests.tools.runs import OPTIONS
 
 
@@ -26,7 +24,7 @@ def test_two_processes_cannot_make_one_output(tmp_path: Path, source: Path) -> N
         with pytest.raises(OutputUnwritable, match=rf"process {other.pid} on .* is writing it"):
             embed_fasta(source, target, OPTIONS)
         other.kill()
-    assert target.with_name("out.lock").exists()  # stale, and no hindrance
+    assert target.with_name("out.lock").exists()  # stale, so it is ignored
     embed_fasta(source, target, OPTIONS)
     assert not target.with_name("out.lock").exists()
     with locked(target), pytest.raises(OutputUnwritable), locked(target):

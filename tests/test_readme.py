@@ -1,4 +1,4 @@
-"""The README is run: its commands, its Python, and its table of options."""
+"""Run the commands and the Python of the README, and check its tables of options and exit codes."""
 
 import re
 import shlex
@@ -13,24 +13,24 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    """Fenced blocks of a language."""
+    """Find the fenced blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
 def block(language: str, words: str) -> str:
-    """Return the one fenced block of a language with these words in it."""
+    """Return the only fenced block of a language that contains these words."""
     [found] = [each for each in blocks(language) if words in each]
     return found
 
 
 def expanded(word: str) -> list[str]:
-    """What a shell makes of a word."""
+    """Expand a word with `*` as a shell does."""
     return sorted(map(str, Path().glob(word))) if "*" in word else [word]
 
 
 @pytest.fixture
 def outputs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run every `protrna` line of the README in a folder of its own, with the sample data in it."""
+    """Run every `protrna` line of the README in a new folder that has the sample data."""
     (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
     monkeypatch.chdir(tmp_path)
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("protrna ")]
@@ -51,14 +51,14 @@ def test_the_commands_and_the_python_run() -> None:
     assert names["summary"].n_records == 46
 
 
-def test_every_option_stands_in_the_readme_and_no_other(run: Run) -> None:
+def test_the_readme_lists_every_option_and_no_other(run: Run) -> None:
     table = README.split("## `protrna embed INPUT... -o OUT`")[1].split("### What is read")[0]
     documented = set(re.findall(r"^\| (?:`-\w`, )?`(--[a-z0-9-]+)", table, re.MULTILINE))
     shown = set(re.findall(r"^  (?:-\w, )?(--[a-z0-9-]+)", run("embed", "--help").out, re.MULTILINE))
     assert documented == shown - {"--help"}
 
 
-def test_exit_codes_stand_in_the_readme() -> None:
+def test_the_readme_lists_the_exit_codes() -> None:
     from protrna_cli import errors
 
     kinds = [

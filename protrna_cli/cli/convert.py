@@ -26,8 +26,8 @@ Examples:
     "--output",
     required=True,
     metavar="OUT",
-    help="File to make: .parquet, .h5, .npy, .h5ad (AnnData, for scanpy) or .tsv (vectors, with "
-    "OUT.metadata.tsv beside them, for the TensorBoard Embedding Projector).",
+    help="Output file: .parquet, .h5, .npy, .h5ad (AnnData, for scanpy) or .tsv (vectors for the TensorBoard "
+    "Embedding Projector, plus OUT.metadata.tsv).",
 )
 @format_of_output(exports=True)
 @click.option(
@@ -36,7 +36,7 @@ Examples:
     type=int,
     multiple=True,
     metavar="N",
-    help="Layer to keep, of those in IN; may be given several times.  [default: all]",
+    help="Layer of IN to keep; may be given several times.  [default: all]",
 )
 @overwrite()
 @verbosity
@@ -50,12 +50,12 @@ def convert(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Write an output in another format.
+    """Convert an output to another format.
 
-    IN is an output of protrna in any format, recognised by its content; it is read a block at a time. Rows,
+    IN is a protrna output in any format, which is detected from its content. It is read in blocks. Rows,
     numbers and provenance do not change.
     """
-    del verbose  # no library writes messages here
+    del verbose  # no library prints anything here
     chosen = choose_format(Path(output), format, h5_layout, exports=True)
     from protrna_cli.output.convert import convert as convert_output
 

@@ -9,8 +9,8 @@ from protrna_cli.cli.terminal import quiet_libraries
 from protrna_cli.errors import NotFinite
 from protrna_cli.weights.names import PUBLISHED
 
-UNSOUND = NotFinite.exit_code
-"""Exit code of wrong numbers, the same as for an embedding that is not finite."""
+WRONG_NUMBERS = NotFinite.exit_code
+"""Exit code for wrong numbers, the same as for an embedding that is not finite."""
 
 
 @click.command(epilog="\b\nExamples:\n  protrna doctor\n  protrna doctor --model demo --json\n")
@@ -19,7 +19,7 @@ UNSOUND = NotFinite.exit_code
     default=PUBLISHED,
     show_default=True,
     metavar="NAME|PATH",
-    help="Model to try; the demo model is used where the published weights are missing.",
+    help="Model to test; the demo model if the published weights are missing.",
 )
 @weights_dir
 @on_device
@@ -34,14 +34,15 @@ def doctor(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Look at this machine: what TensorFlow sees, how fast it is, whether the numbers are right.
+    """Check this machine and its numbers.
 
-    Takes some seconds, or a minute with the published weights. Exit code 70 means that numbers are wrong.
+    Shows what TensorFlow sees, how fast it is and whether the numbers are right. Takes a few seconds, or a
+    minute with the published weights. Exit code 70 means that numbers are wrong.
     """
-    del quiet  # the answer is printed in any case
+    del quiet  # the result is printed in any case
     with quiet_libraries(verbose):
         from protrna_cli.run.doctor import examine
 
         diagnosis = examine(model, weights_dir, device, threads)
     click.echo(diagnosis.json() if as_json else diagnosis.text())
-    return 0 if diagnosis.is_sound else UNSOUND
+    return 0 if diagnosis.is_sound else WRONG_NUMBERS

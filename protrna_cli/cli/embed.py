@@ -40,14 +40,14 @@ Examples:
     required=True,
     metavar="OUT",
     type=click.Path(),
-    help="File to make: .parquet, .h5 or .npy; - is Parquet on standard output.",
+    help="Output file: .parquet, .h5 or .npy; - writes Parquet to standard output.",
 )
-@click.option("--per-token", is_flag=True, help="One vector a residue, not one a record.")
+@click.option("--per-token", is_flag=True, help="One vector per residue instead of one per record.")
 @click.option(
     "--per-token-output",
     metavar="OUT2",
     type=click.Path(),
-    help="A second file from the same run, with one vector a residue; its format is told by its suffix.",
+    help="Second output file from the same run, with one vector per residue; its suffix sets its format.",
 )
 @click.option(
     "--pool",
@@ -59,13 +59,13 @@ Examples:
 @click.option(
     "--skip-unknown",
     is_flag=True,
-    help="Leave unknown residues out of the mean; n_embedded counts the others.",
+    help="Leave unknown residues out of the mean; n_embedded counts the known ones.",
 )
 @click.option(
     "--regions",
     metavar="BED",
     type=click.Path(),
-    help="One vector a region of BED, from records that run whole. Rows are named ID:NAME.",
+    help="One vector per region of BED; the model still sees the whole record. Row ids are ID:NAME.",
 )
 @click.option(
     "--layer",
@@ -74,16 +74,16 @@ Examples:
     multiple=True,
     default=[-1],
     metavar="N",
-    help="Layer to take; may be given several times. 0 is the embedding, negatives count from the end.  "
-    "[default: the last, 33]",
+    help="Layer to take; may be given several times. 0 is the token embedding, negative numbers count from "
+    "the end.  [default: the last, 33]",
 )
 @click.option(
     "--model",
     default=PUBLISHED,
     show_default=True,
     metavar="NAME|PATH",
-    help="protrna (the published weights, downloaded if missing), demo (synthetic weights, for trying), or "
-    "the path of a checkpoint.",
+    help="protrna (the published weights, downloaded if missing), demo (synthetic weights, for trying the "
+    "tool) or the path of a checkpoint.",
 )
 @weights_dir
 @click.option("--offline", is_flag=True, help="Never download weights; PROTRNA_OFFLINE=1 does the same.")
@@ -100,7 +100,7 @@ Examples:
     type=click.Choice(list(DTYPE_BYTES)),
     default="float32",
     show_default=True,
-    help="Type of the numbers written.",
+    help="Number type of the output vectors.",
 )
 @format_of_output()
 @click.option(
@@ -108,23 +108,23 @@ Examples:
     type=click.Choice(ON_INVALID),
     default="error",
     show_default=True,
-    help="A letter that is not RNA or DNA: stop, read it as unknown, or skip its record and list it in "
-    "OUT.skipped.tsv.",
+    help="What to do with a letter that is not RNA or DNA: stop, read it as unknown, or skip its record and "
+    "list it in OUT.skipped.tsv.",
 )
 @click.option(
     "--gaps",
     type=click.Choice(GAPS),
     default="error",
     show_default=True,
-    help="Gaps (- . and ~): stop, remove them, or read them as unknown residues.",
+    help="What to do with gaps (- . and ~): stop, remove them, or read them as unknown residues.",
 )
 @click.option(
     "--long",
     type=click.Choice(LONG),
     default="window",
     show_default=True,
-    help="A record of more than --max-length residues: cover it with overlapping windows and join them, "
-    "embed its start only, stop, skip it, or run it in one piece.",
+    help="What to do with a record of more than --max-length residues: embed it in overlapping windows and "
+    "join them, embed only its start, stop, skip it, or run it in one piece.",
 )
 @click.option(
     "--max-length",
@@ -132,13 +132,13 @@ Examples:
     default=TRAINED_LENGTH,
     show_default=True,
     metavar="N",
-    help="Residues of the longest piece.",
+    help="Longest piece that runs at once, in residues.",
 )
 @click.option(
     "--overlap",
     type=int,
     metavar="N",
-    help="Residues that windows share.  [default: a quarter of --max-length]",
+    help="Residues that neighbouring windows share, at least.  [default: a quarter of --max-length]",
 )
 @on_device
 @click.option(
@@ -147,31 +147,36 @@ Examples:
     default=2048,
     show_default=True,
     metavar="N",
-    help="Tokens a batch; more take more memory.",
+    help="Tokens per batch; more tokens need more memory.",
 )
 @click.option(
     "--shard",
     metavar="I/N",
     default="1/1",
-    help="Embed the I-th of N slices, into OUT with I-of-N before its suffix; see protrna merge. auto takes "
-    "I and N from a job array, auto/N takes I.",
+    help="Embed slice I of N, into OUT with I-of-N before its suffix; see protrna merge. auto takes I and N "
+    "from a job array, auto/N takes only I.",
 )
 @click.option(
     "--dask",
     metavar="ADDRESS|local:N",
-    help="Run on a Dask cluster: a scheduler's address or its scheduler file, or N processes here. OUT is a "
-    "folder of Parquet parts, made by all workers.",
+    help="Run on a Dask cluster: a scheduler's address or scheduler file, or N processes on this machine. "
+    "OUT is a folder of Parquet parts.",
 )
 @click.option("--resume", is_flag=True, help="Continue an unfinished run, or start if there is none.")
 @overwrite()
-@click.option("--dry-run", is_flag=True, help="Read the input, print what the run would take, and stop.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Read the input, print counts and the estimated time, memory and output size, and stop.",
+)
 @as_json
 @click.option(
     "--progress",
     type=click.Choice(["auto", "bar", "json", "none"]),
     default="auto",
     show_default=True,
-    help="On stderr. auto: a bar on a terminal, elsewhere a line a minute. json: a line every 5 seconds.",
+    help="Progress on stderr. auto: a bar on a terminal, otherwise one line per minute. json: one line every "
+    "5 seconds.",
 )
 @verbosity
 def embed(
@@ -187,40 +192,40 @@ def embed(
 ) -> None:
     """Embed the RNA or DNA sequences of FASTA files.
 
-    INPUT is one FASTA file or several, or - for standard input; gzip, bzip2, xz and zstd are read as they
-    are. Rows are in input order, each with the record's id, description and counts. OUT records how it was
+    INPUT is one or more FASTA files, plain or compressed (gzip, bzip2, xz, zstd), or - for standard input.
+    Rows are in input order, each with the record's id, description and counts. OUT also stores how it was
     made (see protrna info).
     """
-    asked = _asked(options)
+    embed_options = _parse_options(options)
     if dask and output == STDOUT:
-        raise UsageError("--dask makes a folder of Parquet parts, and -o - is a pipe; give -o a folder")
+        raise UsageError("--dask writes a folder of Parquet parts, but -o - is a pipe; give -o a folder")
     if as_json and not dry_run:
-        raise UsageError("--json goes with --dry-run; progress for programs is --progress json")
+        raise UsageError("--json needs --dry-run; for progress as JSON use --progress json")
     if not dask and output != STDOUT:
-        choose_format(Path(output), asked.format)  # a usage error must not wait for the libraries below
+        choose_format(Path(output), embed_options.format)  # report a wrong suffix before loading libraries
     if dry_run:
-        _estimate(inputs, output, asked, as_json, as_parquet=bool(dask) or output == STDOUT)
+        _print_estimate(inputs, output, embed_options, as_json, as_parquet=bool(dask) or output == STDOUT)
         return
-    if asked.model == DEMO and not quiet:
+    if embed_options.model == DEMO and not quiet:
         say(f"note: {DEMO_NOTICE}")
     with quiet_libraries(verbose), SignalStop() as stop:
         from protrna_cli.api import embed_fasta, stream_fasta
 
-        watching = progress_for(progress, quiet), stop, watcher_for(progress, quiet)
+        callbacks = progress_for(progress, quiet), stop, watcher_for(progress, quiet)
         if dask:
             from protrna_cli.cluster.distribute import embed_distributed
 
-            summary = embed_distributed(inputs, output, asked, dask, *watching)
+            summary = embed_distributed(inputs, output, embed_options, dask, *callbacks)
         elif output == STDOUT:
-            summary = stream_fasta(inputs, claim_stdout(), asked, *watching)
+            summary = stream_fasta(inputs, claim_stdout(), embed_options, *callbacks)
         else:
-            summary = embed_fasta(inputs, output, asked, *watching)
+            summary = embed_fasta(inputs, output, embed_options, *callbacks)
     if not quiet:
         say(summary.text())
 
 
-def _asked(options: dict[str, Any]) -> EmbedOptions:
-    """Turn the words of the command line into options."""
+def _parse_options(options: dict[str, Any]) -> EmbedOptions:
+    """Turn the values of the command line into options."""
     parse_device(options["device"])
     options["shard"] = resolve_shard(options["shard"], os.environ)
     if options["regions"]:
@@ -231,13 +236,13 @@ def _asked(options: dict[str, Any]) -> EmbedOptions:
     return EmbedOptions(**options, rules=rules)
 
 
-def _estimate(
-    inputs: tuple[str, ...], output: str, asked: EmbedOptions, as_json: bool, as_parquet: bool
+def _print_estimate(
+    inputs: tuple[str, ...], output: str, options: EmbedOptions, as_json: bool, as_parquet: bool
 ) -> None:
-    """Print what a run would take."""
+    """Print the estimate of a run."""
     from protrna_cli.api import estimate_fasta
 
-    if as_parquet and not asked.format:
-        asked = replace(asked, format="parquet")
-    estimate = estimate_fasta(inputs, output, asked)
+    if as_parquet and not options.format:
+        options = replace(options, format="parquet")
+    estimate = estimate_fasta(inputs, output, options)
     click.echo(estimate.json() if as_json else estimate.text())

@@ -17,18 +17,18 @@ from protrna_cli.cli.options import as_json, verbosity
 )
 @click.argument("file", metavar="FILE", type=click.Path())
 @click.option(
-    "--all", "whole", is_flag=True, help="Read every row of an output.  [default: those of some 5 s]"
+    "--all", "whole", is_flag=True, help="Read every row of an output.  [default: those read in about 5 s]"
 )
 @as_json
 @verbosity
 def info(file: str, whole: bool, as_json: bool, quiet: bool, verbose: bool) -> None:
-    """Show what a file holds: an output of protrna and how it was made, or a checkpoint.
+    """Describe an output or a checkpoint.
 
-    For an output, be it a file or the folder that --dask made: its columns, its first rows, the norms of its
-    vectors, and repeated ids and embeddings. A large one is not read to its end; the page says how many rows
-    it covers.
+    For an output (a file, or a folder made by --dask): how it was made, its columns, first rows, vector
+    norms, and repeated ids and embeddings. A large output is not read to its end; the text shows how many
+    rows it covers.
     """
-    del quiet, verbose  # the answer is printed in any case, and no library writes messages here
+    del quiet, verbose  # the result is printed in any case, and no library prints anything here
     from protrna_cli.model.checkpoint import is_checkpoint
 
     path = Path(file)

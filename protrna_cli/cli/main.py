@@ -1,4 +1,4 @@
-"""The command group, exit codes, and the one place where errors are shown."""
+"""The command group, the exit codes, and the only place where errors are printed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except ProtrnaError as error:
         say(f"error: {error}")
         return error.exit_code
-    except SystemExit as ended:  # click: shell completion is done, or the reader of our output is gone
+    except SystemExit as ended:  # from click: shell completion is done, or our output was closed
         return ReaderGone.exit_code if ended.code else 0
     except OSError as error:
         say(f"error: standard output: writing failed ({error.strerror or error})")
@@ -82,7 +82,10 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open the null device for a closed standard stream (`2>&-`), or a file of ours would get its number."""
+    """Open the null device for each closed standard stream (`2>&-`).
+
+    Otherwise the next file that we open would get its descriptor.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

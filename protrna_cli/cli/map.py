@@ -20,18 +20,20 @@ Examples:
 
 @click.command("map", epilog=EPILOG)
 @click.argument("source", metavar="OUT", type=click.Path())
-@click.option("-o", "--output", required=True, metavar="MAP", help="Picture to make: .html or .png.")
+@click.option("-o", "--output", required=True, metavar="MAP", help="Output picture: .html or .png.")
 @click.option(
     "--color-by",
     default="length",
     show_default=True,
     metavar="COLUMN|FILE|REGEX",
-    help="A column of OUT; else a file of lines id<TAB>family; else a regular expression, searched in "
-    "'id description', whose first group, or else whose match, is the family.",
+    help="A column of OUT; else a file with lines id<TAB>family; else a regular expression that is searched "
+    "in 'id description' and whose first group, or whole match, is the family.",
 )
 @click.option("--method", type=click.Choice(METHODS), default="umap", show_default=True, help="Projection.")
-@click.option("--layer", type=int, metavar="N", help="Layer to draw, if OUT holds several.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For umap and tsne.")
+@click.option("--layer", type=int, metavar="N", help="Layer to draw, if OUT has several.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of umap and tsne."
+)
 @overwrite("MAP")
 @verbosity
 def map_(
@@ -45,13 +47,14 @@ def map_(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Draw embeddings as a picture: each record is a point, near the records that it resembles.
+    """Draw a map of embeddings.
 
-    OUT is a pooled output of protrna embed. MAP is an interactive page (.html) that needs no network, or a
-    figure for print (.png, 300 dpi). Of many families the 20 largest have a colour.
+    Each record is a point, close to similar records. OUT is a pooled output of protrna embed. MAP is an
+    interactive page (.html) that works offline, or a figure for print (.png, 300 dpi). If there are many
+    families, the 20 largest are coloured.
     """
     if Path(output).suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{output}: a map is {' or '.join(SUFFIXES)}; choose another -o")
+        raise UsageError(f"{output}: a map must be {' or '.join(SUFFIXES)}; choose another -o")
     with quiet_libraries(verbose):
         from protrna_cli.map.drawing import draw_map
 

@@ -20,7 +20,7 @@ from protrna_cli.text import counted
     required=True,
     metavar="OUT",
     type=click.Path(),
-    help="File to make: .parquet, .h5 or .npy.",
+    help="Output file: .parquet, .h5 or .npy.",
 )
 @format_of_output()
 @overwrite()
@@ -34,12 +34,12 @@ def merge(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Join the parts of a sharded run, after checking that they are all there.
+    """Join the parts of a sharded run.
 
-    PART is an output of protrna embed --shard, in any order and format, or the folder that --dask made. OUT
-    holds what one run without --shard would have made.
+    First checks that no part is missing. PART is an output of protrna embed --shard, in any order and
+    format, or a folder made by --dask. OUT is what one run without --shard would have made.
     """
-    del verbose  # no library writes messages here
+    del verbose  # no library prints anything here
     chosen = choose_format(Path(output), format, h5_layout)
     from protrna_cli.output.merge import merge as merge_parts
 

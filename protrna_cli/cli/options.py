@@ -1,4 +1,4 @@
-"""Options that several commands take."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def verbosity(command: _F) -> _F:
-    """Add `-q` and `-v`, which every command takes."""
+    """Add `-q` and `-v`, which every command has."""
     command = click.option("-v", "--verbose", is_flag=True, help="Show TensorFlow's own messages.")(command)
-    return click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")(command)
+    return click.option("-q", "--quiet", is_flag=True, help="Print only errors.")(command)
 
 
 def on_device(command: _F) -> _F:
@@ -27,7 +27,7 @@ def on_device(command: _F) -> _F:
         help="CPU threads.  [default: all this process may use]",
     )(command)
     return click.option(
-        "--device", default="auto", show_default=True, metavar="auto|cpu|gpu[:N]", help="Where to compute."
+        "--device", default="auto", show_default=True, metavar="auto|cpu|gpu[:N]", help="Device to run on."
     )(command)
 
 
@@ -36,22 +36,22 @@ def weights_dir(command: _F) -> _F:
     return click.option(
         "--weights-dir",
         metavar="DIR",
-        help="Where the published weights are kept.  [default: PROTRNA_HOME, or the user's cache folder]",
+        help="Folder of the published weights.  [default: PROTRNA_HOME, or the user's cache folder]",
     )(command)
 
 
 def as_json(command: _F) -> _F:
-    """Add `--json`, for commands whose answer a program may read."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+    """Add `--json`, for commands whose result a program may read."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
 
 
 def format_of_output(exports: bool = False) -> Callable[[_F], _F]:
-    """Add `--format` and `--h5-layout`, for commands that make an output.
+    """Add `--format` and `--h5-layout`, for commands that write an output.
 
     Parameters
     ----------
     exports
-        Whether formats made for other programs may be chosen.
+        Whether export formats for other programs are allowed.
     """
 
     def add(command: _F) -> _F:
@@ -60,7 +60,7 @@ def format_of_output(exports: bool = False) -> Callable[[_F], _F]:
             type=click.Choice(H5_LAYOUTS),
             default="flat",
             show_default=True,
-            help="flat: one dataset a record, named by its id. packed: one matrix.",
+            help="HDF5 only. flat: one dataset per record, named by its id. packed: one matrix.",
         )(command)
         return click.option(
             "--format",
@@ -77,6 +77,6 @@ def overwrite(name: str = "OUT") -> Callable[[_F], _F]:
     Parameters
     ----------
     name
-        The file that it replaces, as the help calls it.
+        Name of the replaced file in the help text.
     """
     return click.option("--overwrite", is_flag=True, help=f"Replace {name} if it exists.")

@@ -1,4 +1,4 @@
-"""Show the progress of runs and downloads on stderr: a bar, plain lines for log files, JSON for programs."""
+"""Progress of runs and downloads on stderr: a bar, plain lines for log files, or JSON for programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JSON_SECONDS = 5.0
 
 
 class Notes(Progress):
-    """Shows messages, and no progress."""
+    """Prints messages but no progress."""
 
     def note(self, text: str) -> None:
         say(f"note: {text}")
@@ -54,7 +54,7 @@ class Bar(Notes):
 
 
 class Meter(Notes):
-    """Counts, and shows the progress every so many seconds."""
+    """Counts progress and prints it every `every` seconds."""
 
     def __init__(self, every: float) -> None:
         self._every = every
@@ -62,7 +62,7 @@ class Meter(Notes):
     def start(self, records: int, residues: int) -> None:
         self._totals = records, residues
         self._done = self._resumed = (0, 0)
-        self._started = self._told = time.monotonic()
+        self._started = self._last_shown = time.monotonic()
 
     def resume(self, records: int, residues: int) -> None:
         self._resumed = self._resumed[0] + records, self._resumed[1] + residues
@@ -70,28 +70,28 @@ class Meter(Notes):
 
     def advance(self, records: int, residues: int) -> None:
         self._done = self._done[0] + records, self._done[1] + residues
-        if time.monotonic() - self._told >= self._every:
-            self._told = time.monotonic()
-            self.tell()
+        if time.monotonic() - self._last_shown >= self._every:
+            self._last_shown = time.monotonic()
+            self.show()
 
     def rate(self) -> float:
-        """Residues per second of this process, without what was resumed."""
+        """Residues per second in this process, without resumed work."""
         seconds = time.monotonic() - self._started
         return (self._done[1] - self._resumed[1]) / seconds if seconds else 0.0
 
     def seconds_left(self) -> float | None:
-        """Seconds that the rest will take; None before anything is done."""
+        """Estimated seconds for the rest; None before anything is done."""
         rate = self.rate()
         return (self._totals[1] - self._done[1]) / rate if rate else None
 
-    def tell(self) -> None:
-        """Show the progress."""
+    def show(self) -> None:
+        """Print the progress."""
 
 
 class Lines(Meter):
-    """A line now and then, for a log file."""
+    """One line every `every` seconds, for log files."""
 
-    def tell(self) -> None:
+    def show(self) -> None:
         left = self.seconds_left()
         (done, _), (total, _) = self._done, self._totals
         time_left = "" if left is None else f", {counted(ceil(left / 60), 'minute')} left"
@@ -99,16 +99,16 @@ class Lines(Meter):
 
 
 class JsonLines(Meter):
-    """A JSON object a line: at the start, every few seconds, and at the end."""
+    """One JSON object per line: at the start, every `every` seconds, and at the end."""
 
     def start(self, records: int, residues: int) -> None:
         super().start(records, residues)
-        self.tell()
+        self.show()
 
     def close(self) -> None:
-        self.tell()
+        self.show()
 
-    def tell(self) -> None:
+    def show(self) -> None:
         left = self.seconds_left()
         fields = {
             "records_done": self._done[0],
@@ -124,7 +124,7 @@ class JsonLines(Meter):
 
 
 def progress_for(kind: str, quiet: bool) -> Progress:
-    """Choose the progress that `--progress` asks for: `auto` is a bar on a terminal, lines in a log file."""
+    """Choose the progress for a value of `--progress`: `auto` is a bar on a terminal, lines in a log file."""
     if kind == "auto" and not quiet:
         kind = "bar" if sys.stderr.isatty() else "lines"
     if kind == "bar":
@@ -137,7 +137,7 @@ def progress_for(kind: str, quiet: bool) -> Progress:
 
 
 class Download(Watcher):
-    """Shows a download: its announcement and, with `bar`, its progress."""
+    """Prints the announcement of a download and, with `bar`, a progress bar."""
 
     def __init__(self, bar: bool) -> None:
         self._bar_wanted = bar
@@ -171,6 +171,6 @@ class Download(Watcher):
 
 
 def watcher_for(progress: str, quiet: bool) -> Watcher:
-    """Choose how `--progress` shows a download; a quiet command shows none."""
+    """Choose the download progress for a value of `--progress`; none if `quiet`."""
     bar = progress == "bar" or (progress == "auto" and sys.stderr.isatty())
     return Watcher() if quiet else Download(bar)

@@ -22,8 +22,8 @@ def say(text: str) -> None:
 def quiet_libraries(verbose: bool) -> Iterator[None]:
     """Keep TensorFlow's messages off stderr, unless `verbose`.
 
-    Its C++ side writes to file descriptor 2 before any of its settings is read, so the descriptor itself
-    goes to the null device; Python's `sys.stderr` keeps the terminal.
+    Its C++ side writes to file descriptor 2 before it reads any setting, so the descriptor itself is pointed
+    at the null device; Python's `sys.stderr` keeps the terminal.
     """
     if verbose:
         yield
@@ -56,7 +56,7 @@ def quiet_libraries(verbose: bool) -> Iterator[None]:
 def claim_stdout() -> int:
     """Reserve standard output for one writer, permanently; returns its file descriptor.
 
-    Descriptor 1 then leads to stderr: what a library prints, even as the process ends, does not get into the
+    Afterwards descriptor 1 points to stderr, so that nothing a library prints, even at exit, gets into the
     output.
 
     Raises
@@ -66,7 +66,7 @@ def claim_stdout() -> int:
     """
     if os.isatty(1):
         raise UsageError(
-            "-o - writes a binary file, and standard output is a terminal; add > out.parquet, or a pipe"
+            "-o - writes a binary file, but standard output is a terminal; add > out.parquet, or a pipe"
         )
     claimed = os.dup(1)
     os.dup2(2, 1)

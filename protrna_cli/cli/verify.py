@@ -14,21 +14,21 @@ from protrna_cli.errors import InputError
 @click.command(epilog="\b\nExample:\n  protrna verify out.parquet input.fa\n")
 @click.argument("output", metavar="OUT", type=click.Path())
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
-@click.option("--regions", metavar="BED", type=click.Path(), help="The regions that OUT was made with.")
+@click.option("--regions", metavar="BED", type=click.Path(), help="BED file that OUT was made with.")
 @verbosity
 def verify(output: str, inputs: tuple[str, ...], regions: str | None, quiet: bool, verbose: bool) -> None:
-    """Check that an output is complete.
+    """Check that an output is complete and undamaged.
 
-    OUT is compared with the INPUT that it was made from: every record has its row, in order, with its id, its
-    counts and finite numbers of the right shape, or it is listed as skipped.
+    OUT is compared with the INPUT it was made from: every record must have its row, in order, with its id,
+    its counts and finite numbers of the right shape, or be listed as skipped.
     """
-    del verbose  # no library writes messages here
+    del verbose  # no library prints anything here
     from protrna_cli.run.verify import find_flaws
 
     flaws = find_flaws(Path(output), inputs, regions)
     for flaw in flaws:
         say(flaw)
     if flaws:
-        raise InputError(f"{output}: not complete; make it again with protrna embed --overwrite")
+        raise InputError(f"{output}: incomplete or damaged; make it again with protrna embed --overwrite")
     if not quiet:
         say(f"{output}: complete")

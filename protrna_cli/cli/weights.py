@@ -49,22 +49,22 @@ Examples:
     "--weights-dir",
     "to",
     metavar="DIR",
-    help="Folder to put it into.  [default: PROTRNA_HOME, or the user's cache folder]",
+    help="Folder to save it in.  [default: PROTRNA_HOME, or the user's cache folder]",
 )
 @click.option(
     "--from",
     "origin",
     metavar="URL|FILE",
-    help="Where to get it.  [default: Zenodo, or else Dropbox, as published]",
+    help="Address or file to get it from.  [default: the published addresses, Zenodo and then Dropbox]",
 )
 @verbosity
 def fetch(name: str, to: str | None, origin: str | None, quiet: bool, verbose: bool) -> None:
     """Download the published checkpoint (2.4 GiB) and verify it.
 
-    An interrupted download is resumed. A checkpoint that is there already is verified, and downloaded again
-    if it is damaged. NAME is protrna.
+    An interrupted download is resumed. A checkpoint that is already there is verified, and downloaded again
+    if it is damaged. The only NAME is protrna.
     """
-    del name, verbose  # there is one name, and no library writes messages here
+    del name, verbose  # there is only one name, and no library prints anything here
     from protrna_cli.weights.fetch import fetch as fetch_checkpoint
     from protrna_cli.weights.mirrors import Mirror, is_remote
     from protrna_cli.weights.verification import verify_checkpoint
@@ -85,9 +85,12 @@ def fetch(name: str, to: str | None, origin: str | None, quiet: bool, verbose: b
 @weights_dir
 @verbosity
 def verify_(name_or_path: str, weights_dir: str | None, quiet: bool, verbose: bool) -> None:
-    """Check a checkpoint: recorded SHA-256, every group, every shape, all values finite."""
+    """Check a checkpoint.
+
+    Compares the recorded SHA-256, and checks every group, every shape, and that all values are finite.
+    """
     del verbose
-    path = _at_hand(name_or_path, weights_dir)
+    path = _existing_file(name_or_path, weights_dir)
     from protrna_cli.weights.verification import verify_checkpoint
 
     record = verify_checkpoint(path)
@@ -102,7 +105,7 @@ def verify_(name_or_path: str, weights_dir: str | None, quiet: bool, verbose: bo
 def path(name: str, weights_dir: str | None, quiet: bool, verbose: bool) -> None:
     """Print where the published checkpoint is."""
     del quiet, verbose
-    click.echo(_at_hand(name, weights_dir))
+    click.echo(_existing_file(name, weights_dir))
 
 
 @weights.command("list", epilog="\b\nExamples:\n  protrna weights list\n  protrna weights list --json\n")
@@ -110,10 +113,13 @@ def path(name: str, weights_dir: str | None, quiet: bool, verbose: bool) -> None
 @as_json
 @verbosity
 def list_(weights_dir: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
-    """List the checkpoints in the folder, tab-separated, with their records."""
+    """List the checkpoints in the weights folder.
+
+    One line per checkpoint, tab-separated: name, bytes, SHA-256, when verified, origin and path.
+    """
     del verbose
     where = weights_folder(weights_dir)
-    found = [_listed(path) for path in sorted(where.glob("*.h5"))]
+    found = [_list_entry(path) for path in sorted(where.glob("*.h5"))]
     if not found and not quiet:
         say(f"no checkpoint in {where}; run protrna weights fetch")
     if as_json:
@@ -127,8 +133,8 @@ def list_(weights_dir: str | None, as_json: bool, quiet: bool, verbose: bool) ->
         )
 
 
-def _listed(path: Path) -> dict[str, Any]:
-    """Describe a checkpoint by its record; None where nothing is recorded."""
+def _list_entry(path: Path) -> dict[str, Any]:
+    """Describe a checkpoint by its verification record; a field that was not recorded is None."""
     from protrna_cli.weights.verification import read_verification
 
     record = read_verification(path)
@@ -142,10 +148,11 @@ def _listed(path: Path) -> dict[str, Any]:
     }
 
 
-def _at_hand(name_or_path: str, weights_dir: str | None) -> Path:
+def _existing_file(name_or_path: str, weights_dir: str | None) -> Path:
+    """Find a checkpoint file; refuses the demo model, and a file that is missing."""
     checkpoint = locate(name_or_path, weights_dir)
     if not isinstance(checkpoint, CheckpointFile):
-        raise UsageError("demo is built in and has no file; name protrna or the path of a checkpoint")
+        raise UsageError("demo is built in and has no file; give protrna or the path of a checkpoint")
     checkpoint.check_reachable()
     if not checkpoint.is_there:
         raise WeightsError(f"the published weights are not at {checkpoint.path}; run protrna weights fetch")

@@ -1,4 +1,4 @@
-"""A Dask cluster to run on: one of this machine's processes, or an existing one."""
+"""Connect to a Dask cluster: processes on this machine, or an existing cluster."""
 
 from __future__ import annotations
 
@@ -18,44 +18,45 @@ if TYPE_CHECKING:
 
 
 def local_processes(address: str) -> int | None:
-    """Read `local:N`; None for the address of a scheduler.
+    """Read N from `local:N`; None for the address of a scheduler.
 
     Raises
     ------
     UsageError
-        N is no count of processes.
+        N is not a whole number of 1 or more.
     """
     kind, _, count = address.partition(":")
     if kind != "local":
         return None
     if not count.isdecimal() or not int(count):
-        raise UsageError(f"{address!r} is no cluster; --dask takes local:N, or a scheduler's address or file")
+        raise UsageError(
+            f"{address!r} is not a cluster; --dask takes local:N, or a scheduler's address or file"
+        )
     return int(count)
 
 
 @contextmanager
 def connected(address: str) -> Iterator[Client]:
-    """Connect to a cluster; that of `local:N` lasts as long as the context.
+    """Connect to a cluster; a `local:N` cluster lasts as long as the context.
 
     Raises
     ------
     ClusterError
         No scheduler answers.
     UsageError
-        The address is none.
+        The address is invalid.
     MissingExtra
         Dask is not installed.
     """
     _import_distributed()
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # Dask's words for its developers, such as that a disk is slow
+        warnings.simplefilter("ignore")  # Dask's warnings for developers, such as about a slow disk
         try:
             try:
                 client = _client(address, stack)
-            except (
-                AssertionError
-            ):  # Dask gives its event loop ten seconds to begin; a busy machine takes more
+            except AssertionError:
+                # Dask gives its event loop 10 seconds to start, which is too short on a busy machine.
                 client = _client(address, stack)
         except (OSError, ValueError) as error:
             raise ClusterError(
@@ -65,13 +66,13 @@ def connected(address: str) -> Iterator[Client]:
 
 
 def _client(address: str, stack: ExitStack) -> Client:
-    """Begin a client; the cluster of `local:N` is begun with it, and ends with the stack."""
+    """Start a client, and for `local:N` also its cluster, which ends with the stack."""
     from distributed import Client, LocalCluster
 
     processes = local_processes(address)
     if not processes:
-        where = {"scheduler_file" if Path(address).is_file() else "address": address}
-        return Client(**where, set_as_default=False)
+        location = {"scheduler_file" if Path(address).is_file() else "address": address}
+        return Client(**location, set_as_default=False)
     cluster = LocalCluster(
         n_workers=processes,
         threads_per_worker=1,
@@ -85,7 +86,10 @@ def _client(address: str, stack: ExitStack) -> Client:
 
 
 def _import_distributed() -> None:
-    """Import it, hushed unless it was there before: what goes wrong reaches the user as one of our errors."""
+    """Import distributed with its log messages off: the user gets our errors instead.
+
+    The settings have no effect if it was imported before.
+    """
     try:
         import dask
 
@@ -96,7 +100,7 @@ def _import_distributed() -> None:
 
 
 def worker_processes(client: Client, progress: Progress) -> int:
-    """Count the worker processes, and say what is amiss with them."""
+    """Count the worker processes, and report problems with them."""
     threads = client.nthreads().values()
     if not threads:
         progress.note("the Dask cluster has no workers yet; waiting for them")
@@ -106,5 +110,5 @@ def worker_processes(client: Client, progress: Progress) -> int:
 
 
 def ignore_interrupts() -> None:
-    """Leave Ctrl-C to the client, which shares its terminal with the workers of `local:N`."""
+    """Ignore Ctrl-C in a `local:N` worker; the client handles it, in the same terminal."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

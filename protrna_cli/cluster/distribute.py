@@ -1,8 +1,9 @@
 """One run on many machines: a Dask cluster whose workers each make parts of it.
 
-A task is a shard, embedded by the same function as any shard, with --resume: when a worker dies, another
-continues its task where it stopped. A task carries names and options; the census is in the manifest beside
-the parts, sequences and embeddings are in files that all machines share. The scheduler sees none of them.
+A task embeds one shard with the same function as any other run, with --resume: if a worker dies, another one
+continues its task where it stopped. A task contains only names and options. The census is in the manifest
+beside the parts; sequences and embeddings are in files that all machines share. The scheduler sees none of
+them.
 """
 
 from __future__ import annotations
@@ -46,22 +47,22 @@ if TYPE_CHECKING:
 
     from protrna_cli.weights.watcher import Watcher
 
-TASKS_A_WORKER = 8
-"""Parts a worker, at least: with few parts, workers would be idle while the last ones run."""
+PARTS_PER_WORKER = 8
+"""Fewest parts per worker: with fewer, some workers would be idle while the last parts run."""
 
-PART_RESIDUES = 1 << 13
-"""Smaller parts are not worth a task."""
+MIN_PART_RESIDUES = 1 << 13
+"""Residues of the smallest part that is worth a task."""
 
-MOST_PARTS = 10_000
-"""Every part is a file that a reader of the folder has to open."""
+MAX_PARTS = 10_000
+"""Most parts of a run: each is a file that a reader of the folder has to open."""
 
-IN_FLIGHT = 4096
-"""Tasks that the scheduler knows at a time; each takes it some kilobytes."""
+MAX_PENDING_TASKS = 4096
+"""Most tasks in the scheduler at one time; each takes a few KiB of its memory."""
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What all tasks of a run have in common."""
+class _SharedArguments:
+    """What all tasks of a run share."""
 
     folder: Path
     checkpoint: Checkpoint
@@ -86,14 +87,16 @@ def embed_distributed(
     inputs
         Files that all workers see under the same paths.
     output_path
-        The folder to make, in one that all workers see under the same path.
+        The folder to write; its parent is a folder that all workers see under the same path.
     address
         `local:N` for N processes on this machine, the scheduler's address, or the path of its scheduler file.
+    progress, stop, watcher
+        As in `embed_fasta`.
 
     Raises
     ------
     ClusterError
-        The cluster cannot be reached, is not suitable, or its workers died again and again.
+        The cluster cannot be reached, is not suitable, or its workers died repeatedly.
     ProtrnaError
         As `embed_fasta`; an error of a worker names its machine.
     """
@@ -111,35 +114,37 @@ def embed_distributed(
         refuse_foreign(folder)
         with stop.abandoning():
             checkpoint.obtain(watcher)
-            known = _known(folder, sources, options)
-            counted_input = known.counted(sources) if known else take_census(sources, options.rules)
+            earlier = _unfinished_manifest(folder, sources, options)
+            counted_input = earlier.counted(sources) if earlier else take_census(sources, options.rules)
             census = counted_input.census
-            # With `resume`, so that TensorFlow is not loaded here.
-            plan = plan_shard(counted_input, [target], checkpoint, _resuming(options))
+            # Planned with `resume`, so that TensorFlow is not loaded in this process.
+            plan = plan_shard(counted_input, [target], checkpoint, _task_options(options))
             header = plan.headers[target]
             if options.resume and is_whole(folder, header):
                 remove_partial(folder)
                 return summary_of([folder], census, options, 0.0, census.n_records, already_whole=True)
-            if known:  # before a worker begins a part of another run among those that are there
-                compare_keys(known.key, run_key(header), str(partial_path(folder)))
+            if earlier:  # before a worker adds parts of another run to those in the folder
+                compare_keys(earlier.key, run_key(header), str(partial_path(folder)))
         with connected(address) as client:
             processes = worker_processes(client, progress)
-            n_parts = known.n_parts if known else _part_count(census, processes)
+            n_parts = earlier.n_parts if earlier else _part_count(census, processes)
             manifest = Manifest(run_key(header), _paths(sources), options.rules, n_parts, census)
             _prepare(folder, manifest, options.overwrite)
-            work = _Work(folder, _for_workers(checkpoint), _resuming(options), census, n_parts)
-            resumed = _run(client, work, progress, stop)
+            shared = _SharedArguments(
+                folder, _for_workers(checkpoint), _task_options(options), census, n_parts
+            )
+            resumed = _run(client, shared, progress, stop)
         _finish(folder, n_parts, header)
     return summary_of([folder], census, options, time.perf_counter() - started, resumed)
 
 
-def _resuming(options: EmbedOptions) -> EmbedOptions:
-    """Options of a task, which continues what an earlier attempt at it left."""
+def _task_options(options: EmbedOptions) -> EmbedOptions:
+    """Options of a task, which continues the work of an earlier attempt."""
     return replace(options, resume=True, overwrite=False)
 
 
 def _for_workers(checkpoint: Checkpoint) -> Checkpoint:
-    """Name a checkpoint by its absolute path, for workers that run in other folders."""
+    """Give a checkpoint its absolute path, for workers that run in other folders."""
     if isinstance(checkpoint, CheckpointFile):
         return replace(checkpoint, path=checkpoint.path.absolute())
     return checkpoint
@@ -148,18 +153,18 @@ def _for_workers(checkpoint: Checkpoint) -> Checkpoint:
 def _refuse_pipes(sources: Sequence[Source]) -> None:
     for source in sources:
         if source.path is None:
-            raise UsageError(f"{source.name}: a pipe, which no worker can read; save it to a file first")
+            raise UsageError(f"{source.name}: a pipe, which workers cannot read; save it to a file first")
 
 
-def _known(folder: Path, sources: Sequence[Source], options: EmbedOptions) -> Manifest | None:
-    """Read the manifest of an unfinished run; its census is taken again if the input or the rules changed."""
+def _unfinished_manifest(folder: Path, sources: Sequence[Source], options: EmbedOptions) -> Manifest | None:
+    """Read the manifest of an unfinished run; takes the census again if the input or the rules changed."""
     if not options.resume or not manifest_path(folder).exists():
         return None
-    known = Manifest.read(folder)
+    manifest = Manifest.read(folder)
     stamps = [source.stamp() for source in sources]
-    if (known.inputs, known.census.stamps, known.rules) == (_paths(sources), stamps, options.rules):
-        return known
-    return replace(known, census=take_census(sources, options.rules).census, rules=options.rules)
+    if (manifest.inputs, manifest.census.stamps, manifest.rules) == (_paths(sources), stamps, options.rules):
+        return manifest
+    return replace(manifest, census=take_census(sources, options.rules).census, rules=options.rules)
 
 
 def _paths(sources: Sequence[Source]) -> list[str]:
@@ -167,16 +172,16 @@ def _paths(sources: Sequence[Source]) -> list[str]:
 
 
 def _part_count(census: Census, processes: int) -> int:
-    """Choose the number of parts: whole chunks each, where there are enough of them for all workers."""
+    """Choose the number of parts; each has whole chunks if there are enough chunks for all workers."""
     count = len(census.marks) // chunks.CHUNKS_A_SHARD
-    wanted = TASKS_A_WORKER * max(1, processes)
+    wanted = PARTS_PER_WORKER * max(1, processes)
     if count < wanted:
-        count = min(wanted, census.n_embedded // PART_RESIDUES)
-    return max(1, min(count, MOST_PARTS))
+        count = min(wanted, census.n_embedded // MIN_PART_RESIDUES)
+    return max(1, min(count, MAX_PARTS))
 
 
 def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> None:
-    """Make the folder in which the parts wait, with the manifest in it."""
+    """Make the folder for the unfinished parts, and write the manifest to it."""
     with creating(folder):
         if overwrite and partial_path(folder).exists():
             shutil.rmtree(partial_path(folder))
@@ -184,22 +189,24 @@ def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> None:
         manifest.write(folder)
 
 
-def _run(client: Client, work: _Work, progress: Progress, stop: Stop) -> int:
-    """Have every part made; returns how many records had been embedded before."""
+def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Stop) -> int:
+    """Have the workers make every part; returns how many records were embedded before."""
     from distributed import as_completed
 
-    shards = (Shard(i, work.n_parts) for i in range(1, work.n_parts + 1))
+    shards = (Shard(i, shared.n_parts) for i in range(1, shared.n_parts + 1))
     pending: set[Future] = set()
 
     def submit(shard: Shard) -> Future:
-        future = client.submit(embed_part, str(work.folder), shard, work.checkpoint, work.options, pure=False)
+        future = client.submit(
+            embed_part, str(shared.folder), shard, shared.checkpoint, shared.options, pure=False
+        )
         pending.add(future)
         return future
 
     done = resumed = 0
-    progress.start(work.census.n_records, work.census.n_embedded)
+    progress.start(shared.census.n_records, shared.census.n_embedded)
     try:
-        running = as_completed(map(submit, islice(shards, IN_FLIGHT)), loop=client.loop)
+        running = as_completed(map(submit, islice(shards, MAX_PENDING_TASKS)), loop=client.loop)
         with stop.abandoning():
             for future in running:
                 pending.remove(future)
@@ -209,10 +216,10 @@ def _run(client: Client, work: _Work, progress: Progress, stop: Stop) -> int:
                 progress.advance(summary.n_records, summary.n_residues)
                 running.update(map(submit, islice(shards, 1)))
     except BaseException as error:
-        _call_off(client, pending)
+        _cancel(client, pending)
         if isinstance(error, Stopped):
-            safe = f"{done:,} of {counted(work.census.n_records, 'record')} or more are safe"
-            raise type(error)(f"{error}; {safe}") from None
+            saved = f"at least {done:,} of {counted(shared.census.n_records, 'record')} are saved"
+            raise type(error)(f"{error}; {saved}") from None
         raise
     finally:
         progress.close()
@@ -220,24 +227,27 @@ def _run(client: Client, work: _Work, progress: Progress, stop: Stop) -> int:
 
 
 def _result(future: Future) -> Summary:
-    """Give the summary of a finished task; a failure of the cluster becomes an error of ours."""
+    """Return the summary of a finished task; turns a failure of the cluster into `ClusterError`."""
     from distributed import CancelledError, KilledWorker
 
     try:
         summary: Summary = future.result()
     except KilledWorker as error:
         raise ClusterError(
-            f"{error.allowed_failures + 1} workers died of one part, the last on {error.last_worker.address} "
-            "(out of memory?); run it again with --resume, and with more memory a worker"
+            f"{error.allowed_failures + 1} workers died on the same part, the last one at "
+            f"{error.last_worker.address} (out of memory?); run it again with --resume "
+            "and more memory per worker"
         ) from None
     except (CancelledError, OSError) as error:
         raise ClusterError(f"the Dask scheduler was lost ({error}); run it again with --resume") from None
     except ModuleNotFoundError as error:
-        raise ClusterError(f"a worker lacks {error.name}; install protrna-cli {version()} there") from None
+        raise ClusterError(
+            f"a worker has no module {error.name}; install protrna-cli {version()} there"
+        ) from None
     return summary
 
 
-def _call_off(client: Client, pending: Collection[Future]) -> None:
+def _cancel(client: Client, pending: Collection[Future]) -> None:
     """Cancel the tasks, and wait until the running ones have committed their work."""
     if client.status == "running":
         client.cancel(list(pending))
@@ -245,7 +255,7 @@ def _call_off(client: Client, pending: Collection[Future]) -> None:
 
 
 def _finish(folder: Path, n_parts: int, header: Header) -> None:
-    """Check that all parts are there and belong to the run, and rename the folder into place."""
+    """Check that no part is missing or from another run, and rename the folder into place."""
     parts = [part_path(folder, Shard(i, n_parts)) for i in range(1, n_parts + 1)]
     compare_keys(run_key(read_parts(parts)[1]), run_key(header), str(folder))
     with writing(folder, "run it again with --resume"):

@@ -1,12 +1,12 @@
-"""Job arrays: which shard a task of one embeds, as the variables of its scheduler tell.
+"""Job arrays: which shard a task embeds, from the environment variables of its scheduler.
 
-| scheduler | index of a task | what else is told of the array |
+| scheduler | index of the task | other variables of the array |
 |---|---|---|
 | Slurm | `SLURM_ARRAY_TASK_ID` | `SLURM_ARRAY_TASK_MIN`, `_MAX`, `_COUNT` |
-| PBS Professional, OpenPBS | `PBS_ARRAY_INDEX` | nothing |
-| Torque | `PBS_ARRAYID` | nothing |
+| PBS Professional, OpenPBS | `PBS_ARRAY_INDEX` | none |
+| Torque | `PBS_ARRAYID` | none |
 | Grid Engine | `SGE_TASK_ID`; `undefined` outside an array | `SGE_TASK_FIRST`, `_LAST`, `_STEPSIZE` |
-| LSF | `LSB_JOBINDEX`; 0 outside an array | `LSB_JOBINDEX_END`, `_STEP`; not where it begins |
+| LSF | `LSB_JOBINDEX`; 0 outside an array | `LSB_JOBINDEX_END`, `_STEP`; none for the first index |
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from collections.abc import Mapping
 from protrna_cli.errors import UsageError
 from protrna_cli.plan.shard import Shard
 
-_TOLD = {
+_ARRAY_VARIABLES = {
     "SLURM_ARRAY_TASK_ID": ("SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_COUNT"),
     "PBS_ARRAY_INDEX": (),
     "PBS_ARRAYID": (),
     "SGE_TASK_ID": ("SGE_TASK_FIRST", "SGE_TASK_LAST", "SGE_TASK_STEPSIZE"),
     "LSB_JOBINDEX": ("LSB_JOBINDEX_END", "LSB_JOBINDEX_STEP"),
 }
-"""Variable of a task's index, and those that tell of its array."""
+"""The variable with the index of a task, and the variables that describe its array."""
 
 
 def resolve_shard(text: str, environment: Mapping[str, str]) -> Shard:
-    """Read what `--shard` takes: `I/N`, `auto` or `auto/N`.
+    """Read a value of `--shard`: `I/N`, `auto` or `auto/N`.
 
     Parameters
     ----------
     text
-        `auto` takes I and N from the job array. `auto/N` takes I alone, which is the index itself: with it
+        `auto` takes I and N from the job array. `auto/N` takes only I, which is the index itself, so that
         some tasks of 1 … N can be submitted again.
     environment
-        Variables of the process.
+        Environment variables of the process.
 
     Raises
     ------
     UsageError
-        It is none of these, the process is in no job array, or the array does not tell the place.
+        `text` has another form, the process is not in a job array, or the array does not determine the shard.
     """
     match = re.fullmatch(r"auto(?:/(\d+))?", text)
     if not match:
@@ -49,46 +49,49 @@ def resolve_shard(text: str, environment: Mapping[str, str]) -> Shard:
     numbers = {name: int(value) for name, value in environment.items() if re.fullmatch("[0-9]+", value)}
     if numbers.get("LSB_JOBINDEX") == 0:
         del numbers["LSB_JOBINDEX"]
-    name = next((each for each in _TOLD if each in numbers), None)
-    if name is None:
+    index_variable = next((each for each in _ARRAY_VARIABLES if each in numbers), None)
+    if index_variable is None:
         raise UsageError(
-            f"--shard {text} takes its place from a job array, and this process is in none "
-            f"(no {', '.join(_TOLD)}); submit it as an array, or use --shard I/N"
+            f"--shard {text} takes its shard from a job array, but this process is not in one "
+            f"(no {', '.join(_ARRAY_VARIABLES)}); submit it as an array, or use --shard I/N"
         )
     if match[1]:
-        return _nth(numbers[name], int(match[1]), name)
-    return _place(name, numbers)
+        return _shard_of_index(numbers[index_variable], int(match[1]), index_variable)
+    return _shard_in_array(index_variable, numbers)
 
 
-def _nth(index: int, count: int, name: str) -> Shard:
+def _shard_of_index(index: int, count: int, name: str) -> Shard:
     if not 1 <= index <= count:
-        raise UsageError(f"{name} is {index}; with --shard auto/{count} the tasks are numbered 1 to {count}")
+        raise UsageError(f"{name} is {index}; with --shard auto/{count}, number the tasks 1 to {count}")
     return Shard(index, count)
 
 
-def _place(name: str, numbers: Mapping[str, int]) -> Shard:
-    """Place of a task among all of its array."""
-    if not _TOLD[name] or any(each not in numbers for each in _TOLD[name]):
-        raise UsageError(f"{name} comes without the number of tasks; use --shard auto/N, N that number")
-    indices = _indices(name, [numbers[each] for each in _TOLD[name]])
-    told = ", ".join(f"{each} is {numbers[each]}" for each in (name, *_TOLD[name]))
+def _shard_in_array(name: str, numbers: Mapping[str, int]) -> Shard:
+    """Find the shard of a task from its rank among all indices of its array."""
+    if not _ARRAY_VARIABLES[name] or any(each not in numbers for each in _ARRAY_VARIABLES[name]):
+        raise UsageError(
+            f"{name} is set without the number of tasks; use --shard auto/N, where N is that number"
+        )
+    indices = _indices(name, [numbers[each] for each in _ARRAY_VARIABLES[name]])
+    shown = ", ".join(f"{each} is {numbers[each]}" for each in (name, *_ARRAY_VARIABLES[name]))
     if numbers[name] not in indices:
         raise UsageError(
-            f"the array is no even range ({told}), which tells no place; number the tasks 1 to N"
+            f"the indices of the array are not evenly spaced ({shown}), so the shard is unknown; "
+            "number the tasks 1 to N"
         )
     if len(indices) == 1 or indices[0] > 1:
         raise UsageError(
-            f"the array may be a part of another, submitted again ({told}); "
-            "use --shard auto/N, N the number of all tasks"
+            f"the array may be part of a larger one, submitted again ({shown}); "
+            "use --shard auto/N, where N is the number of all tasks"
         )
     return Shard(indices.index(numbers[name]) + 1, len(indices))
 
 
-def _indices(name: str, told: list[int]) -> range:
-    """All indices of an array; none where they are no even range."""
-    if name == "SLURM_ARRAY_TASK_ID":  # its step is 1 for any list of indices, so that the count must tell
-        first, last, count = told
+def _indices(name: str, values: list[int]) -> range:
+    """All indices of an array; empty if they are not evenly spaced."""
+    if name == "SLURM_ARRAY_TASK_ID":  # its step is 1 for any list of indices, so use the count
+        first, last, count = values
         indices = range(first, last + 1, max(1, (last - first) // max(1, count - 1)))
         return indices if len(indices) == count else range(0)
-    first, last, step = told if len(told) == 3 else (1, *told)
+    first, last, step = values if len(values) == 3 else (1, *values)
     return range(first, last + 1, max(1, step))

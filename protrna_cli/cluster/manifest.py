@@ -2,10 +2,10 @@
 
     out/part-01-of-16.parquet …    the parts, one a shard, and nothing else
     out.skipped.tsv                the skipped records of all of them
-    out.partial/manifest.json      until all parts are there: the census, and how the run is cut
+    out.partial/manifest.json      until all parts are there: the census, and the number of parts
     out.partial/parts/             the finished parts, and the unfinished ones with their journals
 
-Like any output, `out` appears by one rename when it is whole.
+Like any output, `out` appears by one rename when it is complete.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Manifest:
     Attributes
     ----------
     key
-        The key of the run that all parts together are.
+        The run key of all parts together.
     inputs
         Absolute paths.
     rules
         The rules under which the census was taken.
     n_parts
-        Into how many parts the run is cut.
+        Number of parts of the run.
     census
         The census of the whole input.
     """
@@ -54,7 +54,7 @@ class Manifest:
     census: Census
 
     def counted(self, sources: Sequence[Source]) -> CountedInput:
-        """Give the input that was counted, opened as these sources."""
+        """Return the counted input, to be read from these sources."""
         return CountedInput(sources, self.rules, self.census)
 
     def write(self, folder: Path) -> None:
@@ -68,7 +68,7 @@ class Manifest:
         Raises
         ------
         OSError
-            It cannot be read.
+            The manifest cannot be read.
         """
         fields: dict[str, Any] = json.loads(manifest_path(folder).read_text(encoding="utf-8"))
         census = Census(**fields["census"])
@@ -81,12 +81,12 @@ class Manifest:
 
 
 def manifest_path(folder: Path) -> Path:
-    """Manifest of an unfinished folder of parts."""
+    """Path of the manifest of an unfinished folder of parts."""
     return partial_path(folder) / "manifest.json"
 
 
 def part_path(folder: Path, shard: Shard) -> Path:
-    """Where a shard's part is made."""
+    """Path of a shard's part until the run is finished."""
     return partial_path(folder) / "parts" / part_name(shard)
 
 
@@ -96,14 +96,14 @@ def refuse_foreign(folder: Path) -> None:
     Raises
     ------
     OutputUnwritable
-        It is a file, or holds something else.
+        It is a file, or contains something else.
     """
     if folder.exists() and not (folder.is_dir() and all(map(is_part, folder.iterdir()))):
         raise OutputUnwritable(f"{folder}: not a folder that protrna embed --dask made; choose another -o")
 
 
 def put_in_place(folder: Path, parts: Sequence[Path]) -> None:
-    """Rename a complete set of parts into place; an end between two steps loses nothing."""
+    """Rename a complete set of parts into place; a crash between two steps loses nothing."""
     partial = partial_path(folder)
     joined, staged = partial / "skipped.tsv", partial / "skipped.tsv.new"
     if not joined.exists() and join_skipped(map(skipped_path, parts), staged):

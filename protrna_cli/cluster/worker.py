@@ -1,4 +1,4 @@
-"""What a Dask worker does: make one part, as `--shard` would, and stop when its result is no longer wanted.
+"""What a Dask worker does: make one part, as `--shard` would, and stop when its result is no longer needed.
 
 A worker process loads the model once, and runs one task at a time.
 """
@@ -37,28 +37,28 @@ from protrna_cli.run.targets import Target
 from protrna_cli.weights.checkpoint import Checkpoint, RememberedCheckpoint
 
 BUSY_SECONDS = 1.0
-"""Time between two attempts to lock a part."""
+"""Seconds between two attempts to lock a part."""
 
-_ALONE = threading.Lock()
-"""Held by the task that is running in this worker: TensorFlow takes all threads for one."""
+_TASK_LOCK = threading.Lock()
+"""Held by the running task of this worker: one task uses all of TensorFlow's threads."""
 
 
 def embed_part(folder: str, shard: Shard, checkpoint: Checkpoint, options: EmbedOptions) -> Summary:
-    """Make one part, as a task of the cluster.
+    """Make one part; the function that runs as a task of the cluster.
 
     Parameters
     ----------
     folder
-        The folder of parts to be made.
+        The folder of parts that the run writes.
 
     Raises
     ------
     ProtrnaError
-        As `embed_shard`; the message names this machine.
+        As in `embed_shard`; the message names this machine.
     """
-    stop = _Wanted()
+    stop = _TaskStop()
     try:
-        with _ALONE:
+        with _TASK_LOCK:
             stop.check()
             manifest = _manifest(folder)
             path = part_path(Path(folder), shard)
@@ -76,8 +76,8 @@ def embed_part(folder: str, shard: Shard, checkpoint: Checkpoint, options: Embed
         raise type(error)(f"worker on {socket.gethostname()}: {error}") from None
 
 
-class _Wanted(Stop):
-    """Asks a task to stop once its result is no longer wanted: it was cancelled, or its client is gone."""
+class _TaskStop(Stop):
+    """Stops a task when its result is no longer needed: it was cancelled, or its client is gone."""
 
     def __init__(self) -> None:
         from distributed import get_worker
@@ -89,22 +89,22 @@ class _Wanted(Stop):
     def check(self) -> None:
         task = self._tasks.get(self._key)
         if task is None or task.state != "executing":
-            raise Stopped("no longer wanted")
+            raise Stopped("no longer needed")
 
     @contextmanager
     def abandoning(self) -> Iterator[None]:
-        self.check()  # between two batches: a running one cannot be interrupted from here
+        self.check()  # between two batches: a running batch cannot be interrupted from here
         yield
 
 
 @lru_cache(maxsize=1)
 def _remembered(checkpoint: Checkpoint) -> RememberedCheckpoint:
-    """Keep the checkpoint that all tasks of this process run."""
+    """Keep the checkpoint in memory for all tasks of this process."""
     return RememberedCheckpoint(checkpoint)
 
 
 def _manifest(folder: str) -> Manifest:
-    """Read the manifest, once as long as it does not change."""
+    """Read the manifest; it is read again only if it changed."""
     path = manifest_path(Path(folder))
     try:
         manifest = _read_manifest(folder, path.stat().st_mtime_ns)
@@ -114,7 +114,8 @@ def _manifest(folder: str) -> Manifest:
         ) from None
     if manifest.key["version"] != version():
         raise ClusterError(
-            f"it has protrna {version()}, not {manifest.key['version']}; install the same everywhere"
+            f"protrna {version()} is installed here, not {manifest.key['version']}; "
+            "install the same version everywhere"
         )
     return manifest
 
@@ -130,13 +131,13 @@ def _opened(paths: list[str]) -> Iterator[list[Source]]:
         try:
             sources = stack.enter_context(open_sources(paths))
         except InputUnreadable as error:
-            raise InputUnreadable(f"{error}: every worker reads the input itself") from None
+            raise InputUnreadable(f"{error}; every worker must be able to read the input") from None
         yield sources
 
 
 @contextmanager
 def _locked_in_turn(path: Path, stop: Stop) -> Iterator[None]:
-    """Lock a part; a worker that the cluster lost may still be writing it."""
+    """Lock a part, after waiting for a lost worker that may still be writing it."""
     while True:
         stop.check()
         try:
@@ -148,6 +149,6 @@ def _locked_in_turn(path: Path, stop: Stop) -> Iterator[None]:
 
 
 async def until_idle() -> None:
-    """Wait until the running task has ended; a coroutine for `Client.run`."""
-    while _ALONE.locked():
+    """Wait until the running task has ended; run on every worker by `Client.run`."""
+    while _TASK_LOCK.locked():
         await asyncio.sleep(0.05)

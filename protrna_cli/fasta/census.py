@@ -1,4 +1,4 @@
-"""The census: one pass over the whole input before anything runs, after which it is read again."""
+"""The census: one pass over the whole input before anything runs. The run then reads the input again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from protrna_cli.errors import InputError
-from protrna_cli.fasta.records import CHANGED, Place, Record, Skipped, read_inputs, read_on, rows_of
+from protrna_cli.fasta.records import CHANGED, Place, Record, Skipped, read_from, read_inputs, rows_of
 from protrna_cli.fasta.sources import Source
 from protrna_cli.plan import chunks
 from protrna_cli.plan.pieces import cost, embedded_length, token_counts
@@ -18,14 +18,14 @@ from protrna_cli.text import shortened
 
 
 class Mark(NamedTuple):
-    """Where a chunk begins, and what the census had counted before it: reading can begin here.
+    """The start of a chunk, where reading can begin, and the counts of everything before it.
 
     Attributes
     ----------
     place
         Where the chunk's first record begins.
     n_tokens, n_scores
-        Tokens and attention scores of all records before it.
+        Tokens and attention scores (per head) of all records before it.
     """
 
     place: Place
@@ -33,34 +33,34 @@ class Mark(NamedTuple):
     n_scores: int
 
     def cost(self, width: int) -> int:
-        """Cost of embedding all records before, as `pieces.cost` counts it."""
+        """Cost of embedding all records before the mark, in the unit of `pieces.cost`."""
         return 6 * width * self.n_tokens + self.n_scores
 
 
 @dataclass
 class Census:
-    """What one pass over the input counts.
+    """The counts of one pass over the input.
 
     Attributes
     ----------
     inputs
-        Name, without its folders, and SHA-256 of each input as it stands on disk.
+        File name (without folders) and SHA-256 of each input, as stored on disk.
     n_records, n_skipped
-        Records to embed, and records that the rules leave out.
+        Records to embed, and records that are skipped.
     n_residues, n_embedded, n_unknown
-        Residues of the records to embed, those of them left by `truncate`, and the unknown ones.
+        Residues of the records to embed, how many of them `truncate` keeps, and how many are unknown.
     n_rows, n_pooled
-        Pooled rows, one a record or a region, and the residues that they cover.
+        Pooled rows (one per record or region), and the residues that they cover.
     n_long, n_repeats
-        Records longer than `max_length`, and records with the sequence of an earlier one in their chunk.
+        Records longer than `max_length`, and records with the same sequence as an earlier one in their chunk.
     longest, longest_id
-        Residues and id of the longest record.
+        Length in residues and id of the longest record.
     n_tokens, n_scores
-        Tokens that run, and the attention scores a head that they make.
+        Tokens that run, and their attention scores per head.
     stamps
-        Size and time of change of each input, as `Source.stamp` gives them.
+        Size and modification time of each input, from `Source.stamp`.
     marks
-        One a chunk.
+        One per chunk.
     """
 
     inputs: list[dict[str, str]] = field(default_factory=list)
@@ -106,11 +106,11 @@ class Census:
             self.longest, self.longest_id = record.length, record.id
 
     def cost(self, width: int) -> int:
-        """Cost of embedding all records, as `pieces.cost` counts it."""
+        """Cost of embedding all records, in the unit of `pieces.cost`."""
         return 6 * width * self.n_tokens + self.n_scores
 
     def mark_before(self, shard: Shard, width: int) -> Mark:
-        """Find the last mark at or before a shard's first record."""
+        """Return the last mark at or before a shard's first record."""
         before = (shard.index - 1) * self.cost(width)
         behind = bisect_left(self.marks, before, key=lambda mark: mark.cost(width) * shard.count)
         return self.marks[max(0, behind - 1)]
@@ -118,16 +118,16 @@ class Census:
 
 @dataclass(frozen=True)
 class CountedInput:
-    """An input that the census has read once and that is read again, whole or shard by shard.
+    """An input after its census. It can be read again, whole or one shard at a time.
 
     Attributes
     ----------
     sources
-        The input files; their records follow one another.
+        The input files, in order.
     rules
-        The rules under which it was counted, and is read again.
+        The rules for both the census and the second reading.
     census
-        What was counted.
+        The counts.
     """
 
     sources: Sequence[Source]
@@ -135,31 +135,31 @@ class CountedInput:
     census: Census
 
     def records(self, shard: Shard, width: int) -> Iterator[Record | Skipped]:
-        """Read a shard's slice of the input once more, from the mark before it and no further than needed.
+        """Read the records of a shard again, from the last mark before the shard to the shard's end.
 
-        Shards of similar cost are cut between chunks, where every batch is the same as in one run; where
-        there are too few chunks for that, between records.
+        Shards have similar cost. They are cut between chunks, so that batches are the same as in an unsharded
+        run, or between records if there are too few chunks.
 
         Parameters
         ----------
         width
-            D of the model, on which a record's cost depends.
+            D, the model's width; the cost of a record depends on it.
 
         Raises
         ------
         InputUnreadable, InputError
-            As `take_census`; also when the input is not the one that the census read. The whole input is
-            compared by its SHA-256, a shard's by its size and time of change.
+            As in `take_census`, and when the input has changed since the census. A whole input is compared
+            by SHA-256, the files of a shard by size and modification time.
         """
         return self._all_records() if shard == WHOLE else self._slice(shard, width)
 
     def census_of(self, shard: Shard, width: int) -> Census:
-        """Count one shard; raises as `records` does."""
+        """Take the census of one shard. Raises the same errors as `records`."""
         if shard == WHOLE:
             return self.census
-        part = Census(inputs=self.census.inputs)
-        part.add(self.records(shard, width), self.rules)
-        return part
+        census = Census(inputs=self.census.inputs)
+        census.add(self.records(shard, width), self.rules)
+        return census
 
     def _all_records(self) -> Iterator[Record | Skipped]:
         inputs: list[dict[str, str]] = []
@@ -172,7 +172,7 @@ class CountedInput:
         self._check_unchanged()
         mark = self.census.mark_before(shard, width)
         yield from chunks.sliced(
-            read_on(self.sources, self.rules, mark.place),
+            read_from(self.sources, self.rules, mark.place),
             shard,
             lambda item: cost(item.length, self.rules, width),
             self.census.cost(width),
@@ -188,27 +188,27 @@ class CountedInput:
 
 
 def take_census(sources: Sequence[Source], rules: Rules, unique_ids: bool = False) -> CountedInput:
-    """Read the whole input once: validate every record, count, and hash the files.
+    """Read the whole input once: check every record, count, and hash the files.
 
     Parameters
     ----------
     unique_ids
-        Whether every row needs an id of its own, as in flat HDF5. Only this takes memory that grows with the
-        input, some 60 bytes a record.
+        Whether every row needs a unique id, as in flat HDF5. Only this check needs memory that grows with the
+        input: about 60 bytes per record.
 
     Raises
     ------
     InputUnreadable
         An input cannot be read.
     InputError
-        An input is not FASTA of RNA or DNA under the rules, an id repeats that must be unique, no record has
-        the id of a region, or no record is left to embed.
+        An input is not FASTA of RNA or DNA under the rules, an id repeats that must be unique, a region's id
+        matches no record or several, or no record is left to embed.
     """
     census = Census(stamps=[source.stamp() for source in sources])
     items = read_inputs(sources, rules, census.inputs)
     if rules.regions:
-        items = _with_all_regions(items, rules.regions)
-    census.add(_with_own_ids(items, sources, rules) if unique_ids else items, rules)
+        items = _checking_regions(items, rules.regions)
+    census.add(_checking_unique_ids(items, sources, rules) if unique_ids else items, rules)
     if not census.n_records:
         names = ", ".join(source.name for source in sources)
         raise InputError(
@@ -217,35 +217,35 @@ def take_census(sources: Sequence[Source], rules: Rules, unique_ids: bool = Fals
     return CountedInput(sources, rules, census)
 
 
-def _with_own_ids(
+def _checking_unique_ids(
     items: Iterable[Record | Skipped], sources: Sequence[Source], rules: Rules
 ) -> Iterator[Record | Skipped]:
-    """Pass records on; refuse a row without an id of its own."""
+    """Pass items through. Raise InputError at a row whose id is empty or repeats."""
     seen: set[int] = set()
     for item in items:
         if isinstance(item, Record):
             for row in rows_of(item, rules, per_token=False):
                 if not row.id or hash(row.id) in seen:
-                    raise InputError(_unfit_id(sources[item.place.source], item, row.id))
+                    raise InputError(_id_error(sources[item.place.source], item, row.id))
                 seen.add(hash(row.id))
         yield item
 
 
-def _with_all_regions(items: Iterable[Record | Skipped], regions: Regions) -> Iterator[Record | Skipped]:
-    """Pass records on; refuse regions whose id is not that of exactly one record."""
+def _checking_regions(items: Iterable[Record | Skipped], regions: Regions) -> Iterator[Record | Skipped]:
+    """Pass items through. Raise InputError if a region's id is not the id of exactly one record."""
     missing = {name: f"{regions.file}: line {of[0].line}" for name, of in regions.by_id.items()}
     for item in items:
         if item.id in regions.by_id and not missing.pop(item.id, None):
             raise InputError(
                 f"{regions.file}: more than one record of the input has the id {shortened(item.id)}; "
-                "give every record an id of its own"
+                "give every record a unique id"
             )
         yield item
     for name, place in missing.items():
         raise InputError(f"{place}: no record of the input has the id {shortened(name)}")
 
 
-def _unfit_id(source: Source, record: Record, row_id: str) -> str:
+def _id_error(source: Source, record: Record, row_id: str) -> str:
     what = f"the id {shortened(row_id)} repeats" if row_id else "it has no id"
     return (
         f"{source.name}: record {record.number}: {what}, and flat HDF5 names a dataset by it; "

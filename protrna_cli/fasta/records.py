@@ -1,8 +1,8 @@
-"""Lines to records, under the rules of the run.
+"""Turn lines into records under the rules of the run.
 
-Biopython splits lines into headers and sequences. The letters are judged here. `A C G T U` in any case are
-residues; the IUPAC codes `R Y S W K M B D H V N`, and `X` and `I`, are unknown residues, written `x` and
-counted; `-` `.` `~` are gaps; white space is nothing; anything else is invalid.
+Biopython splits lines into headers and sequences. This module checks the letters: `A C G T U` in any case are
+residues; the IUPAC codes `R Y S W K M B D H V N`, and `X` and `I`, are unknown residues, stored as `x` and
+counted; `-` `.` `~` are gaps; white space is dropped; anything else is invalid.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from protrna_cli.text import shortened
 
 UNKNOWN, _GAP, _INVALID = "x", "-", "!"
 _ONLY_PROTEIN = frozenset("EFJLOPQZ*")
-CHANGED = "changed while it was being read; start again with a file at rest"
+CHANGED = "changed while it was being read; start again when nothing writes to it"
 
 
 class Place(NamedTuple):
@@ -34,11 +34,11 @@ class Place(NamedTuple):
     Attributes
     ----------
     source
-        Which input, from 0.
+        Index of the input, from 0.
     number
-        Which record of it, from 1.
+        Number of the record in that input, from 1.
     line, offset
-        Line of its header, from 1, and offset of that line, as `inputs` counts it.
+        Line number of its header, from 1, and byte offset of that line in the text (see `sources`).
     """
 
     source: int = 0
@@ -52,18 +52,18 @@ START = Place()
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One FASTA record. Its place is what it is known by: ids may repeat.
+    """One FASTA record, identified by its place, because ids may repeat.
 
     Attributes
     ----------
     number
-        Which record of its input it is, from 1; skipped records are counted.
+        Number of the record in its input, from 1; skipped records count too.
     id, description
         First word of the header, and the rest of it.
     sequence
-        Residues as the lower-case letters `a c g u x`, at least one.
+        Residues as lower-case letters `a c g u x`; at least one.
     n_unknown
-        How many of them are `x`.
+        Number of residues that are `x`.
     place
         Where it begins.
     """
@@ -82,7 +82,10 @@ class Record:
 
 
 def rows_of(record: Record, rules: Rules, per_token: bool) -> list[Row]:
-    """What stands beside a record's embeddings: a row a region where there are regions, otherwise one row."""
+    """Make the rows of a record, without embeddings: one per region if there are regions, else one.
+
+    With `per_token` there is always one row, the record's.
+    """
     n_windows = len(cut(0, record.length, rules))
     if per_token or not rules.regions:
         n_embedded = embedded_length(record.length, rules)
@@ -101,16 +104,17 @@ def rows_of(record: Record, rules: Rules, per_token: bool) -> list[Row]:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A record that the rules leave out.
+    """A record that is left out of the output.
 
     Attributes
     ----------
     file, record, id
-        The input, which record of it this is, from 1, and its id.
+        Name of the input, number of the record in it, from 1, and its id.
     line, position
-        Line of the input, and residue of the record, of what is wrong; 0 where it is not one letter.
+        Line of the input and residue of the record, from 1, where the problem is; `position` is 0 if the
+        problem is not a single letter.
     reason
-        What is wrong.
+        Why it is skipped.
     place
         Where it begins.
     """
@@ -125,7 +129,7 @@ class Skipped:
 
     @property
     def length(self) -> int:
-        """Residues to embed: none."""
+        """Residues to embed: 0."""
         return 0
 
     def __str__(self) -> str:
@@ -138,37 +142,41 @@ class Skipped:
 def read_inputs(
     sources: Sequence[Source], rules: Rules, inputs: list[dict[str, str]]
 ) -> Iterator[Record | Skipped]:
-    """Read all inputs in order; name and hash of each are added to `inputs` when it ends."""
+    """Read all inputs in order. At the end of each, append its name and SHA-256 to `inputs`."""
     for i, source in enumerate(sources):
         digest = hashlib.sha256()
         item = None
-        for item in _read_from(source, rules, Place(i), digest):
+        for item in _read_source(source, rules, Place(i), digest):
             yield item
         if not item:
-            raise InputError(f"{source.name}: no FASTA record in it; a record starts with '>ID description'")
+            raise InputError(
+                f"{source.name}: contains no FASTA record; a record starts with '>ID description'"
+            )
         inputs.append({"name": Path(source.name).name, "sha256": digest.hexdigest()})
 
 
-def read_on(sources: Sequence[Source], rules: Rules, start: Place) -> Iterator[Record | Skipped]:
-    """Read the inputs in order from a place on."""
-    yield from _read_from(sources[start.source], rules, start)
+def read_from(sources: Sequence[Source], rules: Rules, start: Place) -> Iterator[Record | Skipped]:
+    """Read the inputs in order, starting at a place."""
+    yield from _read_source(sources[start.source], rules, start)
     for i in range(start.source + 1, len(sources)):
-        yield from _read_from(sources[i], rules, Place(i))
+        yield from _read_source(sources[i], rules, Place(i))
 
 
-def _read_from(source: Source, rules: Rules, start: Place, digest: Any = None) -> Iterator[Record | Skipped]:
-    """Read an input from a place on."""
+def _read_source(
+    source: Source, rules: Rules, start: Place, digest: Any = None
+) -> Iterator[Record | Skipped]:
+    """Read one input, starting at a place."""
     letters = _Letters(rules)
     headers = _Headers(fasta_lines(source, digest, start.offset), start)
     for header, raw in SimpleFastaParser(iter(headers)):
-        yield _judged(source, headers.waiting.popleft(), header, letters.read(raw), rules)
+        yield _apply_rules(source, headers.places.popleft(), header, letters.read(raw), rules)
 
 
 class _Headers:
-    """Lines of an input, and the places of the headers that passed by and wait for their record."""
+    """Iterate over the lines of an input, and queue the place of each header until its record is complete."""
 
     def __init__(self, lines: Iterable[str], start: Place) -> None:
-        self.waiting: deque[Place] = deque()
+        self.places: deque[Place] = deque()
         self._lines = lines
         self._start = start
 
@@ -176,14 +184,14 @@ class _Headers:
         source, record, first, offset = self._start
         for number, line in enumerate(self._lines, start=first):
             if line[0] == ">":
-                self.waiting.append(Place(source, record, number, offset))
+                self.places.append(Place(source, record, number, offset))
                 record += 1
             offset += len(line) if line.isascii() else len(line.encode())
             yield line
 
 
 class _Letters(dict[int, str | None]):
-    """What every letter becomes; `!` for what is neither residue, gap nor white space."""
+    """Translation table for letters. Anything that is not a residue, gap or white space becomes `!`."""
 
     def __init__(self, rules: Rules) -> None:
         super().__init__()
@@ -198,7 +206,7 @@ class _Letters(dict[int, str | None]):
         return _INVALID
 
     def read(self, raw: str) -> str:
-        """Letters of a record as residues; gaps and invalid letters that the rules do not read remain."""
+        """Translate the letters of a record to residues. `-` and `!` remain if the rules forbid them."""
         sequence = raw.translate(self)
         if self._gaps is not None:
             sequence = sequence.replace(_GAP, self._gaps)
@@ -207,19 +215,19 @@ class _Letters(dict[int, str | None]):
         return sequence
 
 
-def _judged(source: Source, place: Place, header: str, sequence: str, rules: Rules) -> Record | Skipped:
-    """Make a record, or say why it is left out.
+def _apply_rules(source: Source, place: Place, header: str, sequence: str, rules: Rules) -> Record | Skipped:
+    """Make a record, or a skipped record if the rules leave it out.
 
     Raises
     ------
     InputError
-        The rules do not let the record pass.
+        The record breaks a rule that is `error`.
     """
     if "\0" in header:
         raise InputError(f"{source.name}: line {place.line}: a header with a NUL byte; is this a text file?")
     name, description = [*header.split(None, 1), "", ""][:2]
     if not sequence or _GAP in sequence or _INVALID in sequence:
-        return _flawed(source, place, name, sequence, rules)
+        return _bad_letters(source, place, name, sequence, rules)
     if len(sequence) > rules.max_length and rules.long in ("error", "skip"):
         reason = f"{len(sequence):,} residues, longer than {rules.max_length:,}"
         flaw = Skipped(source.name, place.number, name, place.line, 0, reason, place)
@@ -227,11 +235,15 @@ def _judged(source: Source, place: Place, header: str, sequence: str, rules: Rul
             raise InputError(f"{flaw}; use --long window, truncate, skip or whole")
         return flaw
     record = Record(place.number, name, description, sequence, sequence.count(UNKNOWN), place)
-    return _without_rows(source, record, rules) or record
+    return _check_rows(source, record, rules) or record
 
 
-def _without_rows(source: Source, record: Record, rules: Rules) -> Skipped | None:
-    """Say why no row can speak of a record, if none can; raised unless the rules skip it."""
+def _check_rows(source: Source, record: Record, rules: Rules) -> Skipped | None:
+    """Return the record as skipped if it has no region, or a row has no known residue; otherwise None.
+
+    Raises InputError for a row without a known residue unless the rules skip it, and for a region that ends
+    beyond the record.
+    """
     number, name, place = record.number, record.id, record.place
     if rules.regions:
         if name not in rules.regions.by_id:
@@ -251,7 +263,7 @@ def _without_rows(source: Source, record: Record, rules: Rules) -> Skipped | Non
 
 
 def _check_ends(record: Record, regions: Regions, rules: Rules) -> None:
-    """Make sure that no region of a record ends behind its embedded residues."""
+    """Raise InputError if a region of a record ends beyond its embedded residues."""
     embedded = embedded_length(record.length, rules)
     for region in regions.by_id[record.id]:
         if region.stop > embedded:
@@ -262,19 +274,19 @@ def _check_ends(record: Record, regions: Regions, rules: Rules) -> None:
             )
 
 
-def _flawed(source: Source, place: Place, name: str, sequence: str, rules: Rules) -> Skipped:
-    """Say what is wrong with a record's letters; raised unless the rules skip it."""
+def _bad_letters(source: Source, place: Place, name: str, sequence: str, rules: Rules) -> Skipped:
+    """Return a record with bad or no letters as skipped. Raises InputError unless the rules skip it."""
     if not sequence:
         flaw = Skipped(source.name, place.number, name, place.line, 0, "no residues", place)
         remedy = "remove the record, or use --on-invalid skip"
     else:
         mark = _GAP if _GAP in sequence else _INVALID
         line, position, letter, raw = _locate(source, place, mark, rules)
-        reason = f"{letter!r} is no letter of RNA or DNA"
+        reason = f"{letter!r} is not an RNA or DNA letter"
         flaw = Skipped(source.name, place.number, name, line, position, reason, place)
         remedy = "correct it, or use --on-invalid skip or --on-invalid unknown"
         if mark == _GAP:
-            # An alignment is a file chosen by mistake, not a bad record: --on-invalid does not speak of it.
+            # An alignment is the wrong file, not a bad record, so --on-invalid does not apply to gaps.
             raise InputError(f"{flaw} but a gap; use --gaps remove or --gaps unknown")
         if sum(raw.upper().count(each) for each in _ONLY_PROTEIN) > max(2, len(raw) / 20):
             flaw = replace(flaw, reason=f"{flaw.reason}; the record looks like protein")
@@ -285,9 +297,14 @@ def _flawed(source: Source, place: Place, name: str, sequence: str, rules: Rules
 
 
 def _locate(source: Source, place: Place, mark: str, rules: Rules) -> tuple[int, int, str, str]:
-    """Line, position and letter of a record's first letter that reads as `mark`, and all its letters.
+    """Find the first letter of a record that translates to `mark`.
 
-    It reads the record again, for which good records never pay.
+    Reads the record again, so that good records need not keep their lines.
+
+    Returns
+    -------
+    tuple
+        Line number, residue position (from 1) and letter; and all letters of the record.
     """
     letters = _Letters(rules)
     lines: list[tuple[int, str]] = []

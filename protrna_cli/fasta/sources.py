@@ -1,8 +1,8 @@
-"""Paths to lines of text: files, pipes and standard input, plain or compressed, told by their content.
+"""Read lines of text from files, pipes and standard input. Compression is recognised by content.
 
-Every input is read twice, by the census and by the embedding pass. What can be read only once, a pipe, is
-first copied to a nameless temporary file, which vanishes with the process, however that ends. An offset into
-an input counts bytes of its text, decompressed and behind a byte-order mark.
+Every input is read twice, by the census and by the embedding pass. A pipe can be read only once, so it is
+first copied to an unnamed temporary file (its spool), which disappears with the process, however that ends.
+Offsets into an input count bytes of the decompressed text after any byte-order mark.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ STDIN = "-"
 BINARY = "a binary file or UTF-16, not text; give FASTA as plain text"
 
 _OTHER_FORMATS = {
-    "@": "FASTQ; turn it into FASTA first (seqtk seq -a)",
-    "# STOCKHOLM": "Stockholm; turn it into FASTA first (esl-reformat fasta)",
-    "CLUSTAL": "Clustal; turn it into FASTA first",
-    "LOCUS": "GenBank; turn it into FASTA first",
-    "ID   ": "EMBL; turn it into FASTA first",
+    "@": "FASTQ; convert it to FASTA first (seqtk seq -a)",
+    "# STOCKHOLM": "Stockholm; convert it to FASTA first (esl-reformat fasta)",
+    "CLUSTAL": "Clustal; convert it to FASTA first",
+    "LOCUS": "GenBank; convert it to FASTA first",
+    "ID   ": "EMBL; convert it to FASTA first",
 }
 
 
@@ -46,9 +46,11 @@ class Source:
     Attributes
     ----------
     name
-        As the user gave it; standard input is `<stdin>`.
+        As the user gave it; `<stdin>` for standard input.
     path
-        Where its bytes are; None when they are in `spool`.
+        The file; None if `spool` is used.
+    spool
+        Temporary copy of a pipe.
     """
 
     name: str
@@ -56,26 +58,26 @@ class Source:
     spool: IO[bytes] | None = field(default=None, compare=False)
 
     def stamp(self) -> tuple[int, int]:
-        """Size in bytes and time of change in nanoseconds: what differs when the input was written anew.
+        """Size in bytes and modification time in nanoseconds, to notice that the input has changed.
 
         Raises
         ------
         InputUnreadable
-            The input is not there any more.
+            The input no longer exists.
         """
-        with self._translated():
+        with self._reading():
             status = os.fstat(self.spool.fileno()) if self.spool else Path(self.path or "").stat()
         return status.st_size, status.st_mtime_ns
 
     def lines(self, digest: Any = None, start: int = 0) -> Iterator[str]:
-        """Yield the lines of the text, newlines as they are.
+        """Yield the lines of the text with their original line ends.
 
         Parameters
         ----------
         digest
-            A hash, updated with every byte of the input as it stands on disk.
+            A hash object, updated with every byte of the input as stored on disk.
         start
-            Offset of the first line to yield. A plain file is read from there, and a compressed one is
+            Offset of the first line to yield. A plain file is read from there; a compressed one must be
             decompressed up to there.
 
         Raises
@@ -83,23 +85,23 @@ class Source:
         InputUnreadable
             The input cannot be opened or read.
         InputError
-            It is not text, or its compression is damaged.
+            It is not text, or the compressed data is damaged.
         """
-        with self._translated():
+        with self._reading():
             try:
                 with (
                     io.BufferedReader(_StoredBytes(self, digest), 1 << 20) as stored,
                     io.TextIOWrapper(_text_from(stored, start), "utf-8", newline="") as text,
                 ):
                     yield from text
-                    while stored.read(1 << 20):  # what stands behind the compressed text is hashed too
+                    while stored.read(1 << 20):  # bytes after the compressed text are hashed too
                         pass
             except UnicodeDecodeError:
-                raise InputError(self._not_text()) from None
+                raise InputError(self._decode_error()) from None
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Turn what goes wrong while reading into our errors."""
+    def _reading(self) -> Iterator[None]:
+        """Turn exceptions of reading and decompressing into our errors."""
         try:
             yield
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
@@ -107,13 +109,13 @@ class Source:
                 raise InputUnreadable(
                     f"{self.name}: cannot be read ({error.strerror}); check the path"
                 ) from None
-            # Without a number of its own an OSError is a decompressor's word.
+            # An OSError without errno comes from a decompressor.
             raise InputError(
-                f"{self.name}: compressed, but damaged or cut short ({error}); fetch or compress it again"
+                f"{self.name}: compressed, but damaged or truncated ({error}); download or compress it again"
             ) from None
 
-    def _not_text(self) -> str:
-        """Say where the text ends, by reading again what came before."""
+    def _decode_error(self) -> str:
+        """Describe where the input stops being UTF-8 text, by reading it again."""
         with io.BufferedReader(_StoredBytes(self, None), 1 << 20) as stored:
             if b"\0" in stored.peek(4096)[:4096]:
                 return f"{self.name}: {BINARY}"
@@ -128,16 +130,16 @@ class Source:
 
 @contextmanager
 def open_sources(names: Sequence[str | os.PathLike[str]]) -> Iterator[list[Source]]:
-    """Make sources of paths and `-`; what is spooled for them is gone when the context ends.
+    """Open paths, and `-` for standard input, as sources. Spools are deleted when the context ends.
 
     Raises
     ------
     InputUnreadable
-        A path is missing, a folder, or not ours to read.
+        A path does not exist, is a folder, or may not be read.
     UsageError
-        `-` stands more than once.
+        `-` is given more than once.
     WriteFailed
-        A pipe cannot be spooled.
+        A pipe cannot be copied to a temporary file.
     """
     texts = [os.fspath(name) for name in names]
     if texts.count(STDIN) > 1:
@@ -178,7 +180,7 @@ def _spooled(stream: IO[bytes], name: str, stack: ExitStack) -> IO[bytes]:
 
 
 class _StoredBytes(io.RawIOBase):
-    """The stored bytes of a source from the start, hashed on their way."""
+    """The bytes of a source as stored on disk. Every byte read is also hashed."""
 
     def __init__(self, source: Source, digest: Any) -> None:
         self._spool = source.spool
@@ -190,7 +192,7 @@ class _StoredBytes(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        # pread leaves a spool's own position alone, so that two passes never disturb one another.
+        # pread does not move the spool's file position, so two passes do not disturb each other.
         data = os.pread(self._descriptor, len(buffer), self._at)
         buffer[: len(data)] = data
         self._at += len(data)
@@ -212,7 +214,7 @@ class _StoredBytes(io.RawIOBase):
 
 
 def _text_from(stored: Any, start: int) -> Any:
-    """Decompress, pass the byte-order mark, and go to an offset of the text."""
+    """Decompress, skip a byte-order mark, and go to an offset of the text."""
     text = _decompressed(stored)
     if text.peek(3)[:3] == codecs.BOM_UTF8:
         text.read(3)
@@ -225,7 +227,7 @@ def _text_from(stored: Any, start: int) -> Any:
 
 
 def _decompressed(stored: Any) -> Any:
-    """Undo gzip, bzip2, xz or zstd, told by the first bytes."""
+    """Decompress gzip, bzip2, xz or zstd, recognised by the first bytes."""
     magic = stored.peek(6)[:6]
     if magic.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=stored)
@@ -234,14 +236,16 @@ def _decompressed(stored: Any) -> Any:
     if magic.startswith(b"\xfd7zXZ\0"):
         return lzma.LZMAFile(stored)
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        import pyarrow as pa  # it brings zstd, which Python's own library has only from 3.14 on
+        import pyarrow as pa  # for zstd, which the standard library has only from Python 3.14 on
 
-        return io.BufferedReader(_Readable(pa.CompressedInputStream(pa.PythonFile(stored, mode="r"), "zstd")))
+        return io.BufferedReader(
+            _ArrowReader(pa.CompressedInputStream(pa.PythonFile(stored, mode="r"), "zstd"))
+        )
     return stored
 
 
-class _Readable(io.RawIOBase):
-    """What Arrow decompresses, as Python reads it."""
+class _ArrowReader(io.RawIOBase):
+    """A decompressing Arrow stream as a Python raw stream."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -256,7 +260,7 @@ class _Readable(io.RawIOBase):
 
 
 def fasta_lines(source: Source, digest: Any = None, start: int = 0) -> Iterator[str]:
-    """Yield a source's lines, from an offset on, after making sure that the first is a FASTA header.
+    """Yield the lines of a source from an offset on; the first line that is not blank must be a FASTA header.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Maps: an output as a two-dimensional picture.
 
-This face is light. Below it: `colouring` (what a point's colour says), `projection` (vectors to points),
-`page` (HTML, Bokeh), `figure` (PNG, matplotlib), and `drawing`, which composes them.
+This module imports no libraries. The others are `colouring` (what a point's colour means), `projection`
+(vectors to points), `page` (HTML, Bokeh), `figure` (PNG, matplotlib), and `drawing`, which combines them.
 """
 
 METHODS = ("umap", "tsne", "pca")

@@ -1,4 +1,4 @@
-"""What a point's colour says: a number of its record, or the family of its record."""
+"""Colour points by a number or by the family of their record."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
 from protrna_cli.text import shortened
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-"""Okabe and Ito's, which people with any of the colour blindnesses tell apart (https://jfly.uni-koeln.de/color/)."""
+"""Palette of Okabe and Ito, distinguishable with any type of colour blindness (https://jfly.uni-koeln.de/color/)."""
 MARKERS = ("circle", "triangle", "square")
 OTHER_COLOUR = "#DDDDDD"
-MOST_FAMILIES = 20
-LONGEST_LABEL = 36
-TABLE_FORM = "a table of families has lines id<TAB>family"
-WIDE = 10
-"""The scale is logarithmic from this ratio of the largest value to the smallest on."""
+MAX_FAMILIES = 20
+MAX_LABEL_LENGTH = 36
+TABLE_FORMAT = "a table of families has lines id<TAB>family"
+LOG_SCALE_RATIO = 10
+"""The scale is logarithmic if the largest value is at least this many times the smallest."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A number a record.
+    """A number for each record.
 
     Attributes
     ----------
     title
-        Name of the column.
+        Name of the column that the numbers are from.
     values
         float64 (N,).
     """
@@ -43,12 +43,12 @@ class Scale:
 
     @property
     def logarithmic(self) -> bool:
-        """Whether the values are so far apart that a linear scale would show the largest alone."""
-        return bool(self.values.min() > 0 and self.values.max() >= WIDE * self.values.min())
+        """Whether all values are positive and a linear scale would show only the largest of them."""
+        return bool(self.values.min() > 0 and self.values.max() >= LOG_SCALE_RATIO * self.values.min())
 
     @property
     def ticks(self) -> list[int]:
-        """Numbers to write beside a logarithmic scale: 1, 2 and 5 of each power of ten that it spans."""
+        """Ticks of a logarithmic scale: 1, 2 and 5 times each power of ten, within its range."""
         low, high = self.values.min(), self.values.max()
         powers = (10**power for power in range(len(str(int(high)))))
         return [digit * power for power in powers for digit in (1, 2, 5) if low <= digit * power <= high]
@@ -56,12 +56,12 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The records that look alike: those of one family, or all that have none of their own.
+    """Records drawn with the same colour and marker: one family, or all other records.
 
     Attributes
     ----------
     label
-        What the legend says.
+        Text in the legend.
     members
         Indices of the records, int64 (n,).
     colour, marker
@@ -76,43 +76,43 @@ class Group:
 
 @dataclass(frozen=True)
 class Families:
-    """A family a record, or none.
+    """A family, or none, for each record.
 
     Attributes
     ----------
     title
-        Where the families come from.
+        Where the families are from: a column, a file or a regular expression.
     names
-        N families; None where a record has none.
+        Families of the N records; None for a record without one.
     """
 
     title: str
     names: list[str | None]
 
     def groups(self) -> list[Group]:
-        """The families, largest first, and last the other records, if there are any.
+        """Group the records by family, largest family first, the other records (if any) last.
 
-        The 20 largest are kept (of equally large ones the first in the alphabet). Colours come first, and
-        another shape once they are used up.
+        The 20 largest families are kept (of equally large ones, the first in alphabetical order). When all
+        colours are used, they repeat with the next marker.
         """
         sizes = Counter(name for name in self.names if name is not None)
-        kept = sorted(sizes, key=lambda name: (-sizes[name], name))[:MOST_FAMILIES]
-        place = {name: i for i, name in enumerate(kept)}
-        places = np.array([place.get(name or "", len(kept)) for name in self.names])
+        kept = sorted(sizes, key=lambda name: (-sizes[name], name))[:MAX_FAMILIES]
+        index = {name: i for i, name in enumerate(kept)}
+        indices = np.array([index.get(name or "", len(kept)) for name in self.names])
         groups = []
         for i, name in enumerate(kept):
             shape, colour = divmod(i, len(COLOURS))
-            groups.append(_group(name, places == i, COLOURS[colour], MARKERS[shape]))
-        others = places == len(kept)
+            groups.append(_group(name, indices == i, COLOURS[colour], MARKERS[shape]))
+        others = indices == len(kept)
         return [*groups, _group("other", others, OTHER_COLOUR, MARKERS[0])] if others.any() else groups
 
     def notes(self) -> list[str]:
-        """What the picture does not tell apart."""
+        """Notes on records that the picture shows in the same grey."""
         notes = []
         if without := self.names.count(None):
             notes.append(f"{without:,} of {len(self.names):,} records have no family; they are grey")
-        if (count := len({*self.names} - {None})) > MOST_FAMILIES:
-            notes.append(f"{count:,} families: the {MOST_FAMILIES} largest have a colour, the rest are grey")
+        if (count := len({*self.names} - {None})) > MAX_FAMILIES:
+            notes.append(f"{count:,} families: the {MAX_FAMILIES} largest have a colour, the rest are grey")
         return notes
 
 
@@ -124,8 +124,8 @@ def _group(name: str, among: npt.NDArray[np.bool_], colour: str, marker: str) ->
     return Group(f"{clipped(name)} ({members.size:,})", members, colour, marker)
 
 
-def clipped(text: str, longest: int = LONGEST_LABEL) -> str:
-    """A text, or the beginning of a long one.
+def clipped(text: str, longest: int = MAX_LABEL_LENGTH) -> str:
+    """Cut a text to at most `longest` characters.
 
     >>> clipped("ribozyme"), clipped("ribozyme", 5)
     ('ribozyme', 'ribo…')
@@ -134,28 +134,28 @@ def clipped(text: str, longest: int = LONGEST_LABEL) -> str:
 
 
 def in_drawing_order(groups: Sequence[Group]) -> list[Group]:
-    """The grey records first, then the smaller a family, the later, so that it is not covered."""
+    """Sort groups for drawing: grey records first, then families from large to small, so none is covered."""
     return sorted(groups, key=lambda group: (group.colour != OTHER_COLOUR, -group.members.size))
 
 
 def colour_by(rows: Sequence[Row], wanted: str) -> Colouring:
-    """Colour records by what `--color-by` names.
+    """Colour records by the value of `--color-by`.
 
     Parameters
     ----------
     rows
         N records.
     wanted
-        A column's name (numbers become a scale, texts families); else the path of a file that exists, with
-        lines `id<TAB>family`; else a regular expression, searched in `id description`, whose first group (or,
-        without groups, whose match) is the family.
+        A column name (numbers become a scale, texts families); else the path of an existing file with lines
+        `id<TAB>family`; else a regular expression, searched in `id description`, whose first group (or whole
+        match, if it has no groups) is the family.
 
     Raises
     ------
     UsageError
-        It is none of them, or no record has a family by it.
+        It is none of these, or it matches no record.
     InputError, InputUnreadable
-        The file is not of that form, or cannot be read.
+        The file has another format, has none of the ids, or cannot be read.
     """
     if wanted in COUNT_COLUMNS:
         return Scale(wanted, np.array([getattr(row, wanted) for row in rows], np.float64))
@@ -166,15 +166,15 @@ def colour_by(rows: Sequence[Row], wanted: str) -> Colouring:
         families = read_families(path)
         names = [families.get(row.id) for row in rows]
         if not any(names):
-            raise InputError(f"{path}: names no id of the output; {TABLE_FORM}")
+            raise InputError(f"{path}: has none of the ids in the output; {TABLE_FORMAT}")
         return Families(path.name, names)
     return Families(wanted, _matches(rows, wanted))
 
 
 def read_families(path: Path) -> dict[str, str]:
-    """Read a table of families: lines `id<TAB>family` in UTF-8; further columns and empty lines do no matter.
+    """Read a table of families: UTF-8 lines `id<TAB>family`; further columns and empty lines are ignored.
 
-    A header line needs no sign of its own: it speaks of an id that no record has.
+    A header line is allowed without any mark: no record has its id.
 
     Raises
     ------
@@ -189,14 +189,14 @@ def read_families(path: Path) -> dict[str, str]:
     except OSError as error:
         raise InputUnreadable(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; {TABLE_FORM}") from None
+        raise InputError(f"{path}: is not UTF-8 text; {TABLE_FORMAT}") from None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         name, tab, rest = line.partition("\t")
         family = rest.split("\t")[0].strip()
         if not tab:
-            raise InputError(f"{path}, line {number}: {shortened(line)} has no tab; {TABLE_FORM}")
+            raise InputError(f"{path}, line {number}: {shortened(line)} has no tab; {TABLE_FORMAT}")
         if family and families.setdefault(name, family) != family:
             raise InputError(
                 f"{path}, line {number}: id {shortened(name)} has the family {shortened(families[name])} "
@@ -206,14 +206,19 @@ def read_families(path: Path) -> dict[str, str]:
 
 
 def _matches(rows: Sequence[Row], wanted: str) -> list[str | None]:
-    """What a regular expression finds in each record; it must find something."""
-    problem = f"--color-by {wanted!r} is no column ({', '.join(ROW_COLUMNS)}) and no file, and as a regular "
+    """Match a regular expression against each record; at least one must match."""
+    problem = f"--color-by {wanted!r} is not a column ({', '.join(ROW_COLUMNS)}) or a file, and "
     try:
         pattern = re.compile(wanted)
     except re.error as error:
-        raise UsageError(f"{problem}expression it is wrong ({error}); quote it, as 'family=(\\S+)'") from None
+        raise UsageError(
+            f"{problem}is not a valid regular expression ({error}); quote it, as 'family=(\\S+)'"
+        ) from None
     found = (pattern.search(f"{row.id} {row.description}") for row in rows)
     names = [(match[1 if pattern.groups else 0] or None) if match else None for match in found]
     if not any(names):
-        raise UsageError(f"{problem}expression it matches no record; see ids and descriptions in the output")
+        raise UsageError(
+            f"{problem}matches no record as a regular expression; "
+            "check the ids and descriptions of the output"
+        )
     return names

@@ -1,4 +1,4 @@
-"""An output drawn as a picture: read, projected, coloured, and put into place."""
+"""Draw an output as a map: read, project, colour, render and write it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from protrna_cli.disk import locked, write_whole, writing
 from protrna_cli.errors import InputError, MissingExtra, NotFinite, OutputUnwritable, UsageError
 from protrna_cli.map.colouring import colour_by
 from protrna_cli.map.picture import Picture, subtitle
-from protrna_cli.map.projection import FEWEST, Points, project
+from protrna_cli.map.projection import MIN_RECORDS, Points, project
 from protrna_cli.output.parts import read_joined
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Block, Header
@@ -20,7 +20,7 @@ from protrna_cli.plan.rows import Row
 from protrna_cli.text import counted, shortened
 
 LIBRARIES = {"umap": "umap", "tsne": "sklearn", "pca": "sklearn", ".html": "bokeh", ".png": "matplotlib"}
-"""What each method and each suffix needs of the extra `plot`."""
+"""Library of the extra `plot` that each method and each suffix needs."""
 
 
 def draw_map(
@@ -32,32 +32,32 @@ def draw_map(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Picture:
-    """Draw an output of protrna embed as a picture, in which near points are records of like embeddings.
+    """Draw an output of protrna embed as a map, where records with similar embeddings are close together.
 
     Parameters
     ----------
     source
         A pooled output of any format.
     target
-        The picture to make, `.html` or `.png`.
+        Path of the picture, `.html` or `.png`.
     color_by
-        As `colour_by` takes it.
+        The argument `wanted` of `colour_by`.
     method, seed
-        As `project` takes them.
+        Arguments of `project`.
     layer
-        The layer to draw, of an output with several; negatives count from the end of the model.
+        The layer to draw, needed if the output has several; negatives count from the end of the model.
 
     Returns
     -------
     Picture
-        What was drawn; its notes say what the picture does not distinguish.
+        The picture drawn; its notes describe what it does not distinguish.
 
     Raises
     ------
     InputUnreadable, InputError
-        The output cannot be read, has a vector a residue, or has too few records that differ.
+        The output cannot be read, has one vector per residue, or has too few records that differ.
     UsageError
-        It has no such layer, or nothing can be coloured as asked.
+        The output has no such layer, or `color_by` does not fit its records.
     MissingExtra
         The extra `plot` is not installed.
     NotFinite
@@ -71,8 +71,8 @@ def draw_map(
         if target.exists() and not overwrite:
             raise OutputUnwritable(f"{target}: exists; use --overwrite to replace it, or choose another -o")
         header, blocks = read_joined(source)
-        column = _column(source, header, layer)
-        rows, vectors = _read(source, blocks, column)
+        column = _column_index(source, header, layer)
+        rows, vectors = _read_vectors(source, blocks, column)
         colouring = colour_by(rows, color_by)
         picture = Picture(
             title=source.name,
@@ -82,8 +82,8 @@ def draw_map(
             projection=project(vectors, method, seed),
             colouring=colouring,
         )
-        content = _drawn(picture, suffix)
-        with writing(target, "make room first"):
+        content = _render(picture, suffix)
+        with writing(target, "free space and run again"):
             write_whole(target, content)
     return picture
 
@@ -97,29 +97,30 @@ def _require_libraries(method: str, suffix: str) -> None:
         )
 
 
-def _column(source: Path, header: Header, layer: int | None) -> int:
-    """Which of the header's columns to draw."""
+def _column_index(source: Path, header: Header, layer: int | None) -> int:
+    """Index of the header's column to draw."""
     try:
         run_key(header)
     except KeyError as error:
         raise InputError(f"{source}: its provenance lacks {error}; was it made by protrna embed?") from None
     if header.per_token:
         raise InputError(
-            f"{source}: has a vector a residue, and a map needs one a record; make it without --per-token"
+            f"{source}: has one vector per residue, but a map needs one per record; "
+            "make it without --per-token"
         )
-    held = ", ".join(map(str, header.layers))
+    layers = ", ".join(map(str, header.layers))
     if layer is None:
         if len(header.layers) > 1:
-            raise UsageError(f"{source}: holds layers {held}; say which one with --layer")
+            raise UsageError(f"{source}: has layers {layers}; choose one with --layer")
         return 0
     wanted = layer if layer >= 0 else layer + 1 + header.provenance["model"]["layers"]
     if wanted not in header.layers:
-        raise UsageError(f"{source}: holds layer {held}, not {layer} (--layer)")
+        raise UsageError(f"{source}: has no layer {layer}, only {layers}; choose one of these with --layer")
     return header.layers.index(wanted)
 
 
-def _read(source: Path, blocks: Iterable[Block], column: int) -> tuple[list[Row], Points]:
-    """Read the rows, and one layer's vectors, float32 (N, D)."""
+def _read_vectors(source: Path, blocks: Iterable[Block], column: int) -> tuple[list[Row], Points]:
+    """Read the rows, and the vectors of one layer, float32 (N, D)."""
     rows: list[Row] = []
     vectors: list[Points] = []
     for block in blocks:
@@ -132,12 +133,15 @@ def _read(source: Path, blocks: Iterable[Block], column: int) -> tuple[list[Row]
             )
         rows += block.rows
         vectors.append(block.values[column].astype(np.float32, copy=False))
-    if len(rows) < FEWEST:
-        raise InputError(f"{source}: has {counted(len(rows), 'record')}, and a map needs {FEWEST} or more")
+    if len(rows) < MIN_RECORDS:
+        raise InputError(
+            f"{source}: has {counted(len(rows), 'record')}, but a map needs {MIN_RECORDS} or more; "
+            "draw a larger output"
+        )
     return rows, np.concatenate(vectors)
 
 
-def _drawn(picture: Picture, suffix: str) -> bytes:
+def _render(picture: Picture, suffix: str) -> bytes:
     if suffix == ".html":
         from protrna_cli.map.page import html
 

@@ -1,4 +1,4 @@
-"""The print: a PNG of 300 dots an inch, 180 mm wide as two columns of a journal, drawn by matplotlib."""
+"""Draw a picture as a PNG with matplotlib: 300 dots per inch, 180 mm wide (two columns of a journal)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from matplotlib.lines import Line2D
 from protrna_cli.map.colouring import Families, Group, Scale, in_drawing_order
 from protrna_cli.map.picture import Picture, point_size
 
-INCHES = (180 / 25.4, 125 / 25.4)
-DOTS_AN_INCH = 300
+SIZE_INCHES = (180 / 25.4, 125 / 25.4)
+DOTS_PER_INCH = 300
 MARKERS = {"circle": "o", "triangle": "^", "square": "s"}
-SMALL, LARGE = 8, 11
-"""Sizes of letters, in points."""
+SMALL_FONT, LARGE_FONT = 8, 11
+"""Font sizes in points."""
 
 
 def png(picture: Picture) -> bytes:
-    """Draw a picture as a PNG; the same picture is the same bytes."""
-    figure = Figure(figsize=INCHES, layout="constrained")
+    """Draw a picture as a PNG; the same picture gives the same bytes."""
+    figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot()
     if isinstance(picture.colouring, Scale):
         _draw_scale(figure, axes, picture, picture.colouring)
@@ -33,17 +33,17 @@ def png(picture: Picture) -> bytes:
     _frame(axes, picture)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box stands in its place
-        figure.savefig(buffer, format="png", dpi=DOTS_AN_INCH)
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box is drawn instead
+        figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
     return buffer.getvalue()
 
 
 def _frame(axes: Axes, picture: Picture) -> None:
-    """Write what is shown above the points, and the axes' names beside them; `$` is no formula."""
+    """Draw title, subtitle, notice and axis names; `$` does not start a formula."""
     lines = [picture.subtitle, *([picture.notice] if picture.notice else [])]
-    height = 8 + 11 * len(lines)  # of the lines between title and points, in points of 1/72 inch
+    height = 8 + 11 * len(lines)  # of the lines below the title, in points of 1/72 inch
     axes.set_title(
-        picture.title, loc="left", fontsize=LARGE, fontweight="bold", pad=height + 3, parse_math=False
+        picture.title, loc="left", fontsize=LARGE_FONT, fontweight="bold", pad=height + 3, parse_math=False
     )
     axes.annotate(
         "\n".join(lines),
@@ -51,14 +51,14 @@ def _frame(axes: Axes, picture: Picture) -> None:
         (0, height),
         xycoords="axes fraction",
         textcoords="offset points",
-        fontsize=SMALL,
+        fontsize=SMALL_FONT,
         color="#444444",
         va="top",
         parse_math=False,
     )
-    axes.set_xlabel(picture.projection.axes[0], fontsize=SMALL)
-    axes.set_ylabel(picture.projection.axes[1], fontsize=SMALL)
-    axes.tick_params(labelsize=SMALL)
+    axes.set_xlabel(picture.projection.axes[0], fontsize=SMALL_FONT)
+    axes.set_ylabel(picture.projection.axes[1], fontsize=SMALL_FONT)
+    axes.tick_params(labelsize=SMALL_FONT)
     if not picture.projection.metric:
         axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
@@ -67,7 +67,7 @@ def _frame(axes: Axes, picture: Picture) -> None:
 
 def _scatter(axes: Axes, picture: Picture, members: Any, **look: Any) -> PathCollection:
     points = picture.projection.points[members]
-    diameter = point_size(len(picture.rows)) / 2  # in points of 1/72 inch: two thirds of that on the page
+    diameter = point_size(len(picture.rows)) / 2  # in points of 1/72 inch: two thirds of the size on the page
     return axes.scatter(
         points[:, 0], points[:, 1], s=diameter**2, linewidths=0.2, edgecolors="#00000060", **look
     )
@@ -80,8 +80,8 @@ def _draw_scale(figure: Figure, axes: Axes, picture: Picture, scale: Scale) -> N
     if scale.logarithmic:
         bar.set_ticks(scale.ticks, labels=[f"{tick:,}" for tick in scale.ticks])
         bar.minorticks_off()
-    bar.set_label(scale.title, fontsize=SMALL)
-    bar.ax.tick_params(labelsize=SMALL)
+    bar.set_label(scale.title, fontsize=SMALL_FONT)
+    bar.ax.tick_params(labelsize=SMALL_FONT)
 
 
 def _draw_families(figure: Figure, axes: Axes, picture: Picture, families: Families) -> None:
@@ -90,10 +90,10 @@ def _draw_families(figure: Figure, axes: Axes, picture: Picture, families: Famil
         _scatter(axes, picture, group.members, c=group.colour, marker=MARKERS[group.marker])
     handles = [_handle(group) for group in groups]
     legend = figure.legend(
-        handles, ["family"] * len(groups), loc="outside right upper", fontsize=SMALL, frameon=False
+        handles, ["family"] * len(groups), loc="outside right upper", fontsize=SMALL_FONT, frameon=False
     )
     for text, group in zip(legend.get_texts(), groups, strict=True):
-        text.set(text=group.label, parse_math=False)  # set now: a label that begins with _ would be left out
+        text.set(text=group.label, parse_math=False)  # set now: the legend omits labels that begin with _
 
 
 def _handle(group: Group) -> Line2D:

@@ -1,7 +1,7 @@
-"""The interactive page: one HTML file with all that it needs in it, drawn by Bokeh on WebGL.
+"""Draw a picture as an interactive, self-contained HTML page with Bokeh on WebGL.
 
-Ids, descriptions and families come from files that anyone may have written: they reach the page as data,
-which Bokeh shows as text, or escaped.
+Ids, descriptions and families come from untrusted files: they are put into the page either as data, which
+Bokeh shows as text, or escaped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from bokeh.resources import INLINE
 from protrna_cli.map.colouring import Families, Scale, clipped, in_drawing_order
 from protrna_cli.map.picture import Picture, point_size
 
-LONGEST_DESCRIPTION = 300
+MAX_DESCRIPTION_LENGTH = 300
 
 TOOLTIP = """
 <div style="max-width: 420px; overflow-wrap: anywhere; font-size: 13px">
@@ -50,7 +50,7 @@ if (wanted) source.data.id.forEach((id, i) => { if (id.toLowerCase().includes(wa
 source.selected.indices = found;
 count.text = wanted ? found.length.toLocaleString("en") + (found.length === 1 ? " record" : " records") : "";
 """
-"""Selects the records whose id holds what is typed; Bokeh lets the others fade."""
+"""Selects the records whose id contains the typed text; Bokeh fades the others."""
 
 JUMP = """
 if (!source.selected.indices.length) return plot.reset.emit();
@@ -67,31 +67,31 @@ const unit = Math.max(1.2 * width / plot.inner_width, 1.2 * height / plot.inner_
 plot.x_range.setv({start: x - unit * plot.inner_width / 2, end: x + unit * plot.inner_width / 2});
 plot.y_range.setv({start: y - unit * plot.inner_height / 2, end: y + unit * plot.inner_height / 2});
 """
-"""Shows the records found as large as they fit, in the same scale on both axes; all, when none is found."""
+"""Zooms to the records found, with the same scale on both axes; shows all records if none is found."""
 
 
 def html(picture: Picture) -> str:
-    """Draw a picture as a page."""
-    source = _source(picture)
+    """Draw a picture as an HTML page."""
+    source = _data_source(picture)
     plot = _plot(picture)
     if isinstance(picture.colouring, Scale):
         _draw_scale(plot, source, picture.colouring)
     else:
         _draw_families(plot, source, picture.colouring)
     heading = Div(text=_heading(picture), disable_math=True, margin=(10, 5, 5, 5))
-    page = column(heading, _search(plot, source, picture), plot, sizing_mode="stretch_both")
+    page = column(heading, _search_box(plot, source, picture), plot, sizing_mode="stretch_both")
     text: str = file_html(page, INLINE, title=picture.title)
     return text
 
 
-def _source(picture: Picture) -> ColumnDataSource:
+def _data_source(picture: Picture) -> ColumnDataSource:
     points = picture.projection.points
     return ColumnDataSource(
         {
             "x": points[:, 0],
             "y": points[:, 1],
             "id": [row.id for row in picture.rows],
-            "description": [clipped(row.description, LONGEST_DESCRIPTION) for row in picture.rows],
+            "description": [clipped(row.description, MAX_DESCRIPTION_LENGTH) for row in picture.rows],
             "length": np.array([row.length for row in picture.rows], np.int32),
         }
     )
@@ -127,8 +127,8 @@ def _plot(picture: Picture) -> Any:
     return plot
 
 
-def _draw(plot: Any, source: ColumnDataSource, members: Any, **look: Any) -> GlyphRenderer[Any]:
-    """Draw some records; what is found by the search keeps its look, and gets a dark edge."""
+def _draw_records(plot: Any, source: ColumnDataSource, members: Any, **look: Any) -> GlyphRenderer[Any]:
+    """Draw some records; those found by the search keep their look and get a dark edge."""
     renderer: GlyphRenderer[Any] = plot.scatter(
         "x",
         "y",
@@ -152,7 +152,7 @@ def _draw_scale(plot: Any, source: ColumnDataSource, scale: Scale) -> None:
     kind = LogColorMapper if scale.logarithmic else LinearColorMapper
     mapper = kind(palette="Viridis256", low=scale.values.min(), high=scale.values.max())
     everything = np.arange(len(scale.values))
-    _draw(plot, source, everything, fill_color={"field": "value", "transform": mapper})
+    _draw_records(plot, source, everything, fill_color={"field": "value", "transform": mapper})
     bar = ColorBar(color_mapper=mapper, width=14)
     if scale.logarithmic:
         bar.ticker = FixedTicker(ticks=scale.ticks)
@@ -162,7 +162,7 @@ def _draw_scale(plot: Any, source: ColumnDataSource, scale: Scale) -> None:
 def _draw_families(plot: Any, source: ColumnDataSource, families: Families) -> None:
     groups = families.groups()
     renderers = {
-        group: _draw(plot, source, group.members, fill_color=group.colour, marker=group.marker)
+        group: _draw_records(plot, source, group.members, fill_color=group.colour, marker=group.marker)
         for group in in_drawing_order(groups)
     }
     items = [LegendItem(label={"value": group.label}, renderers=[renderers[group]]) for group in groups]
@@ -170,11 +170,11 @@ def _draw_families(plot: Any, source: ColumnDataSource, families: Families) -> N
     plot.add_layout(legend, "right")
 
 
-def _search(plot: Any, source: ColumnDataSource, picture: Picture) -> Any:
-    box = TextInput(placeholder="Search ids; Enter shows what is found", width=300)
+def _search_box(plot: Any, source: ColumnDataSource, picture: Picture) -> Any:
+    box = TextInput(placeholder="Search ids; press Enter to zoom to matches", width=300)
     count = Div(text="", width=160, margin=(14, 5, 5, 5))
     search = CustomJS(args={"input": box, "source": source, "count": count}, code=SEARCH)
-    # Units of the axes a pixel, at most: one record found is shown in a tenth of the whole.
+    # Smallest axis units per pixel when zooming: a single record is shown in a tenth of the whole map.
     nearest = float(np.ptp(picture.projection.points, axis=0).max()) / 10 / 800
     jump = CustomJS(args={"plot": plot, "source": source, "nearest": nearest}, code=JUMP)
     box.js_on_change("value_input", search)

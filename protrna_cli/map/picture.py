@@ -1,4 +1,4 @@
-"""What a picture shows, whatever it is drawn with."""
+"""Content of a picture, independent of the library that draws it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Picture:
     Attributes
     ----------
     title, subtitle, notice
-        What is shown, how it was made, and what must be known of it, or nothing.
+        Name of the output, how the picture was made, and a warning about the data (may be empty).
     rows
         The N records.
     projection, colouring
-        Where their points lie, and what colour they have.
+        Positions and colours of their points.
     """
 
     title: str
@@ -39,17 +39,17 @@ class Picture:
 
     @property
     def notes(self) -> list[str]:
-        """What the picture does not distinguish."""
+        """Notes on what the picture does not distinguish."""
         return self.colouring.notes() if isinstance(self.colouring, Families) else []
 
 
 def subtitle(header: Header, layer: int, method: str, colouring: Colouring) -> str:
-    """Say how a picture was made.
+    """Describe how a picture was made.
 
     Raises
     ------
     KeyError
-        The header is none that protrna embed made.
+        The header was not written by protrna embed.
     """
     provenance = header.provenance
     return " · ".join(
@@ -65,5 +65,5 @@ def subtitle(header: Header, layer: int, method: str, colouring: Colouring) -> s
 
 
 def point_size(count: int) -> float:
-    """Diameter of a point, in pixels of 1/96 inch, at which so many can be told apart."""
+    """Diameter of a point in pixels of 1/96 inch, such that `count` points can be distinguished."""
     return min(max(250 / math.sqrt(count), 3.5), 10.0)

@@ -1,4 +1,4 @@
-"""Vectors to points of the plane: principal components, t-SNE or UMAP."""
+"""Project vectors to two dimensions with principal components, t-SNE or UMAP."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import numpy.typing as npt
 from protrna_cli.errors import InputError
 from protrna_cli.machine import available_cpus
 
-FEWEST = 3
-"""Records of a map: among fewer there are no distances to compare."""
+MIN_RECORDS = 3
+"""Fewest records of a map: fewer have no distances to compare."""
 COMPONENTS = 50
-"""Principal components that t-SNE and UMAP see, as is usual: the rest is mostly noise, and costs time."""
+"""Principal components given to t-SNE and UMAP, as is usual: the rest is mostly noise and takes time."""
 NEIGHBOURS = 15
 PERPLEXITY = 30.0
-WORTH_THREADS = 2000
-"""Fewer points are one thread's work: a step is so short that threads would wait for one another."""
+MIN_POINTS_FOR_THREADS = 2000
+"""Fewer points run on one thread: a step is so short that threads would wait for one another."""
 
 Points = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Points of the plane.
+    """Points in two dimensions.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Projection:
     axes
         Names of the two axes.
     metric
-        Whether the numbers on the axes mean something: those of t-SNE and UMAP do not.
+        Whether the numbers on the axes have a meaning; those of t-SNE and UMAP have none.
     """
 
     points: Points
@@ -45,15 +45,15 @@ class Projection:
 
 
 def project(vectors: Points, method: str, seed: int) -> Projection:
-    """Project three or more vectors (N, D), finite float32, by a method of `METHODS`.
+    """Project three or more vectors (N, D), finite float32, with a method of `METHODS`.
 
-    Principal components are exact and have no use for the seed. The others see the first 50 of them, begin
-    with the first two, and are the same in each run on one machine with the same libraries.
+    Principal components are exact and ignore the seed. t-SNE and UMAP run on the first 50 components, start
+    from the first two, and are reproducible on one machine with the same libraries.
 
     Raises
     ------
     InputError
-        The vectors do not differ.
+        All vectors are equal.
     """
     components, shares = _principal_components(vectors)
     if not components[:, 0].any():
@@ -67,14 +67,14 @@ def project(vectors: Points, method: str, seed: int) -> Projection:
 
 
 def _principal_components(vectors: Points) -> tuple[Points, list[float]]:
-    """The first 50 components (N, ≤ 50), and the share of each in the variance."""
+    """Compute up to 50 components, float32 (N, ≤ 50), and the share of each in the variance."""
     from sklearn.decomposition import PCA
 
     count, width = vectors.shape
-    # Both ways are exact; that of the covariance (D, D) is the quicker where there are many rows.
+    # Both solvers are exact; the covariance (D, D) is faster with many rows.
     solver = "covariance_eigh" if count > width else "full"
     pca = PCA(min(COMPONENTS, count, width), svd_solver=solver)
-    with np.errstate(invalid="ignore"):  # the shares in no variance at all
+    with np.errstate(invalid="ignore"):  # shares are 0/0 if there is no variance
         components: Points = pca.fit_transform(vectors)
     return components, pca.explained_variance_ratio_.tolist()
 
@@ -84,7 +84,7 @@ def _tsne(components: Points, seed: int) -> Points:
     from threadpoolctl import threadpool_limits
 
     perplexity = min(PERPLEXITY, (len(components) - 1) / 3)
-    threads = available_cpus() if len(components) >= WORTH_THREADS else 1
+    threads = available_cpus() if len(components) >= MIN_POINTS_FOR_THREADS else 1
     with threadpool_limits(threads, user_api="openmp"):
         tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=threads)
         points: Points = tsne.fit_transform(components)
@@ -92,11 +92,11 @@ def _tsne(components: Points, seed: int) -> Points:
 
 
 def _umap(components: Points, seed: int) -> Points:
-    # The package imports TensorFlow, some 20 s, for a class that is not used here, and can do without.
+    # The package imports TensorFlow, which takes some 20 s, for a class not used here; it works without.
     modules: dict[str, Any] = sys.modules
     modules.setdefault("umap.parametric_umap", None)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it tells of its threads, and of that class
+        warnings.simplefilter("ignore")  # it warns about its threads and about that class
         import umap
 
         reducer = umap.UMAP(

@@ -1,1 +1,1 @@
-"""Everything that knows TensorFlow: the checkpoint file, the forward pass, the devices."""
+"""Everything that uses TensorFlow: checkpoints, the forward pass, devices."""

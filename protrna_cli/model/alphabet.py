@@ -1,4 +1,4 @@
-"""Letters to token ids: the 38 tokens of ProtRNA, and the published batch converter.
+"""Convert letters to token ids: the 38 tokens of ProtRNA, and the published batch converter.
 
 Legend: B batch, T tokens, L residues.
 """
@@ -17,13 +17,13 @@ _SPECIAL_LAST = ("<null_1>", "<mask>")
 _RNA = tuple("augcx")
 
 TOKENS = _SPECIAL_FIRST + _PROTEIN + _SPECIAL_LAST + _RNA
-"""The vocabulary in id order: upper case is protein, lower case is RNA."""
+"""The vocabulary in id order. Upper case is protein, lower case is RNA."""
 
 Tokens = npt.NDArray[np.int32]
 
 
 class Alphabet:
-    """The vocabulary of ProtRNA: 38 tokens, RNA letters in lower case, protein letters in upper case.
+    """The vocabulary of ProtRNA: 38 tokens, RNA in lower case, protein in upper case.
 
     >>> alphabet = Alphabet()
     >>> alphabet.get_idx("a"), alphabet.get_tok(36)
@@ -45,27 +45,27 @@ class Alphabet:
         return len(self.all_toks)
 
     def get_idx(self, token: str) -> int:
-        """Id of a token; of `<unk>` for what is not in the vocabulary."""
+        """Return the id of a token; that of `<unk>` if it is not in the vocabulary."""
         return self.tok_to_idx.get(token, self.unk_idx)
 
     def get_tok(self, index: int) -> str:
-        """Token of an id."""
+        """Return the token with an id."""
         return self.all_toks[index]
 
     def encode(self, sequence: str, is_rna: bool = True) -> Tokens:
-        """Ids of a sequence's residues, one a character, without special tokens.
+        """Return the token ids of a sequence, one per character, without special tokens.
 
         Parameters
         ----------
         sequence
-            RNA mode: any case, `T` is read as `U`, whatever is not `A C G U T` becomes `x`, the unknown
-            residue. Protein mode: upper-cased; a letter outside the vocabulary becomes `<unk>`.
+            RNA mode: any case; `T` is read as `U`; all but `A C G U T` becomes `x`, the unknown residue.
+            Protein mode: upper-cased; letters that are not in the vocabulary become `<unk>`.
 
         Returns
         -------
         int32 array (L,)
         """
-        # Latin-1 keeps one byte a character; what it cannot spell is no residue in either mode.
+        # Latin-1 has one byte per character. Characters outside it are not residues in either mode.
         raw = np.frombuffer(sequence.encode("latin-1", errors="replace"), dtype=np.uint8)
         return (self._rna_ids if is_rna else self._protein_ids)[raw]
 
@@ -84,14 +84,14 @@ class Alphabet:
         return table
 
     def frame(self, encoded: Sequence[Tokens], width: int | None = None) -> Tokens:
-        """Set `<cls>` and `<eos>` around encoded sequences and pad them on the right to one width.
+        """Add `<cls>` and `<eos>` to encoded sequences, and pad them on the right to one width.
 
         Parameters
         ----------
         encoded
-            B arrays (L_i,) as `encode` makes them.
+            B int32 arrays (L_i,) from `encode`.
         width
-            T, at least the longest L + 2, which is also the default.
+            T, at least the longest L + 2 (the default).
 
         Returns
         -------
@@ -106,12 +106,12 @@ class Alphabet:
         return tokens
 
     def get_batch_converter(self, is_rna: bool = True) -> BatchConverter:
-        """Return the published converter from sequences to tokens; `is_rna=False` tokenizes proteins."""
+        """Return the published converter from sequences to tokens. `is_rna=False` tokenizes proteins."""
         return BatchConverter(self, is_rna)
 
 
 class BatchConverter:
-    """Sequences to a padded token matrix, as published.
+    """Convert sequences to a padded token matrix, as published.
 
     >>> Alphabet().get_batch_converter()(["GC", "A"]).tolist()
     [[0, 35, 36, 2], [0, 33, 2, 1]]
@@ -129,8 +129,9 @@ class BatchConverter:
         sequences
             B sequences.
         allowed_len
-            The published cut: longer sequences lose all residues past `allowed_len - 2`. Kept, with its
-            default, for code written against the published API; the command line never cuts by it.
+            Most tokens per sequence: residues after the first `allowed_len - 2` are dropped. This is the
+            published behaviour, kept with its default for code written for the published API. The command
+            line does not use it.
 
         Returns
         -------

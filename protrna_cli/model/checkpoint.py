@@ -1,9 +1,9 @@
-"""Checkpoints in the published Keras 2 HDF5 "weights" layout, read with suspicion.
+"""Read and check checkpoints in the published Keras 2 HDF5 "weights" layout.
 
 Layout: the root attribute `layer_names` lists the groups `embedding`, `layer_._0` …,
 `emb_layer_norm_after`, `lm_head`; each group's attribute `weight_names` lists its datasets in order.
-The order decides what a weight is, never its name: the counters in the names run on through the process
-that saved the file. Every shape is checked and every dataset of the file must be used exactly once.
+Weights are identified by this order, never by name, because the counters in the names depend on what else
+the saving process had created. Every shape is checked, and every dataset must be used exactly once.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from protrna_cli.model.structure import (
     Shape,
     weight_shapes,
 )
+from protrna_cli.text import counted
 
 _FIRST, _LAST = ("embedding",), ("emb_layer_norm_after", "lm_head")
 
@@ -39,34 +40,34 @@ def read_checkpoint(path: Path, place: Placer) -> tuple[ModelSize, ModelWeights]
     path
         HDF5 file in the published layout.
     place
-        Called with every weight's name and values (float32) as soon as they are read, so that no more than
-        one weight is held twice; the result holds what it returns.
+        Called with the name and values (float32) of each weight as soon as it is read, so that at most one
+        weight is in memory twice. Its return values make up the result.
 
     Raises
     ------
     WeightsError
-        The file cannot be read, is not HDF5, or is not a whole ProtRNA checkpoint.
+        The file cannot be read, is not HDF5, or is not a complete ProtRNA checkpoint.
     """
-    with _named(path), _opened(path) as file:
+    with _naming(path), _opened(path) as file:
         return _read_all(file, place)
 
 
 def read_size(path: Path) -> tuple[ModelSize, str]:
-    """Read a checkpoint's size and dtype, from its shapes alone.
+    """Read the size and dtype of a checkpoint without reading its values.
 
     Raises
     ------
     WeightsError
-        As `read_checkpoint`, short of what only the values can show.
+        As in `read_checkpoint`, except for errors in the values.
     """
-    with _named(path), _opened(path) as file:
+    with _naming(path), _opened(path) as file:
         size, groups = _survey(file)
         dtypes = {str(dataset.dtype) for datasets in groups.values() for dataset in datasets}
         return size, ", ".join(sorted(dtypes))
 
 
 def find_flaw(path: Path) -> str | None:
-    """Say what is wrong with a checkpoint, every value read; None if it is whole."""
+    """Describe what is wrong with a checkpoint, reading every value; None if nothing is."""
     try:
         with _opened(path) as file:
             _read_all(file, lambda name, values: None)
@@ -76,7 +77,7 @@ def find_flaw(path: Path) -> str | None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file means to be a checkpoint: HDF5 that lists its layers."""
+    """Whether a file looks like a checkpoint: HDF5 with the attribute `layer_names`."""
     try:
         with h5py.File(path, "r") as file:
             return "layer_names" in file.attrs
@@ -85,7 +86,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 class _Flaw(Exception):
-    """What is wrong with a file, and what mends it, before its name is known to the message."""
+    """What is wrong with a file and how to fix it, without the file's name."""
 
     def __init__(self, reason: str, remedy: str = "run protrna weights fetch") -> None:
         super().__init__(reason)
@@ -93,8 +94,8 @@ class _Flaw(Exception):
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Make one line that names the file of whatever is wrong with it."""
+def _naming(path: Path) -> Iterator[None]:
+    """Turn a flaw into a WeightsError that names the file."""
     try:
         yield
     except _Flaw as flaw:
@@ -103,7 +104,7 @@ def _named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
-    """Open a checkpoint; whatever is wrong with it is a flaw."""
+    """Open a checkpoint; raise `_Flaw` if that fails."""
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -123,11 +124,11 @@ def _why_unreadable(path: Path, error: Exception) -> _Flaw:
         return _Flaw(f"cannot be read ({denied.strerror})")
     if start.startswith(b"version https://git-lfs.github.com/"):
         return _Flaw(
-            "a Git LFS pointer, not the weights that it points to",
-            "run git lfs pull in the repository it is from or protrna weights fetch",
+            "a Git LFS pointer, not the weights themselves",
+            "run git lfs pull in its repository, or protrna weights fetch",
         )
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return _Flaw("an HTML page, such as a server's error or login page, saved under this name")
+        return _Flaw("an HTML page, such as a server's error or login page, saved as this file")
     if not start.startswith(b"\x89HDF\r\n\x1a\n"):
         return _Flaw("not an HDF5 file" if start else "an empty file")
     return _Flaw(f"truncated or damaged HDF5 ({str(error).splitlines()[0]})")
@@ -138,21 +139,21 @@ def _read_all(file: h5py.File, place: Placer) -> tuple[ModelSize, ModelWeights]:
     layers = [
         LayerWeights(*_read(groups[f"layer_._{i}"], LayerWeights._fields, place)) for i in range(size.layers)
     ]
-    tied, *head = _read(groups["lm_head"], ("embedding", *HeadWeights._fields), place)
-    del tied  # the embedding once more
+    tied_embedding, *head = _read(groups["lm_head"], ("embedding", *HeadWeights._fields), place)
+    del tied_embedding  # a second copy of the embedding
     [embedding] = _read(groups["embedding"], ("embedding",), place)
     final_norm = NormWeights(*_read(groups["emb_layer_norm_after"], NormWeights._fields, place))
     return size, ModelWeights(embedding, tuple(layers), final_norm, HeadWeights(*head))
 
 
 def _survey(file: h5py.File) -> tuple[ModelSize, dict[str, list[h5py.Dataset]]]:
-    """Find every weight, and check all that can be told before a value is read."""
+    """Find every weight, and check everything that does not need its values."""
     try:
         groups = {name: _datasets(file, name) for name in _group_names(file)}
         size = _size(groups)
         _check_all_used(file, groups)
         _check_shapes(groups, weight_shapes(size))
-    except (LookupError, ValueError, TypeError) as error:  # what h5py makes of damaged names and types
+    except (LookupError, ValueError, TypeError) as error:  # from h5py, for damaged names and types
         raise _Flaw(f"damaged HDF5 ({str(error).splitlines()[0]})") from error
     return size, groups
 
@@ -165,10 +166,10 @@ def _check_shapes(groups: dict[str, list[h5py.Dataset]], shapes: ModelWeights) -
     _check_group(groups["emb_layer_norm_after"], shapes.final_norm)
 
 
-def _names(holder: h5py.File | h5py.Group, attribute: str) -> list[str]:
-    if attribute not in holder.attrs:
-        raise _foreign(f"{holder.name} has no attribute {attribute}")
-    names = np.atleast_1d(holder.attrs[attribute])
+def _names(node: h5py.File | h5py.Group, attribute: str) -> list[str]:
+    if attribute not in node.attrs:
+        raise _not_protrna(f"{node.name} has no attribute {attribute}")
+    names = np.atleast_1d(node.attrs[attribute])
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
@@ -178,28 +179,28 @@ def _group_names(file: h5py.File) -> list[str]:
     expected = [*_FIRST, *(f"layer_._{i}" for i in range(count)), *_LAST]
     if count < 1 or sorted(names) != sorted(expected):
         odd = sorted(set(names).symmetric_difference(expected)) or names
-        raise _foreign(
+        raise _not_protrna(
             f"its groups are not embedding, layer_._0 …, {', '.join(_LAST)} (look at {', '.join(odd[:3])})"
         )
     return expected
 
 
 def _datasets(file: h5py.File, name: str) -> list[h5py.Dataset]:
-    """List a group's datasets in order, `inv_freq` in its published place."""
+    """List the datasets of a group in order, with `inv_freq` in its published position."""
     group = file.get(name)
     if not isinstance(group, h5py.Group):
-        raise _foreign(f"group {name} is missing")
+        raise _not_protrna(f"group {name} is missing")
     datasets = []
     for weight in _names(group, "weight_names"):
         dataset = group.get(weight)
         if not isinstance(dataset, h5py.Dataset):
-            raise _foreign(f"{name}/{weight} is missing")
-        # Through links and external storage a checkpoint could have any file of this machine read as weights.
+            raise _not_protrna(f"{name}/{weight} is missing")
+        # With links and external storage a checkpoint could read any file on this machine as weights.
         if dataset.file.filename != file.filename or dataset.is_virtual or dataset.external:
-            raise _foreign(f"{name}/{weight} is kept outside the file")
+            raise _not_protrna(f"{name}/{weight} is stored outside the file")
         datasets.append(dataset)
     if name.startswith("layer_._"):
-        # A file saved from a trainable model lists it last.
+        # Files saved from a trainable model list it last.
         place = LayerWeights._fields.index("inv_freq")
         datasets.sort(key=lambda each: "inv_freq" in each.name)
         datasets.insert(place, datasets.pop())
@@ -210,17 +211,17 @@ def _size(groups: dict[str, list[h5py.Dataset]]) -> ModelSize:
     layers = len(groups) - len(_FIRST) - len(_LAST)
     for i in range(layers):
         if len(groups[f"layer_._{i}"]) != len(LayerWeights._fields):
-            raise _foreign(
+            raise _not_protrna(
                 f"layer_._{i} has {len(groups[f'layer_._{i}'])} weights, not {len(LayerWeights._fields)}"
             )
     if len(groups["embedding"]) != 1 or groups["embedding"][0].ndim != 2:
-        raise _foreign("embedding does not hold one matrix")
+        raise _not_protrna("embedding is not a single matrix")
     vocabulary, width = groups["embedding"][0].shape
     if vocabulary != VOCABULARY:
-        raise _foreign(f"its vocabulary has {vocabulary} tokens, not {VOCABULARY}")
+        raise _not_protrna(f"its vocabulary has {vocabulary} tokens, not {VOCABULARY}")
     head_width = 2 * groups["layer_._0"][LayerWeights._fields.index("inv_freq")].size
     if not head_width or width % head_width:
-        raise _foreign(f"width {width} does not divide into heads of {head_width}")
+        raise _not_protrna(f"width {width} does not divide into heads of {head_width}")
     return ModelSize(layers, width, width // head_width)
 
 
@@ -229,29 +230,33 @@ def _check_all_used(file: h5py.File, groups: dict[str, list[h5py.Dataset]]) -> N
     present: set[str] = set()
     file.visititems(lambda _, item: present.add(item.name) if isinstance(item, h5py.Dataset) else None)
     if repeated := sorted({name for name in used if used.count(name) > 1}):
-        raise _foreign(f"{repeated[0]} is listed twice")
+        raise _not_protrna(f"{repeated[0]} is listed twice")
     if extra := sorted(present.difference(used)):
-        raise _foreign(f"it holds {len(extra)} weights that the model has no place for, such as {extra[0]}")
+        raise _not_protrna(
+            f"it has {counted(len(extra), 'weight')} that the model does not use, such as {extra[0]}"
+        )
 
 
 def _check_group(datasets: list[h5py.Dataset], shapes: tuple[Shape, ...]) -> None:
     if len(datasets) != len(shapes):
-        raise _foreign(f"{datasets[0].parent.name if datasets else 'a group'} has not {len(shapes)} weights")
+        raise _not_protrna(
+            f"{datasets[0].parent.name if datasets else 'a group'} does not have {len(shapes)} weights"
+        )
     for dataset, shape in zip(datasets, shapes, strict=True):
         if dataset.shape != shape:
-            raise _foreign(f"{dataset.name} has shape {dataset.shape}, not {shape}")
+            raise _not_protrna(f"{dataset.name} has shape {dataset.shape}, not {shape}")
         if dataset.dtype.kind != "f":
-            raise _foreign(f"{dataset.name} holds {dataset.dtype}, not floating point")
+            raise _not_protrna(f"{dataset.name} has dtype {dataset.dtype}, not floating point")
 
 
 def _read(datasets: list[h5py.Dataset], names: Sequence[str], place: Placer) -> Iterator[object]:
     for name, dataset in zip(names, datasets, strict=True):
         values = dataset[()].astype(np.float32, copy=False)
-        # The sum is a tenth of the cost of isfinite over every value, and as telling.
+        # The sum costs a tenth of isfinite over every value, and any value that is not finite shows in it.
         if not np.isfinite(values.sum()):
-            raise _foreign(f"{dataset.name} holds values that are not finite")
+            raise _not_protrna(f"{dataset.name} has values that are not finite")
         yield place(name, values)
 
 
-def _foreign(reason: str) -> _Flaw:
+def _not_protrna(reason: str) -> _Flaw:
     return _Flaw(f"not a ProtRNA checkpoint: {reason}")

@@ -1,6 +1,6 @@
-"""The built-in demo model: seeded synthetic weights, so that the tool runs at once, offline, anywhere.
+"""The built-in demo model: synthetic weights from a fixed seed. It runs at once, offline, anywhere.
 
-Its embeddings carry no biology. They have the right shapes and the real arithmetic, nothing else.
+Its embeddings have the right shapes and come from the real arithmetic, but have no biological meaning.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def demo_weights(place: Placer) -> tuple[ModelSize, ModelWeights]:
     Parameters
     ----------
     place
-        Called with every weight's name and values (float32), as in `read_checkpoint`.
+        Called with the name and values (float32) of each weight, as in `read_checkpoint`.
     """
-    # RandomState, not Generator: only its stream is promised never to change.
+    # RandomState, not Generator: only its stream is guaranteed never to change.
     rng = np.random.RandomState(SEED)
 
     def make(name: str, shape: Shape) -> object:

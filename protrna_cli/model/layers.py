@@ -1,8 +1,8 @@
 """The arithmetic of ProtRNA as pure functions of tensors.
 
-The tokens of a batch stand one after another as rows, so that only attention, which sees them sequence by
-sequence, ever computes padding. Matmuls run in the dtype of their kernel, float32 or bfloat16; the residual
-stream, LayerNorm, rotation and softmax always in float32.
+The tokens of a batch are stored one after another as rows. Only attention, which needs them by sequence,
+computes padding. Matmuls run in the dtype of their kernel, float32 or bfloat16; the residual stream,
+LayerNorm, rotation and softmax always run in float32.
 
 Legend: N rows, B sequences, T tokens of the longest, H heads, C head width, D = H * C width, V vocabulary.
 Source: ESM-2 (Lin et al., Science 2023) as continued by ProtRNA (Zhang et al., Cell Systems 2025).
@@ -21,48 +21,49 @@ Tensor = Any
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 EPSILON = 1e-5
-MASKED = -1e30  # finite, so that a row of pads alone stays finite too
+MASKED = -1e30  # finite, so that a row of only pads stays finite too
 
 
 class BatchLayout(NamedTuple):
-    """Where the rows of a batch stand in their sequences, and what follows from it."""
+    """Index tables between the rows of a batch and its sequences, and what depends on positions."""
 
-    rows: Tensor  # (B, T) int32: the row of each token; of a pad, any
-    heads: Tensor  # (B, H, T) int32: the same for each head, counted through (N, H)
-    back: Tensor  # (N, H) int32: where each head of each row stands, counted through (B, H, T)
-    key_bias: Tensor  # (B, 1, 1, T): added to attention scores, 0, or MASKED where a key is a pad
-    cos: Tensor  # (N, 1, C / 2): of the angle of each row's position
-    sin: Tensor  # (N, 1, C / 2)
+    rows: Tensor  # (B, T) int32: row of each token; for a pad, any row
+    heads: Tensor  # (B, H, T) int32: the same for each head, as flat index into (N, H)
+    back: Tensor  # (N, H) int32: the inverse, from heads of rows to flat indices into (B, H, T)
+    key_bias: Tensor  # (B, 1, 1, T): added to attention scores; 0, or MASKED where the key is a pad
+    cos: Tensor  # (N, 1, C / 2): cosine of the angle at each row's position
+    sin: Tensor  # (N, 1, C / 2): sine of it
 
 
-def island(function: _F) -> _F:
-    """Compile element-wise arithmetic into one pass over memory; here and there it takes a third of the time.
+def fused(function: _F) -> _F:
+    """Compile element-wise arithmetic with XLA into one pass over memory.
 
-    It is compiled once for every N that comes along, in some 0.2 s. Matmuls stay outside: oneDNN's are faster
-    than XLA's, and take bias and GELU along at no cost where nothing, not even a reshape, stands between.
+    In places that takes a third of the time. Every new N is compiled once, in about 0.2 s. Matmuls stay
+    outside: oneDNN's are faster than XLA's, and oneDNN fuses bias and GELU into them at no cost if no other
+    operation, not even a reshape, is in between.
     """
     return tf.function(function, jit_compile=True, autograph=False)  # type: ignore[no-any-return]
 
 
 def embed_tokens(tokens: Tensor, embedding: Tensor, pad: int) -> Tensor:
-    """Tokens (N,) to their embeddings (N, D), zero at pads."""
+    """Look up the embeddings (N, D) of tokens (N,); zero at pads."""
     present = tf.cast(tokens != pad, embedding.dtype)
     return tf.gather(embedding, tokens) * present[:, None]
 
 
 def rotary_tables(positions: Tensor, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (N, 1, C / 2) of the angle of each position; positions count from 0 at `<cls>`."""
+    """Cosine and sine (N, 1, C / 2) of the angle at each position (N,). Position 0 is `<cls>`."""
     angle = tf.cast(positions, inv_freq.dtype)[:, None, None] * inv_freq
     return tf.cos(angle), tf.sin(angle)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the halves of x (N, H, C) against each other by the angle of the position."""
+    """Rotate x (N, H, C) by the angle of its position: the first half of C pairs with the second."""
     first, second = tf.split(x, 2, axis=-1)
     return tf.concat([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-@island
+@fused
 def rotated_heads(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Split query and key (N, D) into heads (N, H, C), scale the query, and rotate both."""
     shape = (-1, query.shape[-1] // (2 * cos.shape[-1]), 2 * cos.shape[-1])
@@ -74,22 +75,22 @@ def rotated_heads(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple
 def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """LayerNorm over the last axis of x (..., D).
 
-    Written as x * scale + shift, the way Keras 2 rounds it: centring x first is as right, but its last
-    bits differ from the published implementation's by two to three times as much.
+    Computed as x * scale + shift, as in Keras 2. Centring x first is just as accurate, but its last bits
+    differ from the published implementation's two to three times as much.
     """
     mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
     return tf.nn.batch_normalization(x, mean, variance, beta, gamma, EPSILON)
 
 
-@island
+@fused
 def norm(x: Tensor, gamma: Tensor, beta: Tensor, dtype: Any) -> Tensor:
-    """LayerNorm of x (N, D), in `dtype`."""
+    """LayerNorm of x (N, D), cast to `dtype`."""
     return tf.cast(layer_norm(x, gamma, beta), dtype)
 
 
-@island
+@fused
 def add_norm(x: Tensor, change: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """Add a change to x (N, D); returns the sum, and its LayerNorm in the change's dtype."""
+    """Add a change to x (N, D). Returns the sum, and its LayerNorm in the dtype of the change."""
     x = x + tf.cast(change, x.dtype)
     return x, tf.cast(layer_norm(x, gamma, beta), change.dtype)
 
@@ -100,7 +101,7 @@ def dense(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
 
 
 def attention(x: Tensor, layout: BatchLayout, w: LayerWeights) -> tuple[Tensor, Tensor]:
-    """Self-attention over rows (N, D): its output (N, D) and its weights (B, H, T, T)."""
+    """Self-attention over rows (N, D). Returns its output (N, D) and its weights (B, H, T, T)."""
     query, key = rotated_heads(
         dense(x, w.query_kernel, w.query_bias),
         dense(x, w.key_kernel, w.key_bias),
@@ -136,7 +137,7 @@ def encoder_layer(x: Tensor, layout: BatchLayout, w: LayerWeights) -> tuple[Tens
 
 
 def lm_head(x: Tensor, embedding: Tensor, w: HeadWeights) -> Tensor:
-    """Final representation (N, D) to logits (N, V)."""
+    """Compute logits (N, V) from the final representation (N, D)."""
     hidden = tf.nn.gelu(dense(tf.cast(x, w.dense_kernel.dtype), w.dense_kernel, w.dense_bias))
     hidden = layer_norm(tf.cast(hidden, tf.float32), w.norm_gamma, w.norm_beta)
     return tf.matmul(hidden, embedding, transpose_b=True) + w.bias

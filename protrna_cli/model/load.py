@@ -1,4 +1,4 @@
-"""Put a model's weights onto the device that was asked for."""
+"""Load a model onto a device."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from protrna_cli.model.transformer import ProtRNA
 
 
 def load_checkpoint(path: Path | None, precision: str, device: str, threads: int | None) -> ProtRNA:
-    """Load a model from a checkpoint file, or, without one, the built-in demo model.
+    """Load a model from a checkpoint, or the built-in demo model if `path` is None.
 
     Parameters
     ----------
     precision
-        Of matrix multiplication: `float32` or `bfloat16`.
+        Precision of matrix multiplication: `float32` or `bfloat16`.
     device, threads
-        As `runtime.configure` takes them.
+        See `runtime.configure`.
 
     Raises
     ------
     WeightsError
-        The file is not a whole ProtRNA checkpoint.
+        The file is not a complete ProtRNA checkpoint.
     UsageError
-        There is no such device, or TensorFlow already runs with other settings.
+        The device does not exist, or TensorFlow is already running with other settings.
     """
     runtime.configure(device, threads)
     place = runtime.placer(precision)

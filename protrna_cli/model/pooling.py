@@ -1,7 +1,7 @@
-"""From hidden states to one vector a row. Special tokens and pads never enter a mean or a maximum.
+"""Pool hidden states into one vector per row. Special tokens and pads are never part of a mean or maximum.
 
-Legend: B batch, T tokens, D width. Residue j of a sequence stands at position j + 1, after `<cls>`. Weights
-(B, T) are more than 0 at the residues that a row speaks of, and 0 elsewhere.
+Legend: B batch, T tokens, D width. Residue j of a sequence is at position j + 1, after `<cls>`. Weights
+(B, T) are greater than 0 at the residues that a row covers, and 0 elsewhere.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ Tensor = Any
 
 
 def mean(hidden: Tensor, weights: Tensor) -> Tensor:
-    """Sum over tokens by weight: (B, T, D) to (B, D)."""
+    """Weighted sum over tokens: (B, T, D) to (B, D)."""
     return tf.matmul(weights[:, None, :], hidden)[:, 0]
 
 
 def maximum(hidden: Tensor, weights: Tensor) -> Tensor:
-    """Maximum over the tokens that have a weight: (B, T, D) to (B, D)."""
+    """Maximum over the tokens with a weight above 0: (B, T, D) to (B, D)."""
     return tf.reduce_max(tf.where(weights[..., None] > 0, hidden, hidden.dtype.min), axis=1)
 
 
@@ -29,7 +29,7 @@ def cls(hidden: Tensor, weights: Tensor) -> Tensor:
 
 
 def residues(hidden: Tensor, weights: Tensor) -> Tensor:
-    """Leave out `<cls>`; what follows a sequence's end is the caller's to cut: (B, T, D) to (B, T - 1, D)."""
+    """Drop `<cls>`: (B, T, D) to (B, T - 1, D). The caller cuts off what follows the last residue."""
     return hidden[:, 1:]
 
 

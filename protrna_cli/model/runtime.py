@@ -1,4 +1,4 @@
-"""Devices and threads: what this process may use, told to TensorFlow before it starts."""
+"""Configure TensorFlow's devices and threads before it starts."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import tensorflow as tf
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import available_cpus, cpu_flags, parse_device
 from protrna_cli.model.structure import Placer
+from protrna_cli.text import counted
 
 
 def configure(device: str = "auto", threads: int | None = None) -> str:
-    """Tell TensorFlow which device and how many threads to use; float32 means float32 (no TF32).
+    """Set the device and number of threads that TensorFlow uses, and turn TF32 off.
 
     Parameters
     ----------
     device
-        `auto` (the first GPU, else the CPU), `cpu`, `gpu` or `gpu:N`.
+        `auto` (the first GPU, or the CPU if there is none), `cpu`, `gpu` or `gpu:N`.
     threads
-        Threads for the CPU; by default `available_cpus()`.
+        CPU threads; by default `available_cpus()`.
 
     Returns
     -------
     str
-        The device that will be used: `cpu` or `gpu:N`.
+        The device that is used: `cpu` or `gpu:N`.
 
     Raises
     ------
     UsageError
-        No such device, or TensorFlow has already started with other settings in this process.
+        The device does not exist, or TensorFlow has already started with other settings in this process.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     gpu = _find_gpu(device)
@@ -51,10 +52,11 @@ def configure(device: str = "auto", threads: int | None = None) -> str:
 
 
 def placer(precision: str) -> Placer:
-    """Give what puts weights onto the device: the kernels of matmuls in `precision`, all others in float32.
+    """Return a function that puts a weight onto the device: matmul kernels in `precision`, others in float32.
 
-    A constant made from an array keeps the array's memory beside its own for as long as it lives, twice the
-    weights in all (TensorFlow 2.21); a copy of it does not, and loads three times as fast.
+    A constant made from an array keeps the array in memory besides its own copy, so that all weights would
+    take twice their size (TensorFlow 2.21). A deep copy of the constant does not, and loads three times as
+    fast.
     """
 
     def place(name: str, values: npt.NDArray[np.float32]) -> Any:
@@ -67,16 +69,16 @@ def placer(precision: str) -> Placer:
 
 
 def gpu_names() -> tuple[str, ...]:
-    """Say what GPUs TensorFlow sees."""
+    """Names of the GPUs that TensorFlow sees."""
     gpus = tf.config.list_physical_devices("GPU")
     details = map(tf.config.experimental.get_device_details, gpus)
     return tuple(str(each.get("device_name", "unknown")) for each in details)
 
 
 def bfloat16_is_fast() -> bool:
-    """Whether the device that is configured multiplies bfloat16 several times faster than float32.
+    """Whether the configured device multiplies bfloat16 several times faster than float32.
 
-    CPUs with AMX do, and GPUs of compute capability 8.0 (Ampere) or more.
+    True for CPUs with AMX and for GPUs of compute capability 8.0 (Ampere) or more.
     """
     gpus = tf.config.get_visible_devices("GPU")
     if not gpus:
@@ -91,5 +93,7 @@ def _find_gpu(device: str) -> Any:
     if kind == "cpu" or (kind == "auto" and not gpus):
         return None
     if number >= len(gpus):
-        raise UsageError(f"TensorFlow sees {len(gpus)} GPUs here, so not {device}; use --device cpu")
+        raise UsageError(
+            f"there is no {device}: TensorFlow sees {counted(len(gpus), 'GPU')}; use --device cpu"
+        )
     return gpus[number]

@@ -1,4 +1,4 @@
-"""What the model is made of: its size, and every weight with its shape.
+"""The size of a model, and the name and shape of every weight.
 
 Legend: D width, H heads, C head width (D = H * C), V vocabulary. Kernels are (in, out).
 """
@@ -18,15 +18,14 @@ VOCABULARY = 38
 
 Shape = tuple[int, ...]
 Placer = Callable[[str, npt.NDArray[np.float32]], Any]
-"""Where a weight goes as soon as it is read: it takes the weight's name and values, and gives what the model
-computes with."""
+"""Called with the name and values of each weight as it is read; returns what the model computes with."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """The three numbers that fix every shape of the model."""
+    """The three numbers that determine every shape of the model."""
 
     layers: int
     width: int
@@ -39,14 +38,14 @@ class ModelSize:
 
     @property
     def parameters(self) -> int:
-        """Count of trained values; the rotary frequencies are constants."""
+        """Count of trained values, without the rotary frequencies, which are constants."""
         shapes = weight_shapes(self)
         trained = [shape for layer in shapes.layers for shape in layer._replace(inv_freq=(0,))]
         trained += [shapes.embedding, *shapes.final_norm, *shapes.lm_head]
         return sum(int(np.prod(shape)) for shape in trained)
 
     def layer_index(self, layer: int) -> int:
-        """Resolve a layer counted from either end to 0 … `layers`.
+        """Resolve a layer, which may be negative to count from the end, to 0 … `layers`.
 
         Raises
         ------
@@ -61,26 +60,26 @@ class ModelSize:
         return index
 
     def layer_indices(self, layers: Sequence[int]) -> tuple[int, ...]:
-        """Resolve layers as `layer_index` does, each named once, in the order in which they are named."""
+        """Resolve layers with `layer_index`, in the order given and without repeats."""
         return tuple(dict.fromkeys(map(self.layer_index, layers)))
 
     @property
     def operations(self) -> int:
-        """Floating-point operations a token takes in matmuls, attention's scores apart: 24 D² a layer."""
+        """Floating-point operations per token in matmuls, without attention scores: 24 D² per layer."""
         return self.layers * 24 * self.width**2
 
     def attention_bytes(self, width: int) -> int:
-        """Memory that a sequence of `width` tokens takes in attention: its scores (H, T, T), held twice.
+        """Bytes that attention needs for a sequence of `width` tokens: twice its scores (H, T, T).
 
-        Measured at 1.4 times the scores, on a CPU, for 2,000 and 4,000 tokens.
+        Measured: 1.4 times the scores, on a CPU, for 2,000 and 4,000 tokens.
         """
         return 2 * 4 * self.heads * width**2
 
 
 def row_count(tokens: int) -> int:
-    """Rows in which so many tokens run: the next multiple of 128, the last ones empty.
+    """Number of rows for this many tokens: the next multiple of 128. The last rows are empty.
 
-    Every count that is new is compiled for, so that there should be few.
+    Every new number of rows is compiled once, so there should be few.
     """
     return -(-tokens // 128) * 128
 
@@ -89,7 +88,7 @@ PUBLISHED_SIZE = ModelSize(layers=33, width=1280, heads=20)
 
 
 class LayerWeights(NamedTuple):
-    """One transformer layer, in the order of the published checkpoint."""
+    """Weights of one transformer layer, in the order of the published checkpoint."""
 
     query_kernel: Any  # (D, D)
     query_bias: Any  # (D,)
@@ -111,14 +110,14 @@ class LayerWeights(NamedTuple):
 
 
 class NormWeights(NamedTuple):
-    """A LayerNorm."""
+    """Weights of a LayerNorm."""
 
     gamma: Any  # (D,)
     beta: Any  # (D,)
 
 
 class HeadWeights(NamedTuple):
-    """The language-model head; its output kernel is the embedding, transposed."""
+    """Weights of the language-model head, whose output kernel is the transposed embedding."""
 
     bias: Any  # (V,)
     dense_kernel: Any  # (D, D)
@@ -128,7 +127,7 @@ class HeadWeights(NamedTuple):
 
 
 class ModelWeights(NamedTuple):
-    """All weights of a model: arrays, tensors or, in `weight_shapes`, their shapes."""
+    """All weights of a model: arrays, tensors, or (from `weight_shapes`) their shapes."""
 
     embedding: Any  # (V, D)
     layers: tuple[LayerWeights, ...]
@@ -137,7 +136,7 @@ class ModelWeights(NamedTuple):
 
 
 def weight_shapes(size: ModelSize) -> ModelWeights:
-    """Shape of every weight of a model of this size."""
+    """Return the shape of every weight of a model of this size."""
     vector, square = (size.width,), (size.width, size.width)
     wide = 4 * size.width
     layer = LayerWeights(

@@ -1,7 +1,7 @@
-"""The forward pass: tokens in; representations, logits, attention weights or pooled rows out.
+"""The forward pass, from tokens to representations, logits, attention weights or pooled rows.
 
-Legend: B sequences, T tokens of the longest, N rows (tokens of a batch, one after another), H heads, D width,
-V vocabulary.
+Legend: B sequences, T tokens of the longest, N rows (all tokens of a batch, one after another), H heads,
+D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class ProtRNA:
     Parameters
     ----------
     size, weights
-        As `read_checkpoint` or `demo_weights` give them, weights as tensors: kernels in the dtype in which
-        matmuls are to run, float32 or bfloat16, all others in float32.
+        From `read_checkpoint` or `demo_weights`, with weights as tensors: kernels in the dtype for matmuls
+        (float32 or bfloat16), all others in float32.
     """
 
     def __init__(self, size: ModelSize, weights: ModelWeights) -> None:
@@ -49,29 +49,29 @@ class ProtRNA:
         Parameters
         ----------
         tokens
-            int32 (B, T), from the batch converter.
+            int32 (B, T) from the batch converter.
         repr_layers
-            Layers to return: 0 is the embedding, `size.layers` the last, after the final LayerNorm;
+            Layers to return: 0 is the embedding, `size.layers` the last (after the final LayerNorm);
             negatives count from the end.
         need_head_weights
-            Return the attention weights too.
+            Whether to return attention weights too.
 
         Returns
         -------
         dict
-            `logits` float32 (B, T, V); `representations` {layer: float32 (B, T, D)}; and, when asked,
-            `attentions` float32 (B, layers, H, T, T).
+            `logits` float32 (B, T, V); `representations` {layer: float32 (B, T, D)}; with
+            `need_head_weights` also `attentions` float32 (B, layers, H, T, T).
 
         Raises
         ------
         UsageError
-            A layer that the model does not have.
+            The model does not have one of the layers.
         """
         wanted = {layer: self.size.layer_index(layer) for layer in repr_layers}
         attentions: list[Tensor] = []
         tokens = np.asarray(tokens, np.int32)
-        everywhere = np.ones(tokens.shape, bool)  # as published, pads have representations too
-        x, layout = self._rows(tokens, everywhere)
+        all_tokens = np.ones(tokens.shape, bool)  # as published, pads have representations too
+        x, layout = self._rows(tokens, all_tokens)
         hidden = dict(self._hidden(x, layout, self.size.layers, attentions if need_head_weights else None))
         logits = layers.lm_head(hidden[self.size.layers], self._weights.embedding, self._weights.lm_head)
         results: dict[str, Any] = {
@@ -85,24 +85,25 @@ class ProtRNA:
     def embed(
         self, tokens: Tokens, weights: npt.NDArray[np.float32], repr_layers: Sequence[int], *poolings: str
     ) -> list[npt.NDArray[np.float32]]:
-        """Run the model for embeddings alone: no LM head, no attention weights, pooled on the device.
+        """Run the model for embeddings only: no LM head, no attention weights; pooled on the device.
 
         Parameters
         ----------
         tokens, weights
-            int32 (B, T), and float32 (B, T): the weight of each token in its row's mean, more than 0 at the
-            residues that a row speaks of and 0 elsewhere.
+            int32 (B, T), and float32 (B, T): the weight of each token in the mean of its row, greater than 0
+            at the residues that the row covers and 0 elsewhere.
         repr_layers
             Layers, each 0 … `size.layers`.
         poolings
-            One or more of `mean` (the sum by weight), `max` (of what has a weight), `cls`, and
-            `residues` for one vector a residue.
+            One or more of `mean` (weighted sum), `max` (over tokens with a weight above 0), `cls`, and
+            `residues` for one vector per residue.
 
         Returns
         -------
         list
-            One float32 array a layer, in the order asked, pooling after pooling: (B, D), or (B, T - 1, D) for
-            `residues`, from the first residue on; its rows past a sequence's end have no meaning.
+            float32 arrays in the order given: all layers of the first pooling, then of the next. Shape
+            (B, D), or (B, T - 1, D) for `residues`: from the first residue on, and without meaning after the
+            last residue of a sequence.
 
         Raises
         ------
@@ -117,13 +118,13 @@ class ProtRNA:
                     batch = tf.gather(hidden, layout.rows)
                     for pooling in poolings:
                         pooled[pooling, index] = self._pool[pooling](batch, tf.constant(weights))
-            # Where a device that runs ahead fails.
+            # A device that runs asynchronously reports errors here.
             return [pooled[pooling, index].numpy() for pooling in poolings for index in repr_layers]
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(str(error)) from error
 
     def _rows(self, tokens: Tokens, computed: npt.NDArray[np.bool_]) -> tuple[Tensor, BatchLayout]:
-        """Embed those tokens (B, T) that are to be computed: rows (N, D), and their layout."""
+        """Embed the tokens (B, T) where `computed` is True. Returns rows (N, D) and their layout."""
         pad = self.alphabet.padding_idx
         n_tokens = int(computed.sum())
         sequence, position = np.zeros((2, row_count(n_tokens)), np.int32)
@@ -142,7 +143,7 @@ class ProtRNA:
     def _hidden(
         self, x: Tensor, layout: BatchLayout, last: int, attentions: list[Tensor] | None = None
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield representations 0 … last (N, D); attention weights (B, H, T, T) are kept where asked for."""
+        """Yield representations 0 … last (N, D). Append attention weights (B, H, T, T) to `attentions`."""
         yield 0, x
         for index, weights in enumerate(self._weights.layers[:last], start=1):
             if attentions is None:
@@ -155,7 +156,7 @@ class ProtRNA:
 
     @cached_property
     def _layer(self) -> Any:
-        """One layer, traced once for all layers and all shapes."""
+        """The function of one layer, traced once for all layers and shapes."""
 
         def run(x: Tensor, layout: BatchLayout, w: LayerWeights) -> Tensor:
             return layers.encoder_layer(x, layout, w)[0]

@@ -1,6 +1,6 @@
-"""Trials of a machine and a model: how fast they are, and whether the numbers are right.
+"""Measure how fast a machine runs a model, and check that its numbers are right.
 
-Rates are medians, for machines that others use too do not keep one speed.
+Rates are medians, because the speed of a shared machine varies.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
 
 MATMUL = (2048, 1280, 5120)
-"""Rows, width and inner width of the published model's largest matmul, in a batch of the usual size."""
+"""Rows, width and inner width of the largest matmul of the published model, for a batch of the usual size."""
 
 REFERENCE_SEQUENCE = "GGGGCCCCAAAAUUUUGCGCAUAUGGAUCCNAGCU"
 REFERENCE_ROW = (-0.7513578, -1.7711610, -1.1199075, 0.7073146, -0.7041183, 0.9128749, 0.5635683, 1.0495993)
-"""First values of the demo model's row of that sequence (mean, last layer), computed in float64 without
-TensorFlow, by the model in the tests."""
+"""First values of the demo model's row for this sequence (mean, last layer), computed in float64 without
+TensorFlow by the reference model in the tests."""
 
 
 def matmul_rate(dtype: str) -> float:
-    """Operations per second of a plain matmul of the model's size."""
+    """Measure a plain matmul of the size `MATMUL`, in operations per second."""
     rows, inner, columns = MATMUL
     left = tf.cast(tf.random.stateless_normal((rows, inner), (1, 2)), dtype)
     right = tf.cast(tf.random.stateless_normal((inner, columns), (3, 4)), dtype)
@@ -35,7 +35,7 @@ def matmul_rate(dtype: str) -> float:
 
 
 def token_rate(model: ProtRNA, lengths: tuple[int, ...] = (126,) * 8) -> float:
-    """Tokens per second of a model, for one batch of sequences of these lengths."""
+    """Measure a model on one batch of sequences of these lengths, in tokens per second."""
     tokens, weights = _batch(model, [("ACGU" * length)[:length] for length in lengths])
     return sum(length + 2 for length in lengths) / _median_seconds(
         lambda: model.embed(tokens, weights, [model.size.layers], "mean"), 3
@@ -43,14 +43,14 @@ def token_rate(model: ProtRNA, lengths: tuple[int, ...] = (126,) * 8) -> float:
 
 
 def reference_error(demo: ProtRNA) -> float:
-    """Largest distance of the demo model's values from those computed in float64."""
+    """Largest difference between values of the demo model and those computed in float64."""
     tokens, weights = _batch(demo, [REFERENCE_SEQUENCE])
     [[row]] = demo.embed(tokens, weights, [demo.size.layers], "mean")
     return float(np.abs(row[: len(REFERENCE_ROW)] - REFERENCE_ROW).max())
 
 
 def batch_error(model: ProtRNA) -> float:
-    """Largest distance between a sequence's row alone and its row in a batch with longer and shorter ones."""
+    """Largest difference between the row of a sequence alone and in a batch with longer and shorter ones."""
     sequences = [REFERENCE_SEQUENCE, "ACGU" * 30, "GC"]
     together = model.embed(*_batch(model, sequences), [model.size.layers], "mean")[0]
     alone = [model.embed(*_batch(model, [each]), [model.size.layers], "mean")[0][0] for each in sequences]
@@ -58,7 +58,7 @@ def batch_error(model: ProtRNA) -> float:
 
 
 def _batch(model: ProtRNA, sequences: list[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Tokens (B, T) of sequences, and the weights (B, T) of their means."""
+    """Make tokens (B, T) of sequences, and weights (B, T) for their means."""
     tokens = model.alphabet.frame([model.alphabet.encode(each) for each in sequences])
     weights = np.zeros(tokens.shape, np.float32)
     for row, sequence in zip(weights, sequences, strict=True):
@@ -67,7 +67,7 @@ def _batch(model: ProtRNA, sequences: list[str]) -> tuple[npt.NDArray[np.int32],
 
 
 def _median_seconds(work: Callable[[], object], repeats: int) -> float:
-    """Seconds that some work takes, once it has run a first time."""
+    """Median seconds of `repeats` calls, after one call to warm up."""
     work()
     seconds = []
     for _ in range(repeats):

@@ -1,1 +1,1 @@
-"""Files of embeddings: every format, every name beside an output, and outputs made of other outputs."""
+"""Output files: formats, names of companion files, reading, conversion and merging."""

@@ -1,4 +1,4 @@
-"""Write an output in another format: the same rows, numbers (bit for bit) and provenance."""
+"""Convert an output to another format, keeping rows, numbers (bit for bit) and provenance."""
 
 from __future__ import annotations
 
@@ -22,81 +22,87 @@ def convert(
     layers: Sequence[int] = (),
     overwrite: bool = False,
 ) -> Header:
-    """Write an output once more, in any format of the table, a block at a time.
+    """Convert an output to any format of the table, one block at a time.
 
     Parameters
     ----------
     layers
-        Layers to keep, of those that the source holds; by default all.
+        Layers to keep, out of those in the source; all by default.
 
     Returns
     -------
     Header
-        The header of the new output: the source's, but for the layers.
+        Header of the new output: the source's, with the layers kept.
 
     Raises
     ------
     InputUnreadable, InputError
         The source cannot be read, is not an output of protrna, or is damaged.
     UsageError
-        The format cannot hold the source, or the target is the source.
+        The format cannot store the source, the source lacks a layer, or the target is a file of the source.
+    RunMismatch
+        The source is a folder of parts that is incomplete, or whose parts belong to different runs.
     OutputUnwritable
-        The output exists or cannot be created, or an id cannot name a dataset of flat HDF5.
+        The output exists or cannot be created, or an id cannot be the name of a flat HDF5 dataset.
     WriteFailed
         Writing failed; the source is unchanged.
     """
     header, blocks = read_joined(source)
-    _refuse_itself(source, target, format)
+    _refuse_own_files(source, target, format)
     if layers:
-        header, blocks = _with_layers(source, header, blocks, layers)
-    _refuse_unfit(source, header, format)
+        header, blocks = _select_layers(source, header, blocks, layers)
+    _refuse_unsupported(source, header, format)
     if format.unique_ids:
-        _refuse_ids(source)
+        _check_ids(source)
     make_output(target, format, overwrite, header, blocks, parts_of(source))
     return header
 
 
-def _refuse_itself(source: Path, target: Path, format: Format) -> None:
+def _refuse_own_files(source: Path, target: Path, format: Format) -> None:
     own = {file.resolve() for file in possible_files(source)}
     if own.intersection(file.resolve() for file in format.files(target)):
-        raise UsageError(f"{target}: is the output to convert, or a file of it; choose another -o")
+        raise UsageError(f"{target}: is the output to convert, or one of its files; choose another -o")
 
 
-def _with_layers(
+def _select_layers(
     source: Path, header: Header, blocks: Iterator[Block], layers: Sequence[int]
 ) -> tuple[Header, Iterator[Block]]:
-    """Keep some layers, in the order in which they are named."""
+    """Select layers, in the order given; each layer once."""
     kept = tuple(dict.fromkeys(layers))
     for layer in kept:
         if layer not in header.layers:
-            raise UsageError(f"{source}: holds layer {_listed(header)}, not {layer}")
-    places = [header.layers.index(layer) for layer in kept]
+            raise UsageError(
+                f"{source}: has no layer {layer}, only {_layers_text(header)}; "
+                "choose one of these with --layer"
+            )
+    indices = [header.layers.index(layer) for layer in kept]
     provenance = {**header.provenance, "layers": list(kept)}
     return (
         replace(header, layers=kept, provenance=provenance),
-        (Block(block.rows, [block.values[place] for place in places]) for block in blocks),
+        (Block(block.rows, [block.values[i] for i in indices]) for block in blocks),
     )
 
 
-def _refuse_unfit(source: Path, header: Header, format: Format) -> None:
-    """Refuse an output that the format has no place for."""
+def _refuse_unsupported(source: Path, header: Header, format: Format) -> None:
+    """Refuse an output that the format cannot store."""
     if format.is_export and header.per_token:
         raise UsageError(
-            f"{source}: holds one vector a residue, and {format.name} holds one a record; "
+            f"{source}: has one vector per residue, but {format.name} stores one per record; "
             f"embed without --per-token, or convert to {', '.join(RUN_FORMATS)}"
         )
     if format.one_layer and len(header.layers) > 1:
         raise UsageError(
-            f"{source}: holds layers {_listed(header)}, and {format.name} holds one; choose it with --layer"
+            f"{source}: has layers {_layers_text(header)}, but {format.name} stores one; "
+            "choose it with --layer"
         )
 
 
-def _refuse_ids(source: Path) -> None:
+def _check_ids(source: Path) -> None:
     try:
-        flat.require_own_ids(row for part in parts_of(source) for row in read_rows(part))
+        flat.require_unique_ids(row for part in parts_of(source) for row in read_rows(part))
     except OutputUnwritable as error:
         raise OutputUnwritable(f"{source}: {error}") from None
 
 
-def _listed(header: Header) -> str:
+def _layers_text(header: Header) -> str:
     return ", ".join(map(str, header.layers))

@@ -1,4 +1,4 @@
-"""Describe an output: first rows, norms of the vectors, repeated ids and embeddings, how it was made."""
+"""Describe an output: first rows, norms of the vectors, repeated ids and embeddings, provenance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST_ROWS = 5
 FIRST_NUMBERS = 3
 
 SECONDS = 5.0
-"""After this time no further block is read, unless all are asked for."""
+"""Reading stops after this time, unless all rows are requested."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Repeats:
     count
         Number of such rows.
     first
-        Id of the first of them, if there is one.
+        Id of the first such row, if there is one.
     """
 
     count: int = 0
@@ -45,7 +45,7 @@ class Repeats:
         self.first = row.id if self.first is None else self.first
 
     def text(self) -> str:
-        """Give the number and the first id."""
+        """Text with the number of rows and the first id."""
         return (
             "none" if self.first is None else f"{counted(self.count, 'row')}, first {shortened(self.first)}"
         )
@@ -53,12 +53,12 @@ class Repeats:
 
 @dataclass
 class Description:
-    """What an output holds.
+    """Description of an output.
 
     Attributes
     ----------
     file, bytes
-        Its path, and the size of all its files.
+        Its path, and the total size of its files in bytes.
     header
         Its header.
     schema
@@ -68,9 +68,9 @@ class Description:
     rows_read
         Number of rows read; the fields below cover these.
     norms
-        Euclidean norm of the vectors, minimum, median and maximum, by layer; empty without vectors.
+        Minimum, median and maximum Euclidean norm of the vectors, by layer; empty if there are no vectors.
     repeated_ids, equal_embeddings
-        Rows with the id of an earlier row, or with its embedding, bit for bit, in all layers.
+        Rows that repeat the id of an earlier row, or its embedding (bit for bit, in all layers).
     """
 
     file: str
@@ -85,11 +85,11 @@ class Description:
 
     @property
     def is_sample(self) -> bool:
-        """Whether rows were left unread."""
+        """Whether some rows were not read."""
         return self.rows_read < self.header.n_rows
 
     def json(self) -> str:
-        """Give every field under its name."""
+        """All fields as a JSON object."""
         described = asdict(self)
         header = described.pop("header")
         first = [
@@ -101,7 +101,7 @@ class Description:
         )
 
     def text(self) -> str:
-        """Give a page for people."""
+        """The description as text for people."""
         header = self.header
         kind = "per token" if header.per_token else "pooled"
         read = counted(self.rows_read, "row")
@@ -117,7 +117,7 @@ class Description:
             *self._first_lines(),
             "",
             f"of {scope}:",
-            *(f"norms of {name}: {_listed(norms)}" for name, norms in self.norms.items()),
+            *(f"norms of {name}: {_norms_text(norms)}" for name, norms in self.norms.items()),
             f"ids that repeat: {self.repeated_ids.text()}",
             f"embeddings that repeat: {self.equal_embeddings.text()}",
             "",
@@ -129,11 +129,11 @@ class Description:
         return "\n".join(lines)
 
     def _first_lines(self) -> list[str]:
-        """Give the first rows as a table."""
+        """The first rows as the lines of a table."""
         table = [["id", *COUNT_COLUMNS, *self.header.columns]]
         for row, layers in self.first:
             counts = [str(getattr(row, name)) for name in COUNT_COLUMNS]
-            table.append([shortened(row.id), *counts, *(_start(numbers) for numbers in layers)])
+            table.append([shortened(row.id), *counts, *(_numbers_text(numbers) for numbers in layers)])
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         return [
             "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -142,17 +142,19 @@ class Description:
 
 
 def describe(path: Path, whole: bool = False) -> Description:
-    """Read an output for some seconds, or all of it, and describe it.
+    """Describe an output from the rows that can be read in `SECONDS`, or from all rows.
 
     Parameters
     ----------
     whole
-        Read every row, however long it takes; otherwise rows are read, from the first on, for `SECONDS`.
+        Read every row, however long it takes; by default, reading stops after `SECONDS`.
 
     Raises
     ------
     InputUnreadable, InputError
         It cannot be read, is not an output of protrna, or is damaged.
+    RunMismatch
+        It is a folder of parts that is incomplete, or whose parts belong to different runs.
     """
     header, blocks = read_joined(path)
     parts = parts_of(path)
@@ -170,12 +172,12 @@ def describe(path: Path, whole: bool = False) -> Description:
             break
     for name, of_layer in zip(header.columns, norms, strict=True):
         if sum(map(len, of_layer)):
-            found.norms[name] = _summary(np.concatenate(of_layer))
+            found.norms[name] = _norm_summary(np.concatenate(of_layer))
     return found
 
 
 def _add_rows(found: Description, block: Block, ids: set[int], embeddings: set[int]) -> None:
-    """Count repeats; ids and embeddings are kept as 64-bit hashes, some 60 bytes each."""
+    """Add the rows of a block. Ids and embeddings are kept as 64-bit hashes, about 60 bytes each."""
     bounds = block.bounds() if found.header.per_token else range(len(block.rows) + 1)
     for row, start, end in zip(block.rows, bounds, bounds[1:], strict=False):
         vectors = [values[start:end] for values in block.values]
@@ -191,13 +193,13 @@ def _add_rows(found: Description, block: Block, ids: set[int], embeddings: set[i
     found.rows_read += len(block.rows)
 
 
-def _summary(norms: Any) -> dict[str, float]:
+def _norm_summary(norms: Any) -> dict[str, float]:
     return {"min": float(norms.min()), "median": float(np.median(norms)), "max": float(norms.max())}
 
 
-def _listed(norms: dict[str, float]) -> str:
+def _norms_text(norms: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in norms.items())
 
 
-def _start(numbers: list[float]) -> str:
+def _numbers_text(numbers: list[float]) -> str:
     return " ".join([*(f"{number:.4g}" for number in numbers), "…"])

@@ -1,4 +1,4 @@
-"""Join the parts of a sharded run into one output, once all of them are there."""
+"""Merge the parts of a sharded run into one output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from protrna_cli.output.rows import Header
 
 
 def merge(parts: Sequence[Path], target: Path, format: Format, overwrite: bool) -> Header:
-    """Join the parts of a sharded run into the output that one run would have made.
+    """Merge the parts of a sharded run into the output that an unsharded run would have made.
 
     Parameters
     ----------
@@ -22,12 +22,12 @@ def merge(parts: Sequence[Path], target: Path, format: Format, overwrite: bool) 
     Returns
     -------
     Header
-        The header of the joined output.
+        Header of the merged output.
 
     Raises
     ------
     RunMismatch
-        A part is missing, given twice, or of another run.
+        A part is missing, is given twice, or belongs to another run.
     InputUnreadable, InputError
         A part cannot be read, is damaged, or lacks rows.
     OutputUnwritable

@@ -1,4 +1,4 @@
-"""Read the parts of a sharded run as one output, once all of them are there and belong together."""
+"""Read the parts of a sharded run as one output; they must be complete and belong together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from protrna_cli.plan.shard import WHOLE
 
 
 def parts_of(path: Path) -> list[Path]:
-    """List the parts in a folder, in order; an output of one file is its own only part.
+    """List the parts in a folder, in order; an output that is one file is its only part.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def read_joined(path: Path) -> tuple[Header, Iterator[Block]]:
-    """Open an output, be it a file or a folder of parts, as `read_whole` does.
+    """Open an output, a file or a folder of parts, as `read_whole` does.
 
     Raises
     ------
@@ -48,49 +48,49 @@ def read_parts(parts: Sequence[Path]) -> tuple[list[Path], Header, Iterator[Bloc
     Returns
     -------
     tuple
-        The parts in order, the header of all of them together, and their rows, read as they are asked for.
+        The parts in order, their merged header, and an iterator over their blocks, which are read lazily.
 
     Raises
     ------
     RunMismatch
-        A part is missing, given twice, or of another run.
+        A part is missing, is given twice, or belongs to another run.
     """
-    ordered = _ordered(parts)
-    header = _joined(list(ordered.values()), ordered)
+    ordered = _order_parts(parts)
+    header = _merge_headers(list(ordered.values()), ordered)
     blocks = chain.from_iterable(read_whole(part)[1] for part in ordered)
     return list(ordered), header, blocks
 
 
-def _ordered(parts: Sequence[Path]) -> dict[Path, Header]:
-    """Read the headers of the parts and put them in order; all parts of one run must be there."""
+def _order_parts(parts: Sequence[Path]) -> dict[Path, Header]:
+    """Read the headers of the parts and order them; all parts of one run must be there."""
     headers = [read_output(part)[0] for part in parts]
     count = shard_of(headers[0]).count
-    places: dict[int, tuple[Path, Header]] = {}
+    by_index: dict[int, tuple[Path, Header]] = {}
     for part, header in zip(parts, headers, strict=True):
         shard = shard_of(header)
         key, first = ({**run_key(each), "shard": shard_of(each).count} for each in (header, headers[0]))
         compare_keys(first, key, str(part))
-        if shard.index in places:
-            other = places[shard.index][0]
-            raise RunMismatch(f"{part}: holds shard {shard}, as {other} does; name every part once")
-        places[shard.index] = part, header
-    if missing := [f"{index}/{count}" for index in range(1, count + 1) if index not in places]:
+        if shard.index in by_index:
+            other = by_index[shard.index][0]
+            raise RunMismatch(f"{part}: is shard {shard}, and so is {other}; name every part once")
+        by_index[shard.index] = part, header
+    if missing := [f"{index}/{count}" for index in range(1, count + 1) if index not in by_index]:
         raise RunMismatch(
-            f"shard {', '.join(missing)} is missing; run protrna embed with --shard {missing[0]}"
+            f"no part for shard {', '.join(missing)}; run protrna embed with --shard {missing[0]}"
         )
-    return dict(places[index] for index in range(1, count + 1))
+    return dict(by_index[index] for index in range(1, count + 1))
 
 
-def _joined(headers: list[Header], parts: dict[Path, Header]) -> Header:
-    """Join the headers; together the parts must hold or leave out every record of the input."""
+def _merge_headers(headers: list[Header], parts: dict[Path, Header]) -> Header:
+    """Merge the headers; together the parts must have embedded or skipped every record of the input."""
     embedded, skipped = (
         sum(header.provenance[name] for header in headers) for name in ("embedded", "skipped")
     )
     records = headers[0].provenance["records"]
     if embedded + skipped != records:
         raise RunMismatch(
-            f"{', '.join(map(str, parts))}: hold {embedded:,} and leave out {skipped:,} of {records:,} "
-            "records; make the parts again, all with one version"
+            f"{', '.join(map(str, parts))}: {embedded:,} embedded and {skipped:,} skipped records, but "
+            f"the input has {records:,}; make the parts again, all with one version"
         )
     provenance = {
         **headers[0].provenance,

@@ -1,4 +1,4 @@
-"""Every name that stands beside an output, and the names of the parts of a run."""
+"""Names of the files beside an output, and of the parts of a run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from protrna_cli.plan.shard import WHOLE, Shard
 
 
 def skipped_path(output: Path) -> Path:
-    """List of the records that an output leaves out."""
+    """List of the skipped records of an output."""
     return output.with_name(f"{output.name}.skipped.tsv")
 
 
 def partial_path(output: Path) -> Path:
-    """Folder of an output that is not finished."""
+    """Folder of an unfinished output."""
     return output.with_name(f"{output.name}.partial")
 
 
@@ -34,14 +34,14 @@ def metadata_path(output: Path) -> Path:
 
 
 def shard_path(output: Path, shard: Shard) -> Path:
-    """Name a shard's part of an output; a run that is not cut has the output's own name."""
+    """Path of a shard's part of an output; without sharding, the path of the output itself."""
     if shard == WHOLE:
         return output
     return output.with_name(f"{output.stem}.{shard.index}-of-{shard.count}{output.suffix}")
 
 
 def part_name(shard: Shard) -> str:
-    """Name a shard's part in a folder of parts; such names sort in input order.
+    """File name of a shard's part in a folder of parts; these names sort in input order.
 
     >>> part_name(Shard(7, 42))
     'part-07-of-42.parquet'
@@ -50,5 +50,5 @@ def part_name(shard: Shard) -> str:
 
 
 def is_part(path: Path) -> bool:
-    """Whether a path has a name that `part_name` gives."""
+    """Whether a path has a name made by `part_name`."""
     return re.fullmatch(r"part-\d+-of-\d+\.parquet", path.name) is not None

@@ -1,4 +1,4 @@
-"""How an output was made, and whether two runs would make the same one."""
+"""Provenance of outputs: how an output was made, and whether two runs would make the same one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from protrna_cli.plan.rules import Regions, Rules
 from protrna_cli.plan.shard import Shard
 
 RunKey = dict[str, Any]
-"""Everything that decides the values of an output: runs with equal keys make equal outputs."""
+"""Everything that determines the values of an output: runs with equal keys make equal outputs."""
 
 
 def run_key(header: Header) -> RunKey:
-    """Collect everything that decides the values of an output; names and folders of files do not.
+    """Collect everything that determines the values of an output; file names and folders do not.
 
     Raises
     ------
     KeyError
-        The header was not made by a run.
+        The header was not written by protrna embed.
     """
     provenance = header.provenance
     regions = provenance["rules"]["regions"]
@@ -43,7 +43,7 @@ def rules_of(header: Header, regions: Regions | None) -> Rules:
 
 
 def shard_of(header: Header) -> Shard:
-    """Which shard an output holds; 1/1 is the whole run."""
+    """Shard of an output; 1/1 is the whole run."""
     return Shard.parse(header.provenance["shard"])
 
 
@@ -53,7 +53,7 @@ def compare_keys(found: RunKey, wanted: RunKey, name: str) -> None:
     Raises
     ------
     RunMismatch
-        They differ; the message names the first field that does.
+        They differ; the message names the first field that differs.
     """
     for field in {**found, **wanted}:
         before, now = found.get(field), wanted.get(field)

@@ -1,4 +1,4 @@
-"""Put a finished output into place, so that an end at any instant leaves the old one or the new one."""
+"""Move a finished output into place; a crash at any moment leaves the old output or the new one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from protrna_cli.output.paths import skipped_path
 
 
 def publish(made: Path, output: Path, format: Format, skipped: Path | None) -> None:
-    """Rename a finished output into place, after its companion files; all of them are made durable first.
+    """Rename a finished output into place, after its companion files; all are synced to disk first.
 
     Parameters
     ----------
     made, output
-        Where it is, and where it goes.
+        Its current path and its final path.
     skipped
-        The list of its skipped records, if there are any; a list left by an earlier run is removed.
+        List of its skipped records, or None, in which case the list of an earlier run is removed.
     """
     *companions, (last, _) = zip(format.files(made), format.files(output), strict=True)
     if skipped:
@@ -26,7 +26,7 @@ def publish(made: Path, output: Path, format: Format, skipped: Path | None) -> N
     else:
         skipped_path(output).unlink(missing_ok=True)
     for source, target in companions:
-        # Copied, so that an end between two renames leaves all that --resume needs.
+        # Copied, so that --resume still finds every file after a crash between two renames.
         staged = source.with_name(f"{source.name}.copy")
         shutil.copyfile(source, staged)
         sync(staged)

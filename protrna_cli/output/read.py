@@ -1,4 +1,4 @@
-"""Read an output of any format, which is recognised by its content."""
+"""Read an output of any format; the format is detected from the content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_output(path: Path) -> tuple[Header, Iterator[Block]]:
     Returns
     -------
     tuple
-        Its header, and its rows in order, read as they are asked for.
+        Its header, and an iterator over its blocks in order, which are read lazily.
 
     Raises
     ------
@@ -27,37 +27,37 @@ def read_output(path: Path) -> tuple[Header, Iterator[Block]]:
     InputError
         It is not an output of protrna.
     """
-    reader, header = _opened(path)
+    reader, header = _open(path)
     return header, reader.read_blocks(path, header)
 
 
 def read_whole(path: Path) -> tuple[Header, Iterator[Block]]:
-    """Open an output as `read_output` does; reading it to its end fails unless it is whole.
+    """Open an output as `read_output` does; reading it to the end fails unless it is complete.
 
     Raises
     ------
     InputUnreadable, InputError
-        As `read_output`; and, from the rows, when the file is damaged or lacks rows.
+        As `read_output`; also from the iterator, if the file is damaged or rows are missing.
     """
     header, blocks = read_output(path)
-    return header, _all_of(path, header, blocks)
+    return header, _checked_blocks(path, header, blocks)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Read the columns of an output without its embeddings; raises as `read_output` does."""
-    reader, header = _opened(path)
+    """Read the rows of an output without their embeddings; raises as `read_output` does."""
+    reader, header = _open(path)
     return reader.read_rows(path, header)
 
 
 def schema_of(path: Path) -> dict[str, str]:
-    """Name what an output holds, each with its type and shape; raises as `read_output` does."""
-    reader, header = _opened(path)
+    """List the columns or datasets of an output with type and shape; raises as `read_output` does."""
+    reader, header = _open(path)
     return reader.schema(path, header)
 
 
-def _opened(path: Path) -> tuple[Reader, Header]:
+def _open(path: Path) -> tuple[Reader, Header]:
     """Find the module that reads an output, and read its header."""
-    with _readable(path):
+    with _reading(path):
         with path.open("rb") as file:
             reader = reader_of(file.read(4))
         if not reader:
@@ -66,8 +66,8 @@ def _opened(path: Path) -> tuple[Reader, Header]:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn a failure to read an output into our error."""
+def _reading(path: Path) -> Iterator[None]:
+    """Turn a failure to read an output in this context into our error."""
     try:
         yield
     except OSError as error:
@@ -76,7 +76,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: {error}; name an output of protrna embed") from error
 
 
-def _all_of(path: Path, header: Header, blocks: Iterator[Block]) -> Iterator[Block]:
+def _checked_blocks(path: Path, header: Header, blocks: Iterator[Block]) -> Iterator[Block]:
     rows = 0
     try:
         for block in blocks:
@@ -85,4 +85,4 @@ def _all_of(path: Path, header: Header, blocks: Iterator[Block]) -> Iterator[Blo
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: damaged ({error}); make it again") from error
     if rows != header.n_rows:
-        raise InputError(f"{path}: has {rows:,} rows, and its header states {header.n_rows:,}; make it again")
+        raise InputError(f"{path}: has {rows:,} rows, but its header states {header.n_rows:,}; make it again")

@@ -1,4 +1,4 @@
-"""An output made of other outputs: written in a folder beside its place, then renamed into place."""
+"""Write an output made from other outputs: first into a folder beside it, then renamed into place."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def make_output(
     blocks: Iterable[Block],
     sources: Sequence[Path],
 ) -> None:
-    """Write an output and put it into place, or leave nothing.
+    """Write an output and move it into place; a failure leaves nothing behind.
 
     Parameters
     ----------
     sources
-        The outputs that it is made of; their lists of skipped records are joined.
+        The outputs that it is made from; their lists of skipped records are joined.
 
     Raises
     ------
@@ -41,10 +41,12 @@ def make_output(
         if not overwrite and any(file.exists() for file in format.files(target)):
             raise OutputUnwritable(f"{target}: exists; use --overwrite to replace it, or choose another -o")
         if (folder / "journal").exists():
-            raise OutputUnwritable(f"{folder}: an unfinished run; finish it or remove it first")
-        shutil.rmtree(folder, ignore_errors=True)  # left by a killed process; it cannot be continued
+            raise OutputUnwritable(
+                f"{folder}: an unfinished run; finish it with protrna embed --resume, or remove it"
+            )
+        shutil.rmtree(folder, ignore_errors=True)  # left by a killed process; it cannot be resumed
         try:
-            with writing(target, "make room first"):
+            with writing(target, "free space and run again"):
                 folder.mkdir()
                 made = folder / target.name
                 format.write(made, header, blocks)
@@ -55,12 +57,12 @@ def make_output(
 
 
 def _skipped_of(source: Path) -> Path:
-    """List of an output's skipped records; the parts of a folder have one together."""
+    """List of an output's skipped records; the parts of a folder share one."""
     return skipped_path(source.parent if is_part(source) else source)
 
 
 def join_skipped(paths: Iterable[Path], target: Path) -> Path | None:
-    """Join lists of skipped records, each once; returns `target`, or None when there is no list."""
+    """Join lists of skipped records, each list once; returns `target`, or None if there is no list."""
     lists = [path for path in dict.fromkeys(paths) if path.exists()]
     if not lists:
         return None

@@ -1,6 +1,6 @@
-"""What every output holds, whatever its format: a header, and rows in blocks.
+"""Header and blocks of rows, which an output has in every format.
 
-Legend: N rows, L residues of a row, ΣL residues of all rows of a block, D width.
+Shapes: N rows, L residues of a row, ΣL residues of all rows of a block, D width.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from protrna_cli.plan.rows import Row
 PROVENANCE_KEY = "protrna"
 
 BLOCK_BYTES = 64 << 20
-"""Vectors of a block, some bytes more or less: what reading takes of memory."""
+"""Most bytes of vectors in a block (64 MiB), to bound the memory for reading; one long row may exceed it."""
 
 Values = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an output before its first row.
+    """Header of an output: all that is known before its first row.
 
     Attributes
     ----------
     per_token
         Whether a row is a matrix (n_embedded, D) or a vector (D,).
     layers
-        Layers embedded, each a column.
+        Embedded layers, one column each.
     width
-        D.
+        Width D of a vector.
     dtype
         `float32` or `float16`.
     n_rows, n_residues
-        Rows, and embedded residues of all rows.
+        Number of rows, and of embedded residues in all rows.
     provenance
         How the output was made; kept in every file as JSON under the key `protrna`.
     """
@@ -54,35 +54,35 @@ class Header:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Name of each layer's column: `embedding` for one layer, `layer_6`, `layer_33` for several."""
+        """Column name of each layer: `embedding` for one layer; `layer_6`, `layer_33` for several."""
         return ("embedding",) if len(self.layers) == 1 else tuple(f"layer_{layer}" for layer in self.layers)
 
     @property
     def n_vectors(self) -> int:
-        """Vectors (D,) of a layer: one a row, or one a residue."""
+        """Number of vectors (D,) in a layer: one per row, or one per residue."""
         return self.n_residues if self.per_token else self.n_rows
 
     @property
     def json(self) -> str:
-        """The provenance, and with it all of this header, as text."""
+        """The provenance and the rest of this header, as JSON text."""
         described = {key: value for key, value in asdict(self).items() if key != "provenance"}
         return json.dumps({**self.provenance, "output": described}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Header:
-        """Read what `json` wrote.
+        """Restore a header from the text in `json`.
 
         Raises
         ------
         ValueError
-            The text is not a provenance of ours.
+            The text is not protrna provenance.
         """
         try:
             provenance = json.loads(text)
             described = provenance.pop("output")
             return cls(**{**described, "layers": tuple(described["layers"])}, provenance=provenance)
         except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"no provenance of protrna ({error})") from error
+            raise ValueError(f"not protrna provenance ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -94,24 +94,24 @@ class Block:
     rows
         N rows.
     values
-        One array a layer: (N, D), or (ΣL, D) per token.
+        One array per layer: (N, D), or (ΣL, D) per token, of the header's dtype.
     """
 
     rows: list[Row]
     values: list[Values]
 
     def bounds(self) -> list[int]:
-        """Where each row's residues start in values per token, and, last, where they end: N + 1 numbers."""
+        """Offsets of the rows in per-token values: the start of each row, and the final end (N + 1)."""
         return [0, *np.cumsum([row.n_embedded for row in self.rows]).tolist()]
 
 
 def spans(rows: Iterable[Row], header: Header) -> Iterator[tuple[list[Row], int, int]]:
-    """Cut rows into blocks of `BLOCK_BYTES`; a row is never cut.
+    """Group rows into blocks of at most `BLOCK_BYTES`; a row is never split.
 
     Returns
     -------
     Iterator
-        Some consecutive rows, and where their vectors start and end among all vectors of a layer.
+        Consecutive rows, and the start and end of their vectors within each layer.
     """
     bytes_a_vector = len(header.layers) * header.width * np.dtype(header.dtype).itemsize
     pending: list[Row] = []
@@ -138,13 +138,13 @@ class Reader(Protocol):
     """The module that reads a format."""
 
     def read_header(self, path: Path) -> Header:
-        """Read the header of an output; ValueError when it is none of ours."""
+        """Read the header of an output; raises ValueError if protrna did not write the file."""
 
     def read_blocks(self, path: Path, header: Header) -> Iterator[Block]:
-        """Read the rows of an output, in order."""
+        """Read the blocks of an output, in order."""
 
     def read_rows(self, path: Path, header: Header) -> Iterator[Row]:
-        """Read what stands beside the embeddings alone, in order."""
+        """Read the rows of an output without their embeddings, in order."""
 
     def schema(self, path: Path, header: Header) -> dict[str, str]:
-        """Say what stands in the file: names, and of what type and shape each is."""
+        """List the columns or datasets with type and shape."""

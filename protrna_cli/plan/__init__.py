@@ -1,1 +1,1 @@
-"""Pure values and arithmetic: rules, shards, chunks of records, and the pieces in which records run."""
+"""Pure values and arithmetic: rules, shards, chunks of records, and pieces of records."""

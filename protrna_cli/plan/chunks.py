@@ -1,6 +1,6 @@
-"""Chunks: bounded runs of consecutive records, the unit of memory, of output order and of commit.
+"""Chunks: bounded runs of consecutive records, the unit of memory, output order and commit.
 
-A shard is cut between chunks where there are enough of them, so that every batch is the same as in one run.
+If there are enough chunks, shards are cut between them, so that batches are the same as in an unsharded run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ CHUNK_RECORDS = 4096
 CHUNK_RESIDUES = 1 << 20
 
 CHUNKS_A_SHARD = 16
-"""Shards with at least so many chunks are cut between chunks: their costs then differ by some percent."""
+"""If there are at least this many chunks per shard, shards are cut between chunks; their costs then differ by
+a few percent."""
 
 
 class HasLength(Protocol):
@@ -31,15 +32,15 @@ _R = TypeVar("_R", bound=HasLength)
 def into_chunks(
     records: Iterable[_R], max_records: int | None = None, max_residues: int | None = None
 ) -> Iterator[list[_R]]:
-    """Cut records into chunks.
+    """Group records into chunks.
 
-    A chunk ends before the record that would break a bound; a record longer than `max_residues` is a chunk
-    of its own.
+    A chunk ends before the record that would exceed a bound. A record longer than `max_residues` is a chunk
+    by itself.
 
     Parameters
     ----------
     max_records, max_residues
-        The bounds; by default `CHUNK_RECORDS` and `CHUNK_RESIDUES`.
+        Bounds of a chunk; by default `CHUNK_RECORDS` and `CHUNK_RESIDUES`.
 
     >>> from collections import namedtuple
     >>> records = [namedtuple("Record", "length")(length) for length in (3, 4, 2)]
@@ -68,26 +69,26 @@ def sliced(
     by_chunk: bool,
     done: int = 0,
 ) -> Iterator[_R]:
-    """Take a shard's slice: consecutive items, of similar cost from shard to shard.
+    """Yield the items of a shard. Shards are consecutive slices of similar cost.
 
-    Reading stops at the first item beyond the shard.
+    Stops reading at the first item after the shard.
 
     Parameters
     ----------
     items
-        All items from the first of some chunk on, which is at or before the shard's first item.
+        All items from the start of some chunk on, at or before the shard's first item.
     cost, total
-        What an item costs, and all of them together.
+        Cost of an item, and of all items of the input.
     by_chunk
-        Cut between chunks only, so that every batch is the same as in one run.
+        Cut only between chunks, so that batches are the same as in an unsharded run.
     done
-        What the items before these cost.
+        Cost of the items before `items`.
     """
     for group in into_chunks(items) if by_chunk else ([item] for item in items):
         costs = sum(cost(item) for item in group)
-        # The last item may cost nothing and stand at the very end.
+        # Without the bound, an item of cost 0 at the very end would be in no shard.
         before = min(done, total - 1)
-        if shard.holds(before, costs, total):
+        if shard.contains(before, costs, total):
             yield from group
         elif shard.ends_before(before, costs, total):
             return

@@ -1,4 +1,4 @@
-"""Pieces: how long records are cut into windows, how windows are joined, and which pieces run together."""
+"""Pieces: cut long records into windows, join windows again, and pack pieces into batches."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from protrna_cli.plan.rules import Rules
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A run of residues of one record that goes through the model at once: all of it, or a window.
+    """What goes through the model at once: a whole record, or one window of it.
 
     Attributes
     ----------
     record
-        Place of the record in its chunk.
+        Index of the record in its chunk.
     start, stop
-        Residues of the record, from 0; `stop` is not included.
+        Residues of the record that it covers, from 0; `stop` is not included.
     fresh
-        Residues that no earlier piece of the record covers.
+        Number of its residues that no earlier piece of the record covers.
     """
 
     record: int
@@ -38,15 +38,15 @@ class Piece:
 
 
 def embedded_length(length: int, rules: Rules) -> int:
-    """Count the residues of a record of this length that its embedding covers."""
+    """Count the residues that the embedding of a record of this length covers."""
     return min(length, rules.max_length) if rules.long == "truncate" else length
 
 
 def cut(record: int, length: int, rules: Rules) -> list[Piece]:
-    """Cut a record into the pieces in which it runs, in order; most records are one piece.
+    """Cut a record into its pieces, in order. Most records are one piece.
 
-    Windows of a long record all have `max_length` residues, start at even distances and share `overlap`
-    residues or more.
+    Windows of a long record all have `max_length` residues, start at even distances and overlap by at least
+    `overlap` residues.
 
     >>> rules = Rules(max_length=10, overlap=4)
     >>> [(piece.start, piece.stop) for piece in cut(0, 20, rules)]
@@ -65,25 +65,25 @@ def cut(record: int, length: int, rules: Rules) -> list[Piece]:
 
 
 def blend(pieces: Sequence[Piece]) -> list[npt.NDArray[np.float32]]:
-    """Weigh each piece of a record in the residues that it covers.
+    """Compute the weight of each piece at each residue that it covers.
 
-    A window's share falls linearly towards its edges, where the model saw least of the context. The shares
-    in a residue add up to 1: a residue covered by one piece alone takes all of its vector from that piece.
+    A window's weight falls linearly towards its edges, where the model saw the least context. The weights at
+    a residue add up to 1: a residue covered by a single piece takes its whole vector from that piece.
 
     Returns
     -------
     list
-        One float32 array (piece.length,) a piece.
+        One float32 array (piece.length,) per piece.
     """
     if len(pieces) == 1:
         return [np.ones(pieces[0].length, np.float32)]
     raw = [np.minimum(np.arange(1, p.length + 1), np.arange(p.length, 0, -1)) for p in pieces]
     total = np.zeros(max(piece.stop for piece in pieces))
-    for piece, share in zip(pieces, raw, strict=True):
-        total[piece.start : piece.stop] += share
+    for piece, weight in zip(pieces, raw, strict=True):
+        total[piece.start : piece.stop] += weight
     return [
-        (share / total[piece.start : piece.stop]).astype(np.float32)
-        for piece, share in zip(pieces, raw, strict=True)
+        (weight / total[piece.start : piece.stop]).astype(np.float32)
+        for piece, weight in zip(pieces, raw, strict=True)
     ]
 
 
@@ -95,9 +95,9 @@ def token_counts(length: int, rules: Rules) -> list[int]:
 
 
 def cost(length: int, rules: Rules, width: int) -> int:
-    """Count what a record costs to embed, in operations over 4 D: 6 D + T a token of a piece of T tokens.
+    """Cost of embedding a record: 6 D + T per token of a piece of T tokens, in units of 4 D operations.
 
-    A layer takes 24 D² + 4 T D operations a token (ESM-2's layers; D is the width of the model).
+    A layer takes 24 D² + 4 T D operations per token (ESM-2's layers; D is the width of the model).
     """
     return sum(tokens * (6 * width + tokens) for tokens in token_counts(length, rules))
 
@@ -105,31 +105,31 @@ def cost(length: int, rules: Rules, width: int) -> int:
 def pack(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Pack pieces into batches, longest first.
 
-    A piece with less than half the tokens of the batch's longest starts another batch: attention alone is
-    padded, and so never to more than twice the width.
+    A piece with less than half the tokens of the longest in the batch starts a new batch. Only attention is
+    padded, and so never to more than twice a piece's width.
 
     Parameters
     ----------
     lengths
-        Residues of each piece; with `<cls>` and `<eos>` a piece takes `length + 2` tokens.
+        Residues of each piece. With `<cls>` and `<eos>` a piece takes `length + 2` tokens.
     max_tokens
-        Token budget of a batch. A piece beyond it runs alone.
+        Token budget of a batch. A longer piece runs alone.
 
     Returns
     -------
     list
-        The places in `lengths`, each once, batch by batch; equal lengths keep their order.
+        Batches of indices into `lengths`, each index once. Equal lengths keep their order.
 
     >>> pack([5, 8, 6, 2], max_tokens=20)
     [[1, 2], [0, 3]]
     """
     packed: list[list[int]] = []
-    longest = held = 0
+    longest = used = 0
     for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         tokens = lengths[place] + 2
-        if not packed or held + tokens > max_tokens or 2 * tokens < longest:
+        if not packed or used + tokens > max_tokens or 2 * tokens < longest:
             packed.append([])
-            longest, held = tokens, 0
+            longest, used = tokens, 0
         packed[-1].append(place)
-        held += tokens
+        used += tokens
     return packed

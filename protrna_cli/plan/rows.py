@@ -1,4 +1,4 @@
-"""The columns that stand beside an embedding."""
+"""The columns of an output other than the embedding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Row:
     Attributes
     ----------
     id, description
-        First word of the FASTA header, and the rest of it. A region's id is `ID:NAME`.
+        First word of the FASTA header, and the rest of it. The id of a region is `ID:NAME`.
     length
         Residues of the record or region.
     n_embedded
@@ -20,7 +20,7 @@ class Row:
     n_unknown
         Unknown residues (`x`).
     n_windows
-        Pieces in which the record ran.
+        Number of pieces in which the record ran.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""The rules of a run: how letters and records are read that the model does not read as they are."""
+"""The rules of a run: what happens to gaps, invalid letters, long records and regions."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ LONG = ("window", "truncate", "error", "skip", "whole")
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A named run of residues of one record.
+    """A named range of residues of one record.
 
     Attributes
     ----------
     name
         Not empty; names may repeat.
     start, stop
-        Residues of the record, from 0; `stop` is not included, and greater than `start`.
+        Residues of the record, from 0; `stop` is greater than `start` and not included.
     line
-        Line of the BED file.
+        Line number in the BED file.
     """
 
     name: str
@@ -48,9 +48,9 @@ class Regions:
     Attributes
     ----------
     file, sha256
-        The file as the user named it, and the SHA-256 of its bytes.
+        Path as the user gave it, and SHA-256 of the file.
     by_id
-        Regions of each record, in the order of the file, by the record's id.
+        Regions by record id, in file order.
     """
 
     file: str
@@ -59,43 +59,44 @@ class Regions:
 
     @property
     def origin(self) -> dict[str, str]:
-        """Name, without its folders, and SHA-256 of the file."""
+        """Name (without folders) and SHA-256 of the file."""
         return {"name": Path(self.file).name, "sha256": self.sha256}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Regions:
-        """Restore regions from the JSON of `dataclasses.asdict`."""
+        """Restore regions from the parsed JSON of `dataclasses.asdict`."""
         by_id = {name: [Region(**each) for each in of] for name, of in fields["by_id"].items()}
         return cls(**{**fields, "by_id": by_id})
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How records are read and cut; the defaults are the command line's.
+    """How records are read and cut. Defaults are those of the command line.
 
     Attributes
     ----------
     on_invalid
-        A letter that is neither residue nor gap, or a record without residues: `error`; `unknown` reads the
-        letter as an unknown residue (a record without residues stays an error); `skip` leaves the record out.
+        What to do with a letter that is neither residue nor gap, or a record without residues: `error`;
+        `unknown` reads the letter as an unknown residue (a record without residues stays an error); `skip`
+        leaves the record out.
     gaps
         `error`, `remove` them, or read them as `unknown` residues.
     long
-        A record of more than `max_length` residues: `window` covers it with overlapping windows, `truncate`
-        embeds its start, `error`, `skip`, or `whole`, in one piece.
+        What to do with a record of more than `max_length` residues: `window` covers it with overlapping
+        windows, `truncate` embeds its start, `error`, `skip`, or `whole` to run it in one piece.
     max_length
         Residues of the longest piece.
     overlap
-        Residues that neighbouring windows share, at least; by default a quarter of `max_length`.
+        Least number of residues that neighbouring windows share; by default a quarter of `max_length`.
     skip_unknown
-        Leave unknown residues out of a mean. A record, or a region, without a known residue is invalid.
+        Leave unknown residues out of means. A record or region without a known residue is then invalid.
     regions
-        One pooled row a region, not one a record. A record without a region is left out.
+        Make one pooled row per region instead of one per record. Records without a region are skipped.
 
     Raises
     ------
     UsageError
-        `max_length` leaves no room for a piece, or `overlap` is not between 1 and `max_length` - 1.
+        `max_length` is less than 2, or `overlap` is not between 1 and `max_length` - 1.
     """
 
     on_invalid: str = "error"
@@ -108,7 +109,7 @@ class Rules:
 
     def __post_init__(self) -> None:
         if self.max_length < 2:
-            raise UsageError(f"--max-length {self.max_length} leaves no room for a piece; give 2 or more")
+            raise UsageError(f"--max-length {self.max_length} is too short; give 2 or more")
         if not 1 <= self.shared < self.max_length:
             raise UsageError(
                 f"--overlap {self.shared} must be at least 1 and less than --max-length {self.max_length}"
@@ -116,7 +117,7 @@ class Rules:
 
     @property
     def shared(self) -> int:
-        """Residues that neighbouring windows share, at least."""
+        """Least number of residues that neighbouring windows share."""
         return max(1, self.max_length // 4) if self.overlap is None else self.overlap
 
 

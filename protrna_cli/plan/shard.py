@@ -1,4 +1,4 @@
-"""Shards: a run cut into N slices, each made by a process of its own."""
+"""Shards: the N slices of a run, each embedded by a separate process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from protrna_cli.errors import UsageError
 
 @dataclass(frozen=True)
 class Shard:
-    """One slice of a run: the `index`-th, from 1, of `count`.
+    """One slice of a run: number `index` (from 1) of `count`.
 
     >>> Shard.parse("2/8")
     Shard(index=2, count=8)
@@ -21,12 +21,12 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read `I/N`.
+        """Parse `I/N`.
 
         Raises
         ------
         UsageError
-            It is not of that form, or I is not between 1 and N.
+            The text does not have that form, or I is not between 1 and N.
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
@@ -36,7 +36,7 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
-    def holds(self, done: int, cost: int, total: int) -> bool:
+    def contains(self, done: int, cost: int, total: int) -> bool:
         """Whether the middle of an item of this cost, after `done` of `total`, is in this shard."""
         middle = 2 * done + cost
         return (self.index - 1) * 2 * total <= middle * self.count < self.index * 2 * total
@@ -47,4 +47,4 @@ class Shard:
 
 
 WHOLE = Shard()
-"""A run that is not cut into shards."""
+"""The whole input: a run without shards."""

@@ -1,1 +1,1 @@
-"""One run, from a counted input to finished outputs, and what can be asked before and after it."""
+"""One run, from a counted input to finished outputs, and the checks and estimates before and after it."""

@@ -1,4 +1,4 @@
-"""The batches of one chunk, and the joining of pieces into records.
+"""The batches of one chunk, and how pieces are joined into records.
 
 Legend: B batch, T tokens, L embedded residues of a record, l residues of a piece, D width.
 """
@@ -17,18 +17,18 @@ from protrna_cli.text import shortened
 Floats = npt.NDArray[np.float32]
 
 RESIDUES = "residues"
-"""The pooling that leaves one vector a residue."""
+"""The pooling that keeps one vector per residue."""
 
 
 class ChunkBatches:
-    """One chunk as the model sees it: every distinct sequence once, cut into pieces, packed into batches.
+    """One chunk as the model sees it: each distinct sequence once, cut into pieces, packed into batches.
 
     Attributes
     ----------
     places
-        Places in the chunk of all records with one sequence, by the place of the first of them.
+        Indices in the chunk of all records with the same sequence, by the index of the first of them.
     pieces, batches
-        The pieces to run, and the batches in which they run: each lists places in `pieces`.
+        The pieces to run, and the batches in which they run: each batch is a list of indices into `pieces`.
     """
 
     def __init__(self, records: list[Record], rules: Rules, max_tokens: int) -> None:
@@ -46,7 +46,7 @@ class ChunkBatches:
         self._lengths = {place: pieces[-1].stop for place, pieces in cuts.items()}
 
     def piece_count(self, i: int) -> int:
-        """Count the pieces of the record to which piece `i` belongs."""
+        """Count the pieces of the record that piece `i` belongs to."""
         return self._piece_counts[self.pieces[i].record]
 
     def embedded(self, record: int) -> int:
@@ -58,7 +58,7 @@ class ChunkBatches:
         return f"record {self._records[record].number} (id {shortened(self._records[record].id)})"
 
     def share(self, i: int) -> Floats:
-        """Share (l,) of piece `i` in the residues that it covers."""
+        """Share (l,) of piece `i` in each residue that it covers."""
         return self._shares[i]
 
     def tokens(self, batch: list[int], alphabet: Alphabet) -> tuple[Tokens, Floats]:
@@ -74,7 +74,7 @@ class ChunkBatches:
         return tokens, weights
 
     def mean_mask(self, record: int) -> npt.NDArray[np.bool_]:
-        """Mark the embedded residues (L,) of a record that enter its mean: all, or the known ones."""
+        """Mark the embedded residues (L,) of a record that count in its mean: all, or only the known ones."""
         if not self._skip_unknown:
             return np.ones(self.embedded(record), bool)
         letters = self._records[record].sequence[: self.embedded(record)]
@@ -82,7 +82,7 @@ class ChunkBatches:
 
 
 class Joiner:
-    """Joins the pieces of a record; most records are one piece and pass through.
+    """Joins the pieces of a record; most records are one piece, which needs no joining.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class Joiner:
 
     @property
     def idle(self) -> bool:
-        """Whether no record is waiting for more of its pieces."""
+        """Whether no record is waiting for more pieces."""
         return not self._open
 
     def add(self, i: int, vectors: list[Floats]) -> list[Floats] | None:
@@ -107,25 +107,25 @@ class Joiner:
         Parameters
         ----------
         vectors
-            One array a layer: (1, D), or (l, D) per token and for the maximum of a record in pieces.
+            One array per layer: (1, D), or (l, D) per token and for the maximum of a record in pieces.
 
         Returns
         -------
         list or None
-            The record's vectors, (1, D) or (L, D) a layer, once its last piece is there.
+            The record's vectors, (1, D) or (L, D) per layer, if this was its last piece; otherwise None.
         """
         piece, count = self._chunk.pieces[i], self._chunk.piece_count(i)
         if count > 1:
-            length, place = self._chunk.embedded(piece.record), slice(piece.start, piece.stop)
+            length, span = self._chunk.embedded(piece.record), slice(piece.start, piece.stop)
             if self.pooling in ("mean", "cls"):
-                length, place = 1, slice(0, 1)
-            # A mean's shares are in its weights already; the <cls> of a record is the mean of its pieces'.
+                length, span = 1, slice(0, 1)
+            # The weights of a mean include the shares; a record's <cls> vector is the mean over its pieces.
             factor = {"mean": 1.0, "cls": 1 / count}.get(self.pooling, self._chunk.share(i)[:, None])
             whole = self._open.setdefault(
                 piece.record, [np.zeros((length, each.shape[1]), np.float32) for each in vectors]
             )
             for joined, part in zip(whole, vectors, strict=True):
-                joined[place] += factor * part
+                joined[span] += factor * part
             self._missing[piece.record] = self._missing.get(piece.record, count) - 1
             if self._missing[piece.record]:
                 return None

@@ -1,4 +1,4 @@
-"""A look at this machine: what TensorFlow sees, how fast it is, and whether the numbers are right."""
+"""Check this machine: what TensorFlow sees, how fast it is, and whether the numbers are right."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from protrna_cli.weights.checkpoint import CheckpointFile, DemoCheckpoint
 from protrna_cli.weights.locate import locate, weights_folder
 from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
 
-TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-"""Instruction sets that decide how fast matmuls are."""
+RELEVANT_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+"""Instruction sets that decide how fast matrix multiplication is."""
 
 TOLERANCE = 1e-4
-"""Distance from float64 that float32 keeps well within, on any device."""
+"""Largest allowed distance from float64; float32 stays well within it on any device."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found.
+    """What `examine` found.
 
     Attributes
     ----------
     version, python, tensorflow, system
-        What runs, and on what.
+        Versions of protrna, Python and TensorFlow; operating system and number of CPUs.
     instruction_sets, gpus, device, threads, memory_bytes
-        What this process may use; `device` is the one that it uses.
+        What this process may use; `device` is the one that it uses, `memory_bytes` is the free memory.
     weights_path, weights_there
         Where the published weights are kept, and whether they are there.
     matmul_flops
-        Operations per second of a plain matmul, by precision.
+        Operations per second of a plain matrix multiplication, by precision.
     model
-        The model that was tried: the one asked for, or the demo model where that one is not at hand.
+        The model that was tested: the requested one, or the demo model if the published weights are missing.
     tokens_per_second, share_of_matmul
-        Its speed, and the share of `matmul_flops` that it makes use of, by precision.
+        Its speed, and the share of `matmul_flops` that it reaches, by precision.
     reference_error, batch_error
-        Largest distances: from values computed in float64; of a row in a batch from the same row alone.
+        Largest distance from values computed in float64, and of a row in a batch from the same row run alone.
     """
 
     version: str
@@ -68,12 +68,12 @@ class Diagnosis:
         return max(self.reference_error, self.batch_error) <= TOLERANCE
 
     def json(self) -> str:
-        """Every finding under its name."""
+        """Return all findings as JSON."""
         return json.dumps({**asdict(self), "is_sound": self.is_sound})
 
     def text(self) -> str:
-        """A table for people."""
-        there = "there" if self.weights_there else "not there; protrna weights fetch brings them"
+        """Format the findings as a table."""
+        there = "there" if self.weights_there else "missing; run protrna weights fetch"
         lines = {
             "protrna": f"{self.version}, Python {self.python}, TensorFlow {self.tensorflow}",
             "system": self.system,
@@ -82,14 +82,15 @@ class Diagnosis:
             "device": f"{self.device}, {self.threads} CPU threads",
             "free memory": size_text(self.memory_bytes) if self.memory_bytes is not None else "unknown",
             "published weights": f"{self.weights_path} ({there})",
-            "numbers": f"within {self.reference_error:.0e} of float64, {self.batch_error:.0e} of any batch: "
+            "numbers": f"within {self.reference_error:.0e} of float64, "
+            f"{self.batch_error:.0e} between batches: "
             f"{'right' if self.is_sound else 'WRONG'}",
         }
         for precision, flops in self.matmul_flops.items():
             lines[f"{precision} matmul"] = f"{flops / 1e9:,.0f} GFLOP/s"
             lines[f"{precision} model"] = (
                 f"{self.tokens_per_second[precision]:,.0f} tokens/s of {self.model}, "
-                f"{self.share_of_matmul[precision]:.0%} of the matmul's rate"
+                f"{self.share_of_matmul[precision]:.0%} of the matmul rate"
             )
         return "\n".join(f"{name:<18} {value}" for name, value in lines.items())
 
@@ -100,14 +101,15 @@ def examine(
     device: str = "auto",
     threads: int | None = None,
 ) -> Diagnosis:
-    """Look at this machine; takes some seconds, and a minute with the published weights.
+    """Check this machine; takes a few seconds, or a minute with the published weights.
 
     Parameters
     ----------
     model, weights_dir
-        The model to try, as `embed_fasta` takes it. Nothing is fetched: the demo model stands in.
+        The model to test, as in `EmbedOptions`. Nothing is downloaded; the demo model is tested
+        if the published weights are missing.
     device, threads
-        As `load_model` takes them.
+        As in `load_model`.
 
     Raises
     ------
@@ -127,16 +129,16 @@ def examine(
     speed: dict[str, dict[str, Any]] = {"matmul": {}, "tokens": {}, "share": {}}
     for precision in ("float32", "bfloat16"):
         speed["matmul"][precision] = flops = trial.matmul_rate(precision)
-        tried = checkpoint.load(precision, device, threads)
-        speed["tokens"][precision] = rate = trial.token_rate(tried)
-        speed["share"][precision] = rate * tried.size.operations / flops
-        del tried  # two models at once would need the memory of both
+        tested = checkpoint.load(precision, device, threads)
+        speed["tokens"][precision] = rate = trial.token_rate(tested)
+        speed["share"][precision] = rate * tested.size.operations / flops
+        del tested  # free its memory before the next model is loaded
     return Diagnosis(
         version=version(),
         python=platform.python_version(),
         tensorflow=version_of("tensorflow"),
         system=f"{platform.platform()}, {available_cpus()} CPUs",
-        instruction_sets=tuple(flag for flag in TELLING_FLAGS if flag in cpu_flags()),
+        instruction_sets=tuple(flag for flag in RELEVANT_FLAGS if flag in cpu_flags()),
         gpus=runtime.gpu_names(),
         device=device,
         threads=threads or available_cpus(),

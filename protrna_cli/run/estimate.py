@@ -1,4 +1,4 @@
-"""What a run will take, counted batch by batch as the run will make them; no model is loaded."""
+"""Estimate a run by counting its batches one by one; no model is loaded."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ RUNTIME_BYTES = 700 << 20
 """Memory of TensorFlow and Python without a model, as measured."""
 
 ACTIVATIONS = 24
-"""Arrays (tokens, D) that a layer holds at once, at most; those of the feed-forward count for 4 each."""
+"""Most arrays (tokens, D) that a layer has in memory at once; each array of the feed-forward counts as 4."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take.
+    """Counts and estimates for a run.
 
     Attributes
     ----------
     records, rows, residues, unknown, long, repeats, skipped
-        As the census counts them.
+        Counts of the census.
     tokens, batches, padding_share
-        Tokens that run, their batches, and the share of empty rows among all rows that run.
+        Tokens that run, number of batches, and the share of padding rows among all rows that run.
     output_bytes
-        Size of the vectors, uncompressed; Parquet is about a tenth smaller.
+        Uncompressed size of the vectors; Parquet is about a tenth smaller.
     memory_bytes
         Approximate peak memory of the process.
     seconds
-        Time without loading the model, at the speed of the last run of this model; None if there was none.
+        Time without loading the model, at the speed of the last run with the same model size, precision,
+        device and threads; None if there was none.
     """
 
     records: int
@@ -54,12 +55,12 @@ class Estimate:
     seconds: float | None
 
     def json(self) -> str:
-        """Give every number under its name."""
+        """Return all numbers as JSON."""
         return json.dumps(asdict(self))
 
     def text(self) -> str:
-        """Give a table for people."""
-        time = f"{self.seconds:,.0f} s" if self.seconds is not None else "unknown before a first run"
+        """Format the numbers as a table."""
+        time = f"{self.seconds:,.0f} s" if self.seconds is not None else "unknown before the first run"
         lines = {
             "records": f"{self.records:,}",
             "rows": f"{self.rows:,}",
@@ -83,19 +84,19 @@ def estimate(
     rules: Rules,
     size: ModelSize,
     max_tokens: int,
-    bytes_a_row: tuple[int, int],
+    bytes_per_row: tuple[int, int],
     rate: float | None,
 ) -> Estimate:
-    """Go through the batches of a run without running them.
+    """Count the batches of a run without running them.
 
     Parameters
     ----------
     records
-        As the run will read them.
+        The records of the run, in order.
     census
-        Of these records.
-    bytes_a_row
-        Bytes that the outputs take for a pooled row, and for a residue.
+        The census of these records.
+    bytes_per_row
+        Bytes that the outputs need per pooled row, and per residue.
     rate
         Tokens per second, if known.
     """
@@ -105,9 +106,9 @@ def estimate(
         batches += len(chunk.batches)
         for batch in chunk.batches:
             width = chunk.pieces[batch[0]].length + 2
-            held = sum(chunk.pieces[i].length + 2 for i in batch)
-            tokens += held
-            rows += row_count(held)
+            batch_tokens = sum(chunk.pieces[i].length + 2 for i in batch)
+            tokens += batch_tokens
+            rows += row_count(batch_tokens)
             scores = max(scores, len(batch) * size.heads * width**2)
     longest = census.longest if rules.long == "whole" else 0
     activations = max(max_tokens, longest) * size.width * ACTIVATIONS
@@ -122,7 +123,7 @@ def estimate(
         tokens=tokens,
         batches=batches,
         padding_share=1 - tokens / rows if rows else 0.0,
-        output_bytes=census.n_rows * bytes_a_row[0] + census.n_embedded * bytes_a_row[1],
+        output_bytes=census.n_rows * bytes_per_row[0] + census.n_embedded * bytes_per_row[1],
         memory_bytes=RUNTIME_BYTES + 4 * (size.parameters + activations + 2 * scores),
         seconds=tokens / rate if rate else None,
     )

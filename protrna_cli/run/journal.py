@@ -1,7 +1,7 @@
-"""The journal of an unfinished output: which run it belongs to, and how far that run is.
+"""The journal of an unfinished output: which run it belongs to, and how far that run got.
 
-A journal is a text file of JSON lines. The first is the key of the run; every other is a position, written
-and synced after all the work that it counts. An incomplete last line is ignored.
+A journal is a text file of JSON lines. The first line is the key of the run; every other line is a position,
+written and synced after all the work that it counts. An incomplete last line is ignored.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from protrna_cli.output.provenance import RunKey, compare_keys
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run is.
+    """How far a run got.
 
     Attributes
     ----------
     chunks, batches
-        Finished chunks, and finished batches of the chunk after them.
+        Finished chunks, and finished batches of the next chunk.
     rows, vectors
-        Rows before that chunk, and the place of its first vector.
+        Rows before that chunk, and the index of its first vector.
     index_bytes, skipped_bytes
         Sizes of the index and of the list of skipped records before that chunk.
     """

@@ -1,4 +1,4 @@
-"""The options of a run, and combinations of them that are refused."""
+"""The options of a run, and the combinations of options that are refused."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ class EmbedOptions:
     layers
         Layers to take, all from one run of the model: 0 is the embedding, negatives count from the end.
     per_token
-        One vector a residue, not one a record.
+        One vector per residue instead of one per record.
     per_token_output
-        A second output, with one vector a residue, from the same run of the model.
+        Path of a second output, with one vector per residue, from the same run of the model.
     pool
         `mean` or `max` over the residues, or `cls`; ignored with `per_token`.
     precision
-        Of matrix multiplication: `float32` or `bfloat16`. Everything else is computed in float32.
+        Precision of matrix multiplication: `float32` or `bfloat16`. Everything else is computed in float32.
     dtype
-        Of the numbers written: `float32` or `float16`.
+        Number type of the output vectors: `float32` or `float16`.
     format, h5_layout
-        `parquet`, `h5` or `npy`, by default told by the suffix; `flat` or `packed`.
+        `parquet`, `h5` or `npy`, by default decided by the suffix; `flat` or `packed`.
     device, threads
-        As `load_model` takes them.
+        As in `load_model`.
     batch_tokens
         Token budget of a batch.
     weights_dir
-        Where the published weights are kept; by default `PROTRNA_HOME` or the user's cache folder.
+        Folder of the published weights; by default `PROTRNA_HOME` or the user's cache folder.
     offline
-        Never download the published weights; `PROTRNA_OFFLINE=1` forbids it too.
+        Never download the published weights; `PROTRNA_OFFLINE=1` does the same.
     overwrite
         Replace an output that exists.
     resume
@@ -86,15 +86,17 @@ class EmbedOptions:
         ):
             if given and self.per_token:
                 raise UsageError(
-                    f"{name} is for pooled rows, and --per-token makes none; "
-                    "to have both, give --per-token-output a file instead"
+                    f"{name} is for pooled rows, but --per-token writes none; "
+                    "to get both, use --per-token-output FILE instead of --per-token"
                 )
         if self.rules.skip_unknown and self.pool != "mean":
             raise UsageError(f"--skip-unknown is for --pool mean, not for --pool {self.pool}")
         if self.rules.regions and self.pool == "cls":
-            raise UsageError("--regions is for --pool mean and max: cls is a vector of the whole record")
+            raise UsageError(
+                "--regions is for --pool mean and max, as cls is a vector of the whole record; use one of them"
+            )
         if self.resume and self.overwrite:
-            raise UsageError("--resume continues a run and --overwrite starts it again; use one of them")
+            raise UsageError("--resume continues a run, but --overwrite starts it again; use one of them")
 
     def refuse_for_pipe(self) -> None:
         """Refuse options that need an output file, for a run whose output is a pipe.
@@ -102,24 +104,24 @@ class EmbedOptions:
         Raises
         ------
         UsageError
-            Another format than Parquet, `resume`, `overwrite`, a second output, or rules that skip records,
-            which are listed beside a file.
+            Another format than Parquet, `resume`, `overwrite`, a second output, or rules that may skip
+            records, whose list is a file beside the output.
         """
         if self.format not in (None, "parquet"):
             raise UsageError(f"-o - is always Parquet, not {self.format}; give -o a file")
         if self.resume or self.overwrite:
-            raise UsageError("--resume and --overwrite need a file, and -o - is a pipe; give -o a file")
+            raise UsageError("--resume and --overwrite need a file, but -o - is a pipe; give -o a file")
         if self.per_token_output:
-            raise UsageError("--per-token-output goes with a file, and -o - is a pipe; give -o a file")
+            raise UsageError("--per-token-output needs a file as -o, but -o - is a pipe; give -o a file")
         if "skip" in (self.rules.on_invalid, self.rules.long):
-            raise UsageError("skipped records are listed beside OUT, and -o - is a pipe; give -o a file")
+            raise UsageError("skipped records are listed beside OUT, but -o - is a pipe; give -o a file")
         if self.rules.regions:
             raise UsageError(
-                "records without a region are listed beside OUT, and -o - is a pipe; give -o a file"
+                "records without a region are listed beside OUT, but -o - is a pipe; give -o a file"
             )
 
     def refuse_for_cluster(self) -> None:
-        """Refuse options that do not go with a folder of parts, for a run on a Dask cluster.
+        """Refuse options that do not work with a folder of parts, for a run on a Dask cluster.
 
         Raises
         ------
@@ -127,8 +129,10 @@ class EmbedOptions:
             Another format than Parquet, a second output, or a shard.
         """
         if self.format not in (None, "parquet"):
-            raise UsageError("--dask makes a folder of Parquet parts; protrna merge turns it into any format")
+            raise UsageError(
+                "--dask writes a folder of Parquet parts; use protrna merge to convert it to another format"
+            )
         if self.per_token_output:
-            raise UsageError("--dask makes one folder; run it once more with --per-token for the residues")
+            raise UsageError("--dask writes only one output; run it again with --per-token for the residues")
         if self.shard.count > 1:
             raise UsageError("--dask cuts the run into shards itself; leave --shard out")

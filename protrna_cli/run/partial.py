@@ -1,6 +1,6 @@
-"""The folder `OUT.partial`, where embeddings wait until all of them are there.
+"""The folder `OUT.partial`, which collects the embeddings until the output is complete.
 
-Nothing half-written ever has its final name, and committed work survives whatever ends the process.
+An incomplete file never has its final name, and committed work survives any end of the process.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class PartialOutput:
     header, key
         The header of the output, and the key of its run.
     resume
-        Continue what is there, if anything is; otherwise it is removed.
+        Continue the unfinished run in the folder, if there is one. Without `resume` the folder is replaced.
 
     Attributes
     ----------
     position
-        How far the run is: where to continue.
+        How far the run got, and so where to continue.
 
     Raises
     ------
@@ -68,11 +68,11 @@ class PartialOutput:
                 self._folder.mkdir()
                 self._journal = Journal.create(self._folder / "journal", key)
             self._open_files()
-            for folder in (self._folder, output.parent):  # the names must survive a lost node too
+            for folder in (self._folder, output.parent):  # the file names must survive a crash too
                 sync(folder)
 
     def _open_files(self) -> None:
-        """Open the files as they were at the position; before the first commit they are started anew."""
+        """Open the files as they were at the position; before the first commit they start empty."""
         at = self.position = self._journal.position
         resume = (at.vectors, at.index_bytes) if at != Position() else None
         self._vectors = npy.ArrayWriter(self._array, self._header, resume)
@@ -85,7 +85,7 @@ class PartialOutput:
         Returns
         -------
         list
-            The place of each row's first vector.
+            The index of each row's first vector.
         """
         with self._writing():
             at = self.position
@@ -102,7 +102,7 @@ class PartialOutput:
             return self._vectors.announce(rows)
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
-        """Write vectors (n, D) of the layer-th layer from place `start` on."""
+        """Write vectors (n, D) of the `layer`-th layer of the output, from vector `start` on."""
         with self._writing():
             self._vectors.fill(layer, start, vectors)
 
@@ -133,12 +133,12 @@ class PartialOutput:
         self.position = position
 
     def finish(self, format: Format, check: Callable[[], None]) -> None:
-        """Write the output in its format and rename it into place; every row must be there.
+        """Write the output in its format and rename it into place; every row must be filled.
 
         Parameters
         ----------
         check
-            Called between blocks; if it raises, this can be called again in a later run.
+            Called between blocks; if it raises, a later run can call `finish` again.
 
         Raises
         ------

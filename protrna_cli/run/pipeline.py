@@ -1,4 +1,4 @@
-"""The one loop: records to chunks, to pieces, to batches, through the model, into the sinks in input order.
+"""The main loop: chunks of records are cut into pieces, run in batches, and go to the sinks in input order.
 
 Legend: B batch, T tokens, D width.
 """
@@ -27,7 +27,7 @@ from protrna_cli.run.report import Progress
 from protrna_cli.run.stop import Stop
 
 COMMIT_SECONDS = 30.0
-"""Time between commits: the work that a sudden end may cost, besides the batch that is running."""
+"""Time between commits: the most work that a crash can cost, besides the running batch."""
 
 
 class Embedder(Protocol):
@@ -38,25 +38,25 @@ class Embedder(Protocol):
     def embed(
         self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str
     ) -> list[Floats]:
-        """Embed a batch, one array a layer and pooling; see `ProtRNA.embed`."""
+        """Embed a batch; returns one array per layer and pooling, see `ProtRNA.embed`."""
 
 
 class Sink(Protocol):
-    """Where rows go: chunk by chunk in input order, filled in any order inside a chunk.
+    """Receives rows: chunk by chunk in input order, filled in any order within a chunk.
 
     Attributes
     ----------
     position
-        How far the run is; chunks and batches that are done are not run again.
+        How far the run got; finished chunks and batches are not run again.
     """
 
     position: Position
 
     def open_chunk(self, rows: list[Row], skipped: Sequence[Skipped]) -> list[int]:
-        """Add the rows of the next chunk; returns the place of each row's first vector."""
+        """Add the rows of the next chunk; returns the index of each row's first vector."""
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
-        """Write the vectors of one record, of one layer, from the place of its first row on."""
+        """Write the vectors of one record and layer, from the index of its first vector on."""
 
     def commit(self, batches: int) -> None:
         """Make the first `batches` batches of the open chunk durable."""
@@ -74,11 +74,11 @@ class Request:
     rules
         How records are cut, and which residues a row covers.
     repr_layers
-        As `ProtRNA.embed` takes them.
+        As in `ProtRNA.embed`.
     max_tokens
         Token budget of a batch.
     dtype
-        Of the vectors written.
+        Number type of the output vectors.
     """
 
     rules: Rules
@@ -89,14 +89,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Product:
-    """What one output takes from the run of the model.
+    """One output of a run: how to pool the vectors, and where to write the rows.
 
     Attributes
     ----------
     pooling
-        Of a record or a region: `mean`, `max` or `cls`; or `residues` for one vector a residue.
+        `mean`, `max` or `cls` of a record or a region, or `residues` for one vector per residue.
     sink
-        Where it goes.
+        Where the rows go.
     """
 
     pooling: str
@@ -111,12 +111,12 @@ def embed(
     progress: Progress,
     stop: Stop,
 ) -> int:
-    """Embed records into the sink of each product, from its position on.
+    """Embed records into the sink of each product, starting at its position.
 
     Parameters
     ----------
     items
-        Records and skipped records, in input order. No more than one chunk of them is held at a time.
+        Records and skipped records, in input order. At most one chunk of them is in memory at a time.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def embed(
     Raises
     ------
     Stopped
-        `stop` asked for it; all finished batches are committed.
+        A stop was requested; all finished batches are committed.
     NotFinite, OutOfMemory
         A record cannot be embedded; the message names it. The batches before it are committed.
     """
@@ -140,7 +140,7 @@ def embed(
             continue
         chunk = ChunkBatches(records, request.rules, request.max_tokens)
         skipped = [item for item in chunk_items if isinstance(item, Skipped)]
-        # A sink that has more batches is filled with the same ones once more.
+        # A sink that is further ahead gets the same batches again.
         first = min(product.sink.position.batches for product in unfinished)
         fillers = [RowFiller(product, chunk, records, skipped, request) for product in unfinished]
         tokens += _embed_chunk(chunk, fillers, first, model, request, progress, stop)
@@ -150,7 +150,7 @@ def embed(
 
 
 class RowFiller:
-    """Fills the rows of one product in one chunk: takes pieces from the model, joins and pools them."""
+    """Fills the rows of one product in one chunk: takes pieces from the model, joins them and pools them."""
 
     def __init__(
         self,
@@ -173,17 +173,17 @@ class RowFiller:
 
     @property
     def idle(self) -> bool:
-        """Whether no record is waiting for more of its pieces."""
+        """Whether no record is waiting for more pieces."""
         return self._joiner.idle
 
     def wanted(self, i: int) -> str:
-        """Pooling that the model is to do for piece `i`."""
-        # The maximum of a record in pieces is that of its joined residues, so all of them are needed.
+        """Pooling that the model must do for piece `i`."""
+        # The maximum of a record in pieces is taken over its joined residues, so all of them are needed.
         in_pieces = self._joiner.pooling == "max" and self._chunk.piece_count(i) > 1
         return RESIDUES if in_pieces else self._joiner.pooling
 
     def take(self, i: int, vectors: dict[str, list[Floats]]) -> None:
-        """Take the vectors of piece `i`; a complete record fills its rows, and those of equal records."""
+        """Take the vectors of piece `i`; the last one fills the rows of its record and of equal records."""
         joined = self._joiner.add(i, vectors[self.wanted(i)])
         if joined is None:
             return
@@ -200,7 +200,7 @@ class RowFiller:
                 self.sink.fill(layer, self._starts[place], row)
 
     def _pooled(self, place: int, record: int, vectors: Floats) -> Values:
-        """Pool residues (L, D) into the record's regions (regions, D), if it has any."""
+        """Pool residues (L, D) into one row (D,) per region of the record, if it has regions."""
         if not self._regions[place]:
             return vectors
         mask = self._chunk.mean_mask(record)
@@ -220,8 +220,8 @@ def _embed_chunk(
     progress: Progress,
     stop: Stop,
 ) -> int:
-    """Run the batches of a chunk from the `first` on, with commits; returns the number of tokens that ran."""
-    tokens, safe, committed = 0, first, time.monotonic()
+    """Run the batches of a chunk from number `first` on, with commits; returns the tokens that ran."""
+    tokens, complete, committed = 0, first, time.monotonic()
     for piece in (chunk.pieces[i] for batch in chunk.batches[:first] for i in batch):
         _advance(progress.resume, chunk, piece)
     try:
@@ -232,12 +232,12 @@ def _embed_chunk(
                 _advance(progress.advance, chunk, chunk.pieces[i])
                 tokens += chunk.pieces[i].length + 2
             if fillers[0].idle:
-                safe = number
+                complete = number
                 if time.monotonic() - committed > COMMIT_SECONDS:
-                    _commit(fillers, safe)
+                    _commit(fillers, complete)
                     committed = time.monotonic()
     except (Stopped, NotFinite, OutOfMemory):
-        _commit(fillers, safe)
+        _commit(fillers, complete)
         raise
     return tokens
 
@@ -248,7 +248,7 @@ def _commit(fillers: list[RowFiller], batches: int) -> None:
 
 
 def _advance(add: Callable[[int, int], None], chunk: ChunkBatches, piece: Piece) -> None:
-    """Count a piece that ran, and with the last one its record, and all records equal to it."""
+    """Report a piece that ran, and with its last piece the record, each times the number of equal records."""
     copies = len(chunk.places[piece.record])
     last = piece.stop == chunk.embedded(piece.record)
     add(copies * last, copies * piece.fresh)
@@ -262,7 +262,7 @@ def _run(
     request: Request,
     stop: Stop,
 ) -> Iterator[tuple[int, dict[str, list[Floats]]]]:
-    """Run a batch, in halves if it does not fit; yields each piece with its vectors by pooling."""
+    """Run a batch, in halves if memory is too small; yields each piece with its vectors by pooling."""
     tokens, weights = chunk.tokens(batch, model.alphabet)
     poolings = list(dict.fromkeys(filler.wanted(i) for filler in fillers for i in batch))
     try:

@@ -1,4 +1,4 @@
-"""Speeds of earlier runs on this machine, from which `--dry-run` estimates the time of the next one."""
+"""Speeds of earlier runs on this machine, which `--dry-run` uses to estimate the time of the next one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def recall(file: Path, key: str) -> float | None:
 
 
 def remember(file: Path, key: str, rate: float) -> None:
-    """Record tokens per second; where the file cannot be written, nothing is recorded."""
+    """Record tokens per second; does nothing if the file cannot be written."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps({**_rates(file), key: round(rate, 1)}))

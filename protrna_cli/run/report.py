@@ -1,4 +1,4 @@
-"""The progress of a run, and its summary. Nothing here knows the terminal."""
+"""Progress callbacks and the summary of a run. Nothing here prints."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from protrna_cli.text import counted
 
 
 class Progress:
-    """Receives the progress of a run and ignores it; the command line has some that show it."""
+    """Progress callbacks that do nothing; the command line has subclasses that print the progress."""
 
     def start(self, records: int, residues: int) -> None:
-        """Begin, with the totals of the run."""
+        """Start, with the totals of the run."""
 
     def advance(self, records: int, residues: int) -> None:
         """Add what was embedded since the last call."""
@@ -34,23 +34,23 @@ class Summary:
     Attributes
     ----------
     output
-        The file that it made.
+        The output file.
     n_records, n_residues, n_unknown
         Records and residues embedded; unknown residues are included.
     n_regions
-        Regions of the records, each a row; 0 where the records are the rows.
+        Regions of the records, one row each; 0 if each record is one row.
     n_long, long, max_length
         Records longer than `max_length` residues, and the rule for them.
     n_skipped, skipped_list
         Records left out, and the file that lists them.
     n_repeats
-        Records with the sequence of an earlier one in their chunk, embedded together with it.
+        Records with the same sequence as an earlier record in their chunk, which therefore ran only once.
     seconds
         Wall time from the first batch to the last, without loading the model.
     n_resumed
-        Rows that an earlier process had embedded.
+        Rows embedded by an earlier process.
     already_whole
-        Whether the output was there already, and nothing was left to do.
+        Whether the output was already complete, so that nothing ran.
     """
 
     output: str
@@ -69,14 +69,14 @@ class Summary:
     already_whole: bool = False
 
     def text(self) -> str:
-        """Give the summary in one line."""
-        of_what = f"{counted(self.n_regions, 'region')} of " if self.n_regions else ""
-        parts = [of_what + counted(self.n_records, "record"), counted(self.n_residues, "residue")]
+        """Write the summary in one line."""
+        regions = f"{counted(self.n_regions, 'region')} of " if self.n_regions else ""
+        parts = [regions + counted(self.n_records, "record"), counted(self.n_residues, "residue")]
         if self.n_unknown:
             parts.append(f"{self.n_unknown:,} of them unknown")
         if self.n_long:
-            fate = {"window": "in windows", "truncate": "CUT", "whole": "whole"}[self.long]
-            parts.append(f"{counted(self.n_long, 'record')} longer than {self.max_length} {fate}")
+            treatment = {"window": "in windows", "truncate": "CUT", "whole": "in one piece"}[self.long]
+            parts.append(f"{counted(self.n_long, 'record')} longer than {self.max_length} {treatment}")
         if self.n_repeats:
             parts.append(f"{counted(self.n_repeats, 'repeat')} run once")
         if self.n_skipped:

@@ -1,4 +1,4 @@
-"""One run: a counted input, or one shard of it, to finished outputs."""
+"""One run: from a counted input, or one shard of it, to finished outputs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
 
 MEASURABLE_SECONDS = 5.0
-"""A shorter run tells little about the machine's speed."""
+"""A shorter run does not measure the machine's speed well."""
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What one shard will make.
+    """The census and the output headers of one shard, before it runs.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ def embed_shard(
     Parameters
     ----------
     targets
-        Made from one run of the model. With `resume`, those that are whole already are left alone.
+        Outputs of one run of the model. With `resume`, outputs that are already complete are left alone.
 
     Raises
     ------
@@ -95,8 +95,8 @@ def embed_shard(
                 partial.finish(target.format, stop.check)
         except Stopped as stopped:
             n_rows = counted(next(iter(headers.values())).n_rows, "row")
-            safe = f"{_rows_done(partials.values()):,} of {n_rows} or more are safe"
-            raise type(stopped)(f"{stopped}; {safe}") from None
+            saved = f"at least {_rows_done(partials.values()):,} of {n_rows} are saved"
+            raise type(stopped)(f"{stopped}; {saved}") from None
     return summary_of(paths, plan.census, options, seconds, resumed)
 
 
@@ -115,16 +115,16 @@ def plan_shard(
     with checkpoint.hashing() as sha256:
         size = checkpoint.size()
         size.layer_indices(options.layers)
-        part = counted_input.census_of(options.shard, size.width)
-        _check_memory(options.rules, size, part)
+        census = counted_input.census_of(options.shard, size.width)
+        _check_memory(options.rules, size, census)
         if not options.resume:
-            # TensorFlow loads while the checkpoint is hashed; a finished output that is resumed needs none.
+            # Load TensorFlow while the checkpoint is hashed; with --resume the output may need no model.
             import protrna_cli.model.runtime  # noqa: F401
         headers = {
-            target: make_header(target, options, size, sha256(), counted_input.census, part)
+            target: make_header(target, options, size, sha256(), counted_input.census, census)
             for target in targets
         }
-    return ShardPlan(part, headers)
+    return ShardPlan(census, headers)
 
 
 def run_shard(
@@ -132,16 +132,16 @@ def run_shard(
     model: ProtRNA,
     products: Sequence[Product],
     options: EmbedOptions,
-    part: Census,
+    census: Census,
     progress: Progress,
     stop: Stop,
 ) -> float:
-    """Embed the records of one shard; returns the seconds it took, and records the speed for `--dry-run`."""
+    """Embed the records of one shard; returns the seconds it took, and stores the speed for `--dry-run`."""
     request = Request(
         options.rules, model.size.layer_indices(options.layers), options.batch_tokens, options.dtype
     )
     items = counted_input.records(options.shard, model.size.width)
-    progress.start(part.n_records, part.n_embedded)
+    progress.start(census.n_records, census.n_embedded)
     started = time.perf_counter()
     try:
         tokens = pipeline.embed(items, model, products, request, progress, stop)
@@ -155,25 +155,25 @@ def run_shard(
 
 def summary_of(
     outputs: Sequence[Path],
-    part: Census,
+    census: Census,
     options: EmbedOptions,
     seconds: float,
     n_resumed: int,
     already_whole: bool = False,
 ) -> Summary:
-    """Summarise the run of one shard, whose census is `part`."""
+    """Summarise the run of one shard; `census` is the census of the shard."""
     return Summary(
         output=" and ".join(map(str, outputs)),
-        n_records=part.n_records,
-        n_regions=part.n_rows if options.rules.regions else 0,
-        n_residues=part.n_embedded,
-        n_unknown=part.n_unknown,
-        n_long=part.n_long,
+        n_records=census.n_records,
+        n_regions=census.n_rows if options.rules.regions else 0,
+        n_residues=census.n_embedded,
+        n_unknown=census.n_unknown,
+        n_long=census.n_long,
         long=options.rules.long,
         max_length=options.rules.max_length,
-        n_skipped=part.n_skipped,
+        n_skipped=census.n_skipped,
         skipped_list=str(skipped_path(outputs[0])),
-        n_repeats=part.n_repeats,
+        n_repeats=census.n_repeats,
         seconds=seconds,
         n_resumed=n_resumed,
         already_whole=already_whole,
@@ -181,7 +181,7 @@ def summary_of(
 
 
 def recommend_bfloat16(options: EmbedOptions, progress: Progress) -> None:
-    """Suggest bfloat16 where it is much faster than float32; the demo model is fast anyway."""
+    """Recommend bfloat16 if it is much faster here than float32; the demo model is fast anyway."""
     from protrna_cli.model import runtime
 
     if options.precision == "float32" and options.model != DEMO and runtime.bfloat16_is_fast():
@@ -189,23 +189,23 @@ def recommend_bfloat16(options: EmbedOptions, progress: Progress) -> None:
 
 
 def rate_key(size: ModelSize, options: EmbedOptions) -> str:
-    """Name the kind of run whose speed is remembered."""
+    """Key of a remembered speed: model size, precision, device and threads."""
     threads = options.threads or available_cpus()
     return f"{size.layers}x{size.width} {options.precision} {options.device} {threads}"
 
 
 def rates_file() -> Path:
-    """File of the remembered speeds."""
+    """File with the remembered speeds."""
     return weights_folder() / "rates.json"
 
 
 def pooling_of(target: Target, options: EmbedOptions) -> str:
-    """Pooling that makes a target: `residues` for one vector a residue."""
+    """Pooling for a target: `residues` for one vector per residue."""
     return RESIDUES if target.per_token else options.pool
 
 
 def _unfinished(headers: dict[Target, Header]) -> dict[Target, Header]:
-    """Keep the outputs that are not whole; what is left of a run beside one that is whole is removed."""
+    """Select the outputs that are not complete; an `OUT.partial` beside a complete one is removed."""
     unfinished = {}
     for target, header in headers.items():
         if is_whole(target.path, header):
@@ -216,7 +216,7 @@ def _unfinished(headers: dict[Target, Header]) -> dict[Target, Header]:
 
 
 def _check_memory(rules: Rules, size: ModelSize, census: Census) -> None:
-    """Refuse a record that cannot run in one piece, before anything is computed."""
+    """Refuse a record that does not fit into memory in one piece, before anything is computed."""
     if rules.long != "whole":
         return
     needed = size.attention_bytes(census.longest + 2)
@@ -224,11 +224,11 @@ def _check_memory(rules: Rules, size: ModelSize, census: Census) -> None:
     if free is not None and needed > free:
         raise UsageError(
             f"record {shortened(census.longest_id)} of {census.longest:,} residues needs "
-            f"{size_text(needed)} of memory in one piece, and {size_text(free)} are free; "
+            f"{size_text(needed)} of memory in one piece, but only {size_text(free)} are free; "
             "use --long window"
         )
 
 
 def _rows_done(partials: Iterable[PartialOutput]) -> int:
-    """Count the rows that are durable in every one of the outputs."""
+    """Count the rows that are durable in all outputs."""
     return min(partial.position.rows for partial in partials)

@@ -1,4 +1,4 @@
-"""Stop a run on SIGTERM, on SIGUSR1 (batch systems) and on Ctrl-C, with its work committed."""
+"""Stop a run on SIGTERM, SIGUSR1 (used by batch systems) or Ctrl-C, with its work committed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Stop:
-    """Never asks to stop; `SignalStop` listens to signals."""
+    """A source of stop requests that never asks to stop; `SignalStop` listens to signals."""
 
     def check(self) -> None:
         """Raise if the run was asked to stop.
@@ -27,15 +27,15 @@ class Stop:
 
     @contextmanager
     def abandoning(self) -> Iterator[None]:
-        """Let a request interrupt the code in this context at once."""
+        """Let a stop request interrupt the code in this context at once."""
         yield
 
 
 class SignalStop(Stop):
-    """Listens to signals while its context lasts, in the main thread.
+    """Listens to signals inside its context, in the main thread.
 
-    Inside `abandoning` a signal raises at once. Elsewhere it waits for the next `check`, so that nothing is
-    left half done. A second Ctrl-C raises KeyboardInterrupt at once.
+    Inside `abandoning` a signal raises at once. Elsewhere it waits for the next `check`, so that no work is
+    interrupted halfway. A second Ctrl-C raises KeyboardInterrupt at once.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """An output sent through a pipe as Parquet, chunk by chunk.
 
-A pipe cannot be rewritten, so nothing is durable and nothing can be resumed. The footer comes last: what an
-interrupted run has sent is not a Parquet file, and no reader takes it for one.
+A pipe cannot be rewritten, so nothing is durable and nothing can be resumed. The footer comes last: the
+output of an interrupted run has none, so no reader accepts it as a Parquet file.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from protrna_cli.text import reason
 class Stream:
     """Sends rows through a pipe: a sink of `pipeline.embed`.
 
-    One chunk waits in a nameless temporary file until all of it is filled; the file vanishes when the process
-    ends, however it ends.
+    The current chunk is kept in an unnamed temporary file until it is filled; the file disappears when the
+    process ends for any reason.
 
     Parameters
     ----------
     descriptor
-        Number of a file open for writing, such as a pipe.
+        File descriptor open for writing, such as a pipe.
     header
         The header of the output.
     stop
-        Asked while the pipe is full: a reader that does not read must not keep the run alive.
+        Checked while the pipe is full: a reader that does not read must not keep the run alive.
     """
 
     def __init__(self, descriptor: int, header: Header, stop: Stop) -> None:
@@ -54,9 +54,9 @@ class Stream:
             self._chunk = tempfile.TemporaryFile(prefix="protrna-", buffering=0)  # noqa: SIM115
 
     def open_chunk(self, rows: list[Row], skipped: Sequence[Skipped]) -> list[int]:
-        """Take the rows of the next chunk; returns the place of each row's first vector.
+        """Take the rows of the next chunk; returns the index of each row's first vector.
 
-        There are no skipped records: a pipe has no place for their list.
+        `skipped` must be empty: a pipe has no place for that list.
         """
         assert not skipped
         self._rows = rows
@@ -65,12 +65,12 @@ class Stream:
         return [0, *ends[:-1]]
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
-        """Write vectors (n, D) of the layer-th layer from place `start` on."""
+        """Write vectors (n, D) of the `layer`-th layer of the output, from vector `start` of the chunk on."""
         _, n_vectors, width = self._shape
         data = np.ascontiguousarray(vectors, self._header.dtype)
         with self._sending():
-            place = (layer * n_vectors + start) * width * data.itemsize
-            write_all(self._chunk.fileno(), data.data.cast("B"), place)
+            offset = (layer * n_vectors + start) * width * data.itemsize
+            write_all(self._chunk.fileno(), data.data.cast("B"), offset)
 
     def commit(self, batches: int) -> None:
         """Do nothing: what has been sent cannot be taken back."""
@@ -91,11 +91,11 @@ class Stream:
         except BaseException as error:
             self._pipe.shut = True
             if isinstance(error, BrokenPipeError):
-                raise ReaderGone("whoever read standard output has closed it") from None
+                raise ReaderGone("the reader of standard output has closed it") from None
             if isinstance(error, OSError):
                 raise WriteFailed(
-                    f"standard output: writing failed ({reason(error)}); make room there and in "
-                    f"{tempfile.gettempdir()}, or set TMPDIR to a folder that has some"
+                    f"standard output: writing failed ({reason(error)}); free space there and in "
+                    f"{tempfile.gettempdir()}, or set TMPDIR to another folder"
                 ) from error
             raise
 
@@ -114,8 +114,8 @@ class Stream:
 class _Pipe(io.RawIOBase):
     """A pipe for Arrow to write to. Once it is shut, writes are discarded.
 
-    A Parquet writer that is dropped half-way still writes its footer, which would make an interrupted file
-    look whole.
+    A Parquet writer that is dropped early still writes its footer, which would make an interrupted file look
+    complete.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -131,6 +131,6 @@ class _Pipe(io.RawIOBase):
             while view and not self.shut:
                 view = view[os.write(self._descriptor, view) :]
         except BaseException:
-            self.shut = True  # Arrow would go on writing its buffers
+            self.shut = True  # otherwise Arrow would still write its buffers
             raise
         return memoryview(data).nbytes

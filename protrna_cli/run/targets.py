@@ -1,4 +1,7 @@
-"""The files that a run makes: their headers, and whether they may be written, are whole already, and fit."""
+"""The output files of a run: their headers, and the checks before it starts.
+
+The checks: may the output be written, is it complete already, and does it fit on its disk.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ from protrna_cli.weights.names import DEMO_NOTICE
 
 @dataclass(frozen=True)
 class Target:
-    """A file that a run makes.
+    """One output file of a run.
 
     Attributes
     ----------
     path, format
-        Where it is to be, and in which format.
+        Where it is written, and in which format.
     per_token
-        One vector a residue, not pooled rows.
+        Whether it has one vector per residue instead of pooled rows.
     """
 
     path: Path
@@ -41,26 +44,26 @@ class Target:
 
 
 def targets_of(path: Path, options: EmbedOptions) -> list[Target]:
-    """List every file that a run makes.
+    """List all output files of a run.
 
     Raises
     ------
     UsageError
-        A suffix belongs to no format, or two files have one name.
+        A suffix is not that of a format, or two files have the same path.
     """
     format = choose_format(path, options.format, options.h5_layout)
     targets = [Target(shard_path(path, options.shard), format, options.per_token)]
     if options.per_token_output:
-        beside = Path(options.per_token_output)
-        if beside.absolute() == path.absolute():
-            raise UsageError(f"{path}: named by -o and by --per-token-output; give each a file of its own")
-        format = choose_format(beside, h5_layout=options.h5_layout)
-        targets.append(Target(shard_path(beside, options.shard), format, per_token=True))
+        second = Path(options.per_token_output)
+        if second.absolute() == path.absolute():
+            raise UsageError(f"{path}: given to both -o and --per-token-output; give each its own file")
+        format = choose_format(second, h5_layout=options.h5_layout)
+        targets.append(Target(shard_path(second, options.shard), format, per_token=True))
     return targets
 
 
 def need_unique_ids(targets: Sequence[Target], options: EmbedOptions) -> bool:
-    """Whether a target needs a unique id for every row; a record with regions has a unique id anyway."""
+    """Whether a target needs a unique id per row; the ids of records with regions are unique anyway."""
     return any(
         target.format.unique_ids and not (target.per_token and options.rules.regions) for target in targets
     )
@@ -71,17 +74,17 @@ def make_header(
     options: EmbedOptions,
     size: ModelSize,
     weights_sha256: str | None,
-    whole: Census,
-    part: Census,
+    input_census: Census,
+    shard_census: Census,
 ) -> Header:
-    """Describe an output before it is made.
+    """Make the header of an output before the run.
 
     Parameters
     ----------
     weights_sha256
         None for the demo model, which has no file.
-    whole, part
-        Census of the input, and of the shard's slice of it.
+    input_census, shard_census
+        Census of the whole input, and of the shard.
     """
     layers = size.layer_indices(options.layers)
     provenance: dict[str, Any] = {
@@ -98,19 +101,22 @@ def make_header(
             "regions": options.rules.regions and options.rules.regions.origin,
         },
         "shard": str(options.shard),
-        "inputs": whole.inputs,
-        "records": whole.n_records + whole.n_skipped,
-        "embedded": part.n_records,
-        "skipped": part.n_skipped,
+        "inputs": input_census.inputs,
+        "records": input_census.n_records + input_census.n_skipped,
+        "embedded": shard_census.n_records,
+        "skipped": shard_census.n_skipped,
     }
     if weights_sha256 is None:
         provenance["notice"] = DEMO_NOTICE
-    rows = (part.n_records, part.n_embedded) if target.per_token else (part.n_rows, part.n_pooled)
-    return Header(target.per_token, layers, size.width, options.dtype, *rows, provenance)
+    if target.per_token:
+        counts = (shard_census.n_records, shard_census.n_embedded)
+    else:
+        counts = (shard_census.n_rows, shard_census.n_pooled)
+    return Header(target.per_token, layers, size.width, options.dtype, *counts, provenance)
 
 
 def refuse_existing(target: Target, options: EmbedOptions) -> None:
-    """Leave an existing output alone, unless the options ask to resume or to replace it.
+    """Refuse an existing output, unless the options ask to resume or replace it.
 
     Raises
     ------
@@ -130,7 +136,7 @@ def refuse_existing(target: Target, options: EmbedOptions) -> None:
 
 
 def is_whole(path: Path, header: Header) -> bool:
-    """Whether the output is there already, made by the same run.
+    """Whether the output exists already and was made by the same run.
 
     Raises
     ------
@@ -147,27 +153,27 @@ def is_whole(path: Path, header: Header) -> bool:
             return False
         if isinstance(error, RunMismatch):
             raise
-        raise RunMismatch(f"{path}: exists, and protrna embed did not make it; choose another -o") from None
+        raise RunMismatch(f"{path}: exists, but was not made by protrna embed; choose another -o") from None
     return True
 
 
 def remove_partial(path: Path) -> None:
-    """Remove what is left of an unfinished run beside an output that is whole."""
+    """Remove the folder of an unfinished run beside a complete output."""
     shutil.rmtree(partial_path(path), ignore_errors=True)
 
 
 def check_space(headers: Mapping[Target, Header], progress: Progress) -> None:
-    """Refuse outputs that together do not fit on their disks, before anything is computed.
+    """Refuse outputs that together do not fit on their disks, before anything runs.
 
     Raises
     ------
     OutputUnwritable
-        One does not fit.
+        An output does not fit.
     """
-    claimed: dict[int, int] = {}  # bytes on each disk, by the outputs before
+    claimed: dict[int, int] = {}  # bytes that the earlier outputs need on each disk
     for target, header in headers.items():
         path, partial = target.path, partial_path(target.path)
-        if partial.exists():  # its space is taken already
+        if partial.exists():  # it uses its space already
             continue
         vectors = header.n_vectors * header.width * len(header.layers) * DTYPE_BYTES[header.dtype]
         disk = path.parent.stat().st_dev
@@ -175,11 +181,11 @@ def check_space(headers: Mapping[Target, Header], progress: Progress) -> None:
         claimed[disk] = claimed.get(disk, 0) + vectors
         if vectors > free:
             raise OutputUnwritable(
-                f"{path}: needs {size_text(vectors)}, and {size_text(free)} are free; "
+                f"{path}: needs {size_text(vectors)}, but only {size_text(free)} are free; "
                 "choose another -o, or --dtype float16"
             )
         if target.format.name != "npy" and 2 * vectors > free:
             progress.note(
-                f"{path} and {partial.name}, from which it is made at the end, need up to "
-                f"{size_text(2 * vectors)}, and {size_text(free)} are free"
+                f"{path} is made from {partial.name} at the end; together they need up to "
+                f"{size_text(2 * vectors)}, but only {size_text(free)} are free"
             )

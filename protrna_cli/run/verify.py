@@ -1,4 +1,4 @@
-"""Check that an output is complete: every record of the input has its row, or is listed as skipped."""
+"""Check that an output is complete and undamaged: every record has its row, or is listed as skipped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from protrna_cli.plan.rows import ROW_COLUMNS, Row
 from protrna_cli.plan.rules import Rules
 from protrna_cli.text import shortened
 
-MOST_FLAWS = 20
+MAX_FLAWS = 20
 
 
 def find_flaws(
@@ -35,21 +35,21 @@ def find_flaws(
     Parameters
     ----------
     regions_file
-        The BED file of its regions, if it was made with one.
+        The BED file that the output was made with, if any.
 
     Returns
     -------
     list
-        The flaws, one line each, at most 20; empty when the output is complete.
+        The flaws, one line each, at most 20; empty if the output is complete and undamaged.
 
     Raises
     ------
     InputUnreadable, InputError
         The output or the input cannot be read.
     UsageError
-        The regions are missing, or not those that it was made with.
+        The regions are missing, or are not those that the output was made with.
     """
-    # `read_output` lets missing rows pass, which are reported here one by one.
+    # `read_output` accepts missing rows; they are reported here one by one.
     header, blocks = read_joined(path) if path.is_dir() else read_output(path)
     try:
         run_key(header)
@@ -58,17 +58,20 @@ def find_flaws(
     regions = read_bed(regions_file) if regions_file else None
     made_with = header.provenance["rules"]["regions"]
     if (regions and regions.sha256) != (made_with and made_with["sha256"]):
-        wanted = f"with --regions {made_with['name']}" if made_with else "without --regions"
-        raise UsageError(f"{path}: made {wanted}; verify it so{', with the same file' if made_with else ''}")
+        if made_with:
+            raise UsageError(
+                f"{path}: made with --regions {made_with['name']}; give the same file to --regions"
+            )
+        raise UsageError(f"{path}: made without --regions; leave --regions out")
     flaws = _flaws(path, header, blocks, inputs, rules_of(header, regions))
-    return [flaw for flaw, _ in zip(flaws, range(MOST_FLAWS), strict=False)]
+    return [flaw for flaw, _ in zip(flaws, range(MAX_FLAWS), strict=False)]
 
 
 def _flaws(
     path: Path, header: Header, blocks: Iterator[Block], inputs: Sequence[str | PathLike[str]], rules: Rules
 ) -> Iterator[str]:
     if partial_path(path).exists():
-        yield f"{partial_path(path)}: an unfinished run stands beside the output"
+        yield f"{partial_path(path)}: the output has an unfinished run beside it"
     with open_sources(inputs) as sources:
         counted_input = take_census(sources, rules)
         hashes = [
@@ -86,7 +89,7 @@ def _flaws(
 def _expected(
     items: Iterator[Record | Skipped], skipped: list[Skipped], header: Header, rules: Rules
 ) -> Iterator[tuple[Record, Row]]:
-    """Give every row that there should be, with its record; skipped records are added to `skipped`."""
+    """Yield every row that the output should have, with its record; adds skipped records to `skipped`."""
     for item in items:
         if isinstance(item, Record):
             for row in rows_of(item, rules, header.per_token):
@@ -108,27 +111,27 @@ def _row_flaws(
     count = 0
     for number, (wanted, found) in enumerate(zip_longest(expected_rows, rows), start=1):
         if wanted is None:
-            yield f"row {number} (id {shortened(found[0].id)}): no record of the input is left for it"
+            yield f"row {number} (id {shortened(found[0].id)}): the input has no record for it"
             return
         record, expected = wanted
         if found is None:
-            yield f"record {record.number} (id {shortened(expected.id)}): it and all after it have no row"
+            yield f"record {record.number} (id {shortened(expected.id)}): it and all later ones have no row"
             return
         count = number
         row, vectors = found
-        place = f"row {number} (id {shortened(row.id)})"
+        where = f"row {number} (id {shortened(row.id)})"
         for name in ROW_COLUMNS:
-            is_, should = getattr(row, name), getattr(expected, name)
-            if is_ != should:
-                yield f"{place}: its {name} is {is_!r}, and the record's {should!r}"
+            actual, correct = getattr(row, name), getattr(expected, name)
+            if actual != correct:
+                yield f"{where}: its {name} is {actual!r}, but should be {correct!r}"
         shape = (expected.n_embedded if header.per_token else 1, header.width)
         for values in vectors:
             if values.shape != shape:
-                yield f"{place}: its vectors have shape {values.shape}, not {shape}"
+                yield f"{where}: its vectors have shape {values.shape}, not {shape}"
             elif not np.isfinite(values).all():
-                yield f"{place}: its embedding is not finite"
+                yield f"{where}: its embedding is not finite"
     if count != header.n_rows:
-        yield f"it has {count:,} rows, and its header states {header.n_rows:,}"
+        yield f"it has {count:,} rows, but its header states {header.n_rows:,}"
 
 
 def _skipped_flaws(path: Path, skipped: list[Skipped]) -> Iterator[str]:
@@ -141,7 +144,7 @@ def _skipped_flaws(path: Path, skipped: list[Skipped]) -> Iterator[str]:
     known, named = set(listed), set(expected)
     for number, name in expected:
         if (number, name) not in known:
-            yield f"record {number} (id {shortened(name)}): left out, and not listed in {file_name}"
+            yield f"record {number} (id {shortened(name)}): has no row, but is not listed in {file_name}"
     for number, name in listed:
         if (number, name) not in named:
             yield f"{file_name}: lists record {number} (id {shortened(name)}), which has a row"

@@ -1,1 +1,1 @@
-"""The published weights: which checkpoint a name means, where it is kept, how it is fetched and verified."""
+"""Checkpoints: find them by name or path, and download and verify the published one."""

@@ -1,6 +1,6 @@
 """A checkpoint: a file in the published layout, or the built-in demo model.
 
-TensorFlow, h5py and the network are used by the methods, and imported by them.
+The methods use TensorFlow, h5py and the network, and import them only when called.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protrna_cli.errors import WeightsError
-from protrna_cli.weights.names import WAYS_OUT, is_offline
+from protrna_cli.weights.names import MISSING_WEIGHTS_REMEDY, is_offline
 
 if TYPE_CHECKING:
     from protrna_cli.model.structure import ModelSize
@@ -30,7 +30,7 @@ class Checkpoint(ABC):
         return True
 
     def check_reachable(self, offline: bool = False) -> None:  # noqa: B027 (nothing to refuse by default)
-        """Refuse at once what is missing and must not be downloaded.
+        """Fail early if the checkpoint is missing and downloads are forbidden.
 
         Parameters
         ----------
@@ -48,7 +48,7 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def size(self) -> ModelSize:
-        """Read the size of the model, without its weights.
+        """Read the size of the model without loading its weights.
 
         Raises
         ------
@@ -58,7 +58,7 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def sha256(self) -> str | None:
-        """Hash the file, in hexadecimal; None for the demo model, which has no file.
+        """SHA-256 of the file in hexadecimal; None for the demo model, which has no file.
 
         Raises
         ------
@@ -68,11 +68,11 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def load(self, precision: str, device: str, threads: int | None) -> ProtRNA:
-        """Load the model; takes and raises what `load_checkpoint` does."""
+        """Load the model; parameters and errors as in `load_checkpoint`."""
 
     @contextmanager
     def hashing(self) -> Iterator[Callable[[], str | None]]:
-        """Hash the file in the background; gives a function that waits for the result of `sha256`."""
+        """Hash the file in the background; yields a function that waits for the result of `sha256`."""
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(1) as background:
@@ -81,7 +81,7 @@ class Checkpoint(ABC):
 
 @dataclass(frozen=True)
 class DemoCheckpoint(Checkpoint):
-    """The built-in demo model: synthetic weights, made when they are loaded."""
+    """The built-in demo model: synthetic weights, generated when it is loaded."""
 
     def size(self) -> ModelSize:
         from protrna_cli.model import demo
@@ -104,7 +104,7 @@ class CheckpointFile(Checkpoint):
     Attributes
     ----------
     path
-        Where it is, or where it is to be downloaded to.
+        Where it is, or where it will be downloaded to.
     is_published
         Whether it is the published checkpoint, which can be downloaded.
     """
@@ -114,7 +114,7 @@ class CheckpointFile(Checkpoint):
 
     @property
     def is_there(self) -> bool:
-        """Whether the file is there; in a folder that this process may not enter, none is."""
+        """Whether the file is there; False in a folder that this process may not read."""
         try:
             self.path.stat()
         except OSError:
@@ -125,15 +125,15 @@ class CheckpointFile(Checkpoint):
         if self.is_published and is_offline(offline) and not self.is_there:
             raise WeightsError(
                 f"the published weights are not at {self.path}, and --offline or PROTRNA_OFFLINE forbids "
-                f"downloads; {WAYS_OUT}"
+                f"downloads; {MISSING_WEIGHTS_REMEDY}"
             )
 
     def obtain(self, watcher: Watcher | None = None) -> None:
         if not self.is_there:
             from protrna_cli.weights.fetch import fetch
-            from protrna_cli.weights.watcher import Logged
+            from protrna_cli.weights.watcher import LoggingWatcher
 
-            fetch(self.path, watcher=watcher or Logged())
+            fetch(self.path, watcher=watcher or LoggingWatcher())
 
     def size(self) -> ModelSize:
         from protrna_cli.model.checkpoint import read_size
@@ -152,12 +152,12 @@ class CheckpointFile(Checkpoint):
 
 
 class RememberedCheckpoint(Checkpoint):
-    """A checkpoint that is hashed and loaded once, until its file changes: for processes with many runs.
+    """A checkpoint that is hashed and loaded once until its file changes, for processes with many runs.
 
     Parameters
     ----------
     checkpoint
-        The checkpoint to remember.
+        The checkpoint to hash and load.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -182,7 +182,7 @@ class RememberedCheckpoint(Checkpoint):
         self._forget_if_changed()
         settings = precision, device, threads
         if self._model is None or self._model[0] != settings:
-            self._model = None  # two models at once would need the memory of both
+            self._model = None  # first, because two models at once need the memory of both
             self._model = settings, self._checkpoint.load(*settings)
         return self._model[1]
 

@@ -1,4 +1,4 @@
-"""Find the checkpoint that a name or a path means."""
+"""Find a checkpoint by name or path."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
 
 
 def weights_folder(weights_dir: str | None = None) -> Path:
-    """Folder of the published checkpoints: the one asked for, `PROTRNA_HOME`, or the user's cache folder."""
+    """Folder of the published checkpoint: `weights_dir`, `PROTRNA_HOME`, or the user's cache folder."""
     if home := weights_dir or os.environ.get("PROTRNA_HOME"):
         return Path(home)
-    import platformdirs  # only here, where it is needed: it is slow to import
+    import platformdirs  # imported here because it is slow to import
 
     return Path(platformdirs.user_cache_dir("protrna"))
 
@@ -25,9 +25,9 @@ def locate(name_or_path: str, weights_dir: str | None = None) -> Checkpoint:
     Parameters
     ----------
     name_or_path
-        `protrna` (the published weights, which need not be there yet), `demo`, or a path.
+        `protrna` (the published checkpoint, which need not be downloaded yet), `demo`, or a path.
     weights_dir
-        As `weights_folder` takes it.
+        The argument of `weights_folder`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Where the published checkpoint can be had, and what each place says of it."""
+"""Mirrors of the published checkpoint, and the size and checksum that each states."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 from protrna_cli.weights.download import RemoteFile
 from protrna_cli.weights.names import PUBLISHED_FILE
-from protrna_cli.weights.transport import Patience, Unavailable, fetch_small
+from protrna_cli.weights.transport import RetryPolicy, Unavailable, fetch_small
 from protrna_cli.weights.watcher import Watcher
 
 
 @dataclass(frozen=True)
 class Mirror:
-    """A place that serves a checkpoint.
+    """A server, or a path, with a checkpoint.
 
     Attributes
     ----------
     address
-        Of the file: `http://`, `https://`, or a path.
+        Address of the file: `http://`, `https://`, or a path.
     record
-        Of the Zenodo record that tells its size and checksum, in Zenodo's REST API, if there is one.
+        Address, in Zenodo's REST API, of the record with its size and checksum, if there is one.
     """
 
     address: str
@@ -30,12 +30,12 @@ class Mirror:
 
 
 def zenodo(record: int, host: str = "https://zenodo.org") -> Mirror:
-    """Mirror in a record of Zenodo."""
+    """Mirror in a Zenodo record."""
     return Mirror(f"{host}/records/{record}/files/{PUBLISHED_FILE}", f"{host}/api/records/{record}")
 
 
 MIRRORS = (
-    zenodo(14795554),  # what the latest published code names
+    zenodo(14795554),  # the one in the latest published code
     zenodo(13888473),
     Mirror(
         f"https://www.dropbox.com/scl/fi/lttcohy9ix1rbsynci72h/{PUBLISHED_FILE}"
@@ -45,27 +45,27 @@ MIRRORS = (
 
 
 def is_remote(address: str) -> bool:
-    """Whether an address is of a server; else it is a path."""
+    """Whether an address is a URL, not a path."""
     return address.startswith(("http://", "https://"))
 
 
-def look_up(mirror: Mirror, patience: Patience, watcher: Watcher) -> RemoteFile:
-    """Ask the mirror's record for the size and the checksum of its file.
+def look_up(mirror: Mirror, retry_policy: RetryPolicy, watcher: Watcher) -> RemoteFile:
+    """Read the size and the checksum of the mirror's file from its record.
 
     Raises
     ------
     Unavailable
-        There is no answer, or the record does not list the file.
+        The server does not answer, or the record does not list the file.
     """
     if mirror.record is None:
         return RemoteFile(mirror.address)
-    record = fetch_small(mirror.record, patience, watcher)
+    record = fetch_small(mirror.record, retry_policy, watcher)
     try:
         files = json.loads(record)["files"]
         [entry] = [file for file in files if file["key"] == mirror.address.rpartition("/")[2]]
         return RemoteFile(mirror.address, int(entry["size"]), _md5(entry.get("checksum")))
     except (ValueError, KeyError, TypeError):
-        raise Unavailable(f"{mirror.record} does not tell the size of {PUBLISHED_FILE}") from None
+        raise Unavailable(f"{mirror.record} does not state the size of {PUBLISHED_FILE}") from None
 
 
 def _md5(checksum: Any) -> str | None:

@@ -7,13 +7,13 @@ import os
 PUBLISHED = "protrna"
 PUBLISHED_FILE = "ProtRNA_pretrained.h5"
 DEMO = "demo"
-DEMO_NOTICE = "model demo has synthetic weights: its embeddings carry no biology"
-WAYS_OUT = (
-    "run protrna weights fetch --to DIR where there is a network and name DIR with --weights-dir or "
-    "PROTRNA_HOME, or name a copy with --model PATH, or try the tool with --model demo (synthetic weights)"
+DEMO_NOTICE = "model demo has synthetic weights: its embeddings have no biological meaning"
+MISSING_WEIGHTS_REMEDY = (
+    "run protrna weights fetch --to DIR on a machine with a network and pass DIR with --weights-dir or "
+    "PROTRNA_HOME, or pass a copy with --model PATH, or try the tool with --model demo (synthetic weights)"
 )
 
 
 def is_offline(asked: bool = False) -> bool:
-    """Whether downloads are forbidden: by the caller, or by `PROTRNA_OFFLINE` (set, and not to 0)."""
+    """Whether downloads are forbidden: by the caller, or by `PROTRNA_OFFLINE` (set to anything but 0)."""
     return asked or os.environ.get("PROTRNA_OFFLINE", "") not in ("", "0")

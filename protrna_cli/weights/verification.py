@@ -1,7 +1,7 @@
-"""What is recorded of a checkpoint: its SHA-256, when it was last verified, where it was downloaded from.
+"""Verify checkpoints, and record their SHA-256, time of verification and source.
 
-The record is `NAME.json` beside the checkpoint, written once every weight has been read and is finite.
-Downloads are never unpickled or run: a checkpoint is arrays, and every part of it is checked.
+The record is `NAME.json` beside the checkpoint, written after every weight has been read and found finite.
+Downloads are never unpickled or executed: a checkpoint consists of arrays, and all of them are checked.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class Verification:
     Attributes
     ----------
     size
-        In bytes.
+        Size in bytes.
     sha256
-        In hexadecimal.
+        SHA-256 in hexadecimal.
     verified
-        When it was last verified: UTC, ISO 8601.
+        Time of the last verification: UTC, ISO 8601.
     source
-        Address or path that it was fetched from, if it was fetched.
+        Address or path that it was fetched from; None if it was not fetched.
     md5
-        Checksum stated by its Zenodo record, with which it agreed, if there was one.
+        Checksum stated by its Zenodo record, which it matched; None if there was none.
     """
 
     size: int
@@ -46,7 +46,7 @@ class Verification:
 
 
 def now() -> str:
-    """Give the time as a record holds it: UTC, ISO 8601, to the second."""
+    """Current time in the form used in records: UTC, ISO 8601, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
@@ -61,7 +61,7 @@ def file_hash(path: Path, algorithm: str) -> str:
     Raises
     ------
     OSError
-        It cannot be read.
+        The file cannot be read.
     """
     digest = hashlib.new(algorithm)
     with path.open("rb") as file:
@@ -79,7 +79,7 @@ def read_verification(checkpoint: Path) -> Verification | None:
 
 
 def write_verification(checkpoint: Path, record: Verification) -> None:
-    """Write the record of a checkpoint, whole or not at all."""
+    """Write the record of a checkpoint completely or not at all."""
     write_whole(_record_path(checkpoint), json.dumps(asdict(record), indent=1) + "\n")
 
 
@@ -89,7 +89,7 @@ def checked_sha256(checkpoint: Path) -> str:
     Raises
     ------
     WeightsError
-        The file cannot be read, or is not the one whose SHA-256 was recorded.
+        The file cannot be read, or its SHA-256 differs from the recorded one.
     """
     try:
         found = file_hash(checkpoint, "sha256")
@@ -107,12 +107,12 @@ def checked_sha256(checkpoint: Path) -> str:
 
 
 def verify_checkpoint(checkpoint: Path) -> Verification:
-    """Check a whole checkpoint: the recorded hash, every group, every shape, every value finite.
+    """Check a whole checkpoint: recorded SHA-256, all groups and shapes, and that every value is finite.
 
     Returns
     -------
     Verification
-        The new record, which is also written beside the checkpoint, if that folder can be written.
+        The new record, also written beside the checkpoint if the folder is writable.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def verify_checkpoint(checkpoint: Path) -> Verification:
     read_checkpoint(checkpoint, lambda name, values: None)
     known = read_verification(checkpoint) or Verification(checkpoint.stat().st_size, found, "")
     record = replace(known, verified=now())
-    with contextlib.suppress(OSError):  # in a shared read-only folder the record of its keeper stays
+    with contextlib.suppress(OSError):  # in a shared read-only folder the existing record stays
         write_verification(checkpoint, record)
     return record
 

@@ -9,10 +9,10 @@ from protrna_cli.text import size_text
 
 
 class Watcher:
-    """Receives the progress of a download and ignores it; the command line has one that shows it."""
+    """Receives the progress of a download and ignores it; the command line has a subclass that shows it."""
 
     def start(self, address: str, target: Path, total: int | None, done: int) -> None:
-        """Begin a transfer to `target`: its size in bytes, if known, and the bytes already there."""
+        """Start a transfer to `target`: its size in bytes (None if unknown), and the bytes already there."""
 
     def advance(self, size: int) -> None:
         """Add bytes received since the last call."""
@@ -24,8 +24,8 @@ class Watcher:
         """Receive a message for the user."""
 
 
-class Logged(Watcher):
-    """Logs a download, which takes minutes, as warnings, which Python shows by default."""
+class LoggingWatcher(Watcher):
+    """Logs a download as warnings, which Python shows by default, because it takes minutes."""
 
     def start(self, address: str, target: Path, total: int | None, done: int) -> None:
         logging.getLogger("protrna").warning("%s", announcement(address, target, total, done))
@@ -35,7 +35,7 @@ class Logged(Watcher):
 
 
 def announcement(address: str, target: Path, total: int | None, done: int) -> str:
-    """Describe a transfer: file, size, from where to where, and what is already there."""
+    """Describe a transfer: file, size, source, target folder, and bytes already there."""
     size = size_text(total) if total is not None else "size unknown"
     rest = f", resuming after {size_text(done)}" if done else ""
     return f"fetching {target.name} ({size}) from {address} to {target.parent}{rest}"

@@ -1,1 +1,1 @@
-"""Speed, measured and never asserted: not collected by pytest."""
+"""Benchmarks. They print what they measure and assert nothing; pytest does not collect them."""

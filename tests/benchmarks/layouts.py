@@ -1,11 +1,11 @@
-"""Measure every layout: size on disk, time to write, time to read all of it again.
+"""Measure every output layout: size on disk, time to write, time to read it back whole.
 
     python -m tests.benchmarks.layouts --lengths records.fa
 
-Two outputs of width 1280, float32: 50,000 pooled rows, and 1,000 records per token, as long as the records of
-a FASTA file. Values are random, of the standard normal distribution. Each layout is written by `write_output`
-and synced, then read into memory whole by the library that its users have. It was just written, so that the
-reading is from the page cache and tells the cost of the layout, not of a disk.
+Two outputs of width 1280, float32: 50,000 pooled rows, and 1,000 records per token with the lengths of the
+records of a FASTA file. Values are random, standard normal. Each layout is written by its format's `write`
+and synced, then read whole into memory with the library that its users have. It was just written, so reading
+is from the page cache and measures the layout, not a disk.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ WIDTH = 1280
 
 
 def read_flat(path: Path) -> Any:
-    """Every dataset of a file."""
+    """Read every dataset of a file."""
     with h5py.File(path) as file:
         return [dataset[()] for dataset in file.values()]
 
 
-def read_dataset(name: str) -> Callable[[Path], Any]:
-    """One matrix of a file."""
+def matrix_reader(name: str) -> Callable[[Path], Any]:
+    """Return a function that reads one matrix of a file."""
 
     def read(path: Path) -> Any:
         with h5py.File(path) as file:
@@ -51,13 +51,13 @@ def read_dataset(name: str) -> Callable[[Path], Any]:
 
 
 def read_parquet(path: Path) -> Any:
-    """The column of the embeddings as one matrix."""
+    """Read the embedding column as one matrix."""
     column = pyarrow.parquet.read_table(path, columns=["embedding"])["embedding"].combine_chunks()
     return column.flatten(recursive=True).to_numpy().reshape(-1, WIDTH)
 
 
 def read_tsv(path: Path) -> Any:
-    """All numbers of a table."""
+    """Read a table of numbers."""
     options = pyarrow.csv.ReadOptions(autogenerate_column_names=True)
     return pyarrow.csv.read_csv(path, options, pyarrow.csv.ParseOptions(delimiter="\t"))
 
@@ -66,21 +66,21 @@ LAYOUTS: list[tuple[str, str, str, Callable[[Path], Any]]] = [
     ("Parquet", "parquet", "", read_parquet),
     ("NumPy", "npy", "", np.load),
     ("HDF5 flat", "h5", "flat", read_flat),
-    ("HDF5 packed", "h5", "packed", read_dataset("embeddings")),
-    ("AnnData", "h5ad", "", read_dataset("X")),
+    ("HDF5 packed", "h5", "packed", matrix_reader("embeddings")),
+    ("AnnData", "h5ad", "", matrix_reader("X")),
     ("TSV", "tsv", "", read_tsv),
 ]
 
 
 def normal_blocks(rows: list[Row], header: Header) -> Iterator[Block]:
-    """Blocks of random values."""
+    """Yield blocks of random values."""
     rng = np.random.default_rng(0)
     for part, start, end in spans(rows, header):
         yield Block(part, [rng.standard_normal((end - start, header.width), np.float32)])
 
 
 def measure(lengths: list[int], per_token: bool) -> Iterator[tuple[str, str]]:
-    """Write and read every layout; gives a layout's name, and its cells of the table."""
+    """Write and read every layout. Yields its name and its cells of the table."""
     rows = [Row(f"record{i}", f"number {i}", n, n, 0, 1) for i, n in enumerate(lengths)]
     header = Header(per_token, (33,), WIDTH, "float32", len(rows), sum(lengths), {})
     blocks = list(normal_blocks(rows, header))
@@ -105,9 +105,9 @@ def measure(lengths: list[int], per_token: bool) -> Iterator[tuple[str, str]]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.layouts", description=main.__doc__)
-    parser.add_argument("--lengths", type=Path, default=SAMPLE, help="a FASTA file: as long as its records")
-    parser.add_argument("--pooled", type=int, default=50_000, help="pooled rows")
-    parser.add_argument("--records", type=int, default=1_000, help="records per token")
+    parser.add_argument("--lengths", type=Path, default=SAMPLE, help="FASTA file to take record lengths from")
+    parser.add_argument("--pooled", type=int, default=50_000, help="number of pooled rows")
+    parser.add_argument("--records", type=int, default=1_000, help="number of records per token")
     arguments = parser.parse_args()
     with arguments.lengths.open() as file:
         lengths = [len(sequence) for _, sequence in SimpleFastaParser(file)]

@@ -1,10 +1,10 @@
-"""How fast protrna embeds a FASTA file: the whole command, and the engine alone.
+"""Measure how fast protrna embeds a FASTA file: the whole command, and the engine alone.
 
     python -m tests.benchmarks.speed INPUT.fa CHECKPOINT.h5 [--precision float32 bfloat16] [--repeats 3]
 
-Prints one JSON line a measurement, each made in a process of its own. Tokens are residues, and two more a
-piece; the share is that of the rate of a plain matmul, measured just before and after. On a machine
-that others use too, compare only what ran in turn.
+Prints one JSON line per measurement, each made in its own process. Tokens are residues plus two per piece.
+`share` is relative to the rate of a plain matmul, measured just before and after. On a shared machine,
+compare only measurements made in turn.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def command(fasta: Path, checkpoint: Path, precision: str, budget: int) -> dict[
 
 
 def engine(fasta: Path, checkpoint: Path, precision: str, budget: int) -> dict[str, Any]:
-    """Time the forward pass and pooling of all batches, compiling included; loading apart."""
+    """Time the forward pass and pooling of all batches, with compilation; loading is timed separately."""
     started = time.perf_counter()
     from protrna_cli import load_model
     from protrna_cli.fasta.census import take_census
@@ -72,7 +72,7 @@ MEASUREMENTS = {"command": command, "engine": engine}
 
 
 def main() -> None:
-    """Measure in turn, a process each."""
+    """Run all measurements in turn, each in its own process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""`protrna info`: what it says equals what NumPy finds."""
+"""`protrna info`: its numbers are equal to those of NumPy."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ KINDS = [("parquet", "flat"), ("npy", "flat"), ("h5", "packed")]
 
 
 def make(path: Path, format: str, h5_layout: str, per_token: bool, layers: tuple[int, ...]) -> list[Any]:
-    """Write six rows; the fourth has the embedding of the second. Gives one matrix a layer."""
+    """Write six rows; the fourth has the embedding of the second. Returns one matrix per layer."""
     found = [Row(name, f"about {name}", 2, 2, 0, 1) for name in NAMES]
     per_row = 2 if per_token else 1
     header = Header(per_token, layers, 8, "float16", 6, 12, {"version": "1", "layers": list(layers)})
@@ -34,29 +34,29 @@ def make(path: Path, format: str, h5_layout: str, per_token: bool, layers: tuple
 @pytest.mark.parametrize(("format", "h5_layout"), KINDS)
 @pytest.mark.parametrize("per_token", [False, True])
 @pytest.mark.parametrize("layers", [(6,), (2, 6)])
-def test_the_numbers_are_numpys(
+def test_the_numbers_are_those_of_numpy(
     run: Run, tmp_path: Path, format: str, h5_layout: str, per_token: bool, layers: tuple[int, ...]
 ) -> None:
     path = tmp_path / "out"
     matrices = make(path, format, h5_layout, per_token, layers)
     done = run("info", path, "--json")
-    said = json.loads(done.out)
+    shown = json.loads(done.out)
     assert (done.code, done.err) == (0, "")
     columns = ["embedding"] if len(layers) == 1 else ["layer_2", "layer_6"]
     for column, matrix in zip(columns, matrices, strict=True):
         norms = np.sqrt((matrix.astype("f8") ** 2).sum(1))
         wanted = {"min": norms.min(), "median": np.median(norms), "max": norms.max()}
-        assert said["norms"][column] == pytest.approx(wanted, rel=1e-12)
-        assert said["first"][0][column] == matrix[0, :3].tolist()
-    assert [row["id"] for row in said["first"]] == NAMES[:5]
-    assert said["repeated_ids"] == {"count": 2, "first": "a"}
-    assert said["equal_embeddings"] == {"count": 1, "first": "c"}
-    assert (said["rows_read"], said["is_sample"]) == (6, False)
-    assert said["bytes"] == sum(file.stat().st_size for file in tmp_path.iterdir())
-    assert said["provenance"] == {"version": "1", "layers": list(layers)}
+        assert shown["norms"][column] == pytest.approx(wanted, rel=1e-12)
+        assert shown["first"][0][column] == matrix[0, :3].tolist()
+    assert [row["id"] for row in shown["first"]] == NAMES[:5]
+    assert shown["repeated_ids"] == {"count": 2, "first": "a"}
+    assert shown["equal_embeddings"] == {"count": 1, "first": "c"}
+    assert (shown["rows_read"], shown["is_sample"]) == (6, False)
+    assert shown["bytes"] == sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert shown["provenance"] == {"version": "1", "layers": list(layers)}
 
 
-def test_a_page_for_people(run: Run, tmp_path: Path) -> None:
+def test_the_text_output(run: Run, tmp_path: Path) -> None:
     [matrix] = make(tmp_path / "out.npy", "npy", "flat", False, (6,))
     lines = run("info", tmp_path / "out.npy").out.splitlines()
     assert lines[:2] == [
@@ -74,7 +74,7 @@ def test_a_page_for_people(run: Run, tmp_path: Path) -> None:
     assert lines[-2:] == ["version: 1", "layers: [6]"]
 
 
-def test_a_sample_says_that_it_is_one(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_is_marked_as_one(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "out.npy"
     make(path, "npy", "flat", False, (6,))
     monkeypatch.setattr(describing, "SECONDS", -1.0)
@@ -86,12 +86,12 @@ def test_a_sample_says_that_it_is_one(run: Run, tmp_path: Path, monkeypatch: pyt
 
 def test_an_output_without_rows(run: Run, tmp_path: Path) -> None:
     named("h5", "packed").write(tmp_path / "out.h5", Header(True, (1,), 8, "float32", 0, 0, {}), [])
-    said = json.loads(run("info", tmp_path / "out.h5", "--json").out)
-    assert (said["rows_read"], said["norms"], said["first"]) == (0, {}, [])
+    shown = json.loads(run("info", tmp_path / "out.h5", "--json").out)
+    assert (shown["rows_read"], shown["norms"], shown["first"]) == (0, {}, [])
     assert "of all 0 rows:" in run("info", tmp_path / "out.h5").out
 
 
 def test_a_checkpoint_as_json(run: Run) -> None:
-    said = json.loads(run("info", GOLDEN / "toy.h5", "--json").out)
-    sizes = {name: said[name] for name in ("parameters", "layers", "width", "heads", "dtype")}
+    shown = json.loads(run("info", GOLDEN / "toy.h5", "--json").out)
+    sizes = {name: shown[name] for name in ("parameters", "layers", "width", "heads", "dtype")}
     assert sizes == {"parameters": 62_518, "layers": 3, "width": 40, "heads": 5, "dtype": "float32"}

@@ -1,4 +1,4 @@
-"""The command as its users meet it: words, exit codes, and what stands on stderr."""
+"""The command as users see it: arguments, exit codes, and what is printed on stderr."""
 
 import subprocess
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from protrna_cli.weights.names import DEMO_NOTICE
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run, on_a_terminal
 
 HEAVY = {"tensorflow", "numpy", "h5py", "pyarrow", "Bio", "requests", "pooch"}
@@ -59,7 +60,11 @@ def test_help_and_usage_errors_import_nothing_heavy(words: list[str]) -> None:
         ([SAMPLE, "-o", "out.npy", "--model", SAMPLE], 69, "not an HDF5 file"),
         ([SAMPLE, "-o", "out.npy", "--model", TOY, "--layer", "9"], 2, "layers 0 to 3, not 9"),
         ([SAMPLE, "-o", "out.npy", "--model", TOY, "--device", "tpu"], 2, "'tpu' is not a device"),
-        ([SAMPLE, "-o", "out.npy", "--model", TOY, "--device", "gpu:7"], 2, "so not gpu:7; use --device cpu"),
+        (
+            [SAMPLE, "-o", "out.npy", "--model", TOY, "--device", "gpu:7"],
+            2,
+            "there is no gpu:7: TensorFlow sees 0 GPUs",
+        ),
         ([SAMPLE, "-o", "no/such/folder/out.npy", "--model", TOY], 73, "cannot be created"),
         ([SAMPLE, "-o", "out.xyz"], 2, "no format has the suffix '.xyz'"),
         (
@@ -102,16 +107,16 @@ def test_an_output_that_exists_is_replaced_only_when_asked(run: Run, tmp_path: P
     assert run("info", out).code == 0
 
 
-def test_stderr_holds_our_lines_only(tmp_path: Path) -> None:
+def test_stderr_has_only_our_lines(tmp_path: Path) -> None:
     done = process("embed", SAMPLE, "-o", tmp_path / "out.parquet", "--model", "demo")
     assert done.returncode == 0
     assert done.stdout == ""
     note, summary = done.stderr.splitlines()
-    assert note == "protrna: note: model demo has synthetic weights: its embeddings carry no biology"
+    assert note == f"protrna: note: {DEMO_NOTICE}"
     assert summary.startswith("protrna: 46 records, 7,146 residues, 1 record longer than 510 in windows; ")
 
 
-def test_quiet_says_nothing_and_verbose_lets_tensorflow_speak(tmp_path: Path) -> None:
+def test_quiet_prints_nothing_and_verbose_shows_tensorflow_messages(tmp_path: Path) -> None:
     words = ["embed", SAMPLE, "--model", "demo", "--overwrite", "-o", tmp_path / "out.parquet"]
     assert process(*words, "-q").stderr == ""
     assert "oneDNN" in process(*words, "-v").stderr
@@ -137,20 +142,20 @@ def test_a_failed_run_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pyte
 
 
 def shell(line: str, *words: object) -> subprocess.CompletedProcess[str]:
-    """Run a shell line in which `protrna` is ours; words are $1, $2 and so on."""
+    """Run a shell line in which `protrna` is this package; the words are $1, $2 and so on."""
     function = f'protrna() {{ "{sys.executable}" -m protrna_cli "$@"; }}'
     script = ["bash", "-c", f"{function}; {line}", "bash", *map(str, words)]
     return subprocess.run(script, capture_output=True, text=True, timeout=120)
 
 
-def test_closed_streams_are_no_hindrance(tmp_path: Path) -> None:
+def test_closed_standard_streams_do_no_harm(tmp_path: Path) -> None:
     out = tmp_path / "out.npy"
     done = shell('protrna embed "$1" -o "$2" --model "$3" <&- >&- 2>&-', SAMPLE, out, TOY)
     assert done.returncode == 0
     assert shell('protrna verify "$1" "$2"', out, SAMPLE).returncode == 0
 
 
-def test_a_reader_that_has_enough_is_no_error_to_speak_of(tmp_path: Path, run: Run) -> None:
+def test_a_closed_pipe_is_quiet_and_a_full_disk_is_an_error(tmp_path: Path, run: Run) -> None:
     out = tmp_path / "out.npy"
     assert run("embed", SAMPLE, "-o", out, "--model", TOY).code == 0
     done = shell('protrna info "$1" | true; echo "${PIPESTATUS[0]}"', out)

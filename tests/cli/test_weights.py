@@ -1,4 +1,4 @@
-"""`protrna weights`, and `protrna embed` without a checkpoint at hand, as their users meet them."""
+"""`protrna weights`, and `protrna embed` without a checkpoint, as users see them."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ SHA256 = hashlib.sha256(TOY.read_bytes()).hexdigest()
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the published weights, empty as yet."""
+    """The folder of the published weights; still empty."""
     monkeypatch.setenv("PROTRNA_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
 
 @pytest.fixture
 def zenodo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Zenodo]:
-    """The network: a server in the place of the published addresses."""
+    """A local server instead of the published addresses."""
     monkeypatch.delenv("PROTRNA_OFFLINE")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Zenodo(TOY.read_bytes()) as server:
@@ -33,7 +33,7 @@ def zenodo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Zenodo]:
         yield server
 
 
-def test_embed_fetches_what_is_not_at_hand(run: Run, home: Path, zenodo: Zenodo, tmp_path: Path) -> None:
+def test_embed_downloads_missing_weights(run: Run, home: Path, zenodo: Zenodo, tmp_path: Path) -> None:
     outcome = run("embed", SAMPLE, "-o", tmp_path / "out.npy")
     assert outcome.code == 0, outcome.err
     address = zenodo.record().address
@@ -45,12 +45,12 @@ def test_embed_fetches_what_is_not_at_hand(run: Run, home: Path, zenodo: Zenodo,
     assert len(zenodo.log) == 1
 
 
-def test_an_input_with_an_error_fetches_nothing(run: Run, home: Path, zenodo: Zenodo, tmp_path: Path) -> None:
+def test_an_invalid_input_downloads_nothing(run: Run, home: Path, zenodo: Zenodo, tmp_path: Path) -> None:
     assert run("embed", GOLDEN / "sequences.fa", "-o", tmp_path / "out.npy").code == 65
     assert zenodo.log == []
 
 
-def test_python_fetches_too_and_logs_it(home: Path, zenodo: Zenodo, caplog: pytest.LogCaptureFixture) -> None:
+def test_python_downloads_and_logs_it(home: Path, zenodo: Zenodo, caplog: pytest.LogCaptureFixture) -> None:
     from protrna_cli import load_model
 
     assert load_model().size.layers == 3
@@ -58,7 +58,7 @@ def test_python_fetches_too_and_logs_it(home: Path, zenodo: Zenodo, caplog: pyte
 
 
 @pytest.mark.parametrize("way", ["--offline", "PROTRNA_OFFLINE"])
-def test_offline_there_are_three_ways_out(
+def test_offline_the_error_names_three_remedies(
     run: Run, home: Path, zenodo: Zenodo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     if way == "PROTRNA_OFFLINE":
@@ -75,7 +75,7 @@ def test_a_failed_fetch_ends_embed(run: Run, home: Path, zenodo: Zenodo, tmp_pat
     zenodo.faults = {"/": 404}
     outcome = run("embed", SAMPLE, "-o", tmp_path / "out.npy")
     assert outcome.code == 69
-    assert "answers 404 Not Found; run protrna weights fetch --to DIR where there is a network" in outcome.err
+    assert "answers 404 Not Found; run protrna weights fetch --to DIR on a machine with" in outcome.err
     assert not (tmp_path / "out.npy").exists()
 
 
@@ -96,7 +96,7 @@ def test_a_shared_folder_is_left_as_it_is(run: Run, home: Path, tmp_path: Path) 
     assert [path.name for path in home.iterdir()] == [NAME]
 
 
-def test_list_path_and_info_say_what_is_there(run: Run, home: Path) -> None:
+def test_list_path_and_info_show_what_is_there(run: Run, home: Path) -> None:
     empty = run("weights", "list")
     assert (empty.code, empty.out) == (0, "name\tbytes\tsha256\tverified\tfrom\tpath\n")
     assert "run protrna weights fetch" in empty.err
@@ -116,7 +116,7 @@ def test_list_path_and_info_say_what_is_there(run: Run, home: Path) -> None:
 
 def test_a_damaged_checkpoint_is_named_and_never_used(run: Run, home: Path, tmp_path: Path) -> None:
     run("weights", "fetch", "--from", TOY)
-    with h5py.File(home / NAME, "r+") as file:  # one value, finite: only the hash can tell
+    with h5py.File(home / NAME, "r+") as file:  # one value, still finite: only the hash shows it
         file["lm_head/bias:0"][3] += np.float32(1)
     for words in (
         ["weights", "verify"],
@@ -149,7 +149,7 @@ def test_fetch_from_an_address(run: Run, home: Path, zenodo: Zenodo) -> None:
     [
         (["fetch", "--from", "missing.h5"], 69, "missing.h5 cannot be read (No such file or directory)"),
         (["fetch", "--from", "file:///etc/passwd"], 69, "file:/etc/passwd cannot be read"),
-        (["fetch", "--from", SAMPLE], 69, f"{SAMPLE} gave a file that is refused: not an HDF5 file"),
+        (["fetch", "--from", SAMPLE], 69, f"{SAMPLE} provided an invalid file: not an HDF5 file"),
         (["fetch", "--from", TOY, "--to", SAMPLE], 73, f"{SAMPLE}: cannot be created"),
         (["verify", SAMPLE], 69, f"{SAMPLE}: not an HDF5 file; run protrna weights fetch"),
         (["verify", "missing.h5"], 69, "missing.h5: no such checkpoint"),
@@ -167,7 +167,7 @@ def test_errors_have_a_code_and_one_line(
     assert not (home / NAME).exists()
 
 
-def test_a_terminal_shows_how_far_it_is(zenodo: Zenodo, tmp_path: Path) -> None:
+def test_a_terminal_shows_the_download_progress(zenodo: Zenodo, tmp_path: Path) -> None:
     zenodo.pace = 0.02
     words = ["weights", "fetch", "--from", zenodo.share.address, "--to", tmp_path]
     code, shown = on_a_terminal(*words, columns=100)

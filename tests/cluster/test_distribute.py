@@ -1,4 +1,4 @@
-"""Many machines: a cluster of two processes; one is killed, runs are stopped, and nothing is lost."""
+"""Dask: a cluster of two processes, of which one is killed; stopped runs lose nothing."""
 
 import os
 import re
@@ -33,7 +33,7 @@ from protrna_cli.cluster.distribute import embed_distributed  # noqa: E402
 
 pytestmark = [
     pytest.mark.dask,
-    # A cluster that ends leaves sockets and threads to the garbage collector.
+    # A closing cluster leaves sockets and threads to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
@@ -46,14 +46,16 @@ OPTIONS = EmbedOptions(
     device="cpu",
 )
 
-ALONE = replace(OPTIONS, threads=None)  # TensorFlow may have begun in this process, with threads of its own
+ALONE = replace(
+    OPTIONS, threads=None
+)  # TensorFlow may already have started in this process, with another number of threads
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two worker processes, each with a nanny that replaces it when it dies."""
+    """Two worker processes, each with a nanny that restarts it when it dies."""
 
-    def begun() -> Any:
+    def start() -> Any:
         return distributed.LocalCluster(
             n_workers=2,
             threads_per_worker=1,
@@ -64,27 +66,27 @@ def cluster() -> Iterator[Any]:
         )
 
     try:
-        cluster = begun()
-    except AssertionError:  # its event loop had 10 s to begin, and the machine was busy
-        cluster = begun()
+        cluster = start()
+    except AssertionError:  # its event loop has 10 s to start, which is too short on a busy machine
+        cluster = start()
     with cluster:
         yield cluster
 
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An input of many small windows, cut between them."""
+    """An input of many small chunks, whose shards are cut between chunks."""
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
     monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 300)
     monkeypatch.setattr(chunks, "CHUNKS_A_SHARD", 2)
-    monkeypatch.setattr("protrna_cli.cluster.distribute.TASKS_A_WORKER", 2)
+    monkeypatch.setattr("protrna_cli.cluster.distribute.PARTS_PER_WORKER", 2)
     path = tmp_path / "in.fa"
     write_input(path)
     return path
 
 
-class When(Progress):
-    """Does something once, as soon as a part is there."""
+class OnFirstPart(Progress):
+    """Calls a function once, as soon as the first part is finished."""
 
     def __init__(self, act: Callable[[], None]) -> None:
         self.act: Callable[[], None] | None = act
@@ -105,7 +107,7 @@ def embed(
 
 
 def joined(folder: Path) -> tuple[Any, Any, Any, Any]:
-    """Header, rows, values and skipped records of all parts, as `content` gives those of a file."""
+    """Rows, values and skipped records of all parts, and the number of parts."""
     parts = [content_of_part(part) for part in parts_of(folder)]
     rows = [row for part in parts for row in part[0]]
     return rows, b"".join(part[1] for part in parts), skipped_path(folder).read_bytes(), len(parts)
@@ -119,7 +121,7 @@ def content_of_part(part: Path) -> tuple[Any, bytes]:
 
 
 def test_a_killed_worker_loses_nothing(tmp_path: Path, source: Path, cluster: Any, run: Run) -> None:
-    """Bit for bit what one process makes; the scheduler holds summaries, and none of them for long."""
+    """The output equals that of one process bit for bit; the scheduler only has summaries, briefly."""
     target = tmp_path / "out"
     killed: list[int] = []
     held: list[int] = []
@@ -131,7 +133,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, source: Path, cluster: An
         killed.append(busy[0])
         held.extend(task.nbytes or 0 for task in cluster.scheduler.tasks.values())
 
-    summary = embed(cluster, source, target, When(kill))
+    summary = embed(cluster, source, target, OnFirstPart(kill))
     assert killed
     assert (summary.n_records, summary.n_skipped) == (84, 6)
     assert max(held) < 2000
@@ -156,7 +158,9 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, source: Path, cluster: An
     assert not cluster.scheduler.tasks
 
 
-def test_a_folder_is_one_table_to_its_readers(tmp_path: Path, source: Path, cluster: Any) -> None:
+def test_pandas_polars_and_duckdb_read_a_folder_as_one_table(
+    tmp_path: Path, source: Path, cluster: Any
+) -> None:
     import duckdb
 
     target = tmp_path / "out"
@@ -169,7 +173,7 @@ def test_a_folder_is_one_table_to_its_readers(tmp_path: Path, source: Path, clus
     assert [row[0] for row in duckdb.sql(f"select id from '{target}/*.parquet'").fetchall()] == ids
 
 
-def test_a_stopped_run_commits_and_goes_on(tmp_path: Path, source: Path, cluster: Any) -> None:
+def test_a_stopped_run_commits_and_continues(tmp_path: Path, source: Path, cluster: Any) -> None:
     target = tmp_path / "out"
 
     def stop() -> None:
@@ -178,18 +182,18 @@ def test_a_stopped_run_commits_and_goes_on(tmp_path: Path, source: Path, cluster
             journals = partial_path(target).glob("parts/*/journal")
         raise Stopped("stopped by a test")
 
-    with pytest.raises(Stopped, match=r"stopped by a test; \d+ of 84 records or more are safe"):
-        embed(cluster, source, target, When(stop))
+    with pytest.raises(Stopped, match=r"stopped by a test; at least \d+ of 84 records are saved"):
+        embed(cluster, source, target, OnFirstPart(stop))
     assert not target.exists()
     parts = partial_path(target) / "parts"
     assert not list(parts.glob("*.lock"))  # every task has ended
     committed = [journal.read_text().count("\n") for journal in parts.glob("*.partial/journal")]
     assert committed
-    begun = sorted(parts.glob("*.partial"))
+    started = sorted(parts.glob("*.partial"))
     assert min(committed) > 1
     with pytest.raises(RunMismatch, match=r'its pooling was "mean", not "max"'):
         embed(cluster, source, target, pool="max", resume=True)
-    assert sorted(parts.glob("*.partial")) == begun  # none of them is of the other run
+    assert sorted(parts.glob("*.partial")) == started  # none is from the other run
     assert embed(cluster, source, target, resume=True).n_resumed > 0
     before = target.stat().st_mtime_ns
     assert embed(cluster, source, target, resume=True).already_whole
@@ -200,18 +204,16 @@ def test_a_stopped_run_commits_and_goes_on(tmp_path: Path, source: Path, cluster
     assert joined(target)[1] == content(tmp_path / "alone.parquet").values[0]
 
 
-def test_an_input_that_changes_under_the_workers_is_an_error(
-    tmp_path: Path, source: Path, cluster: Any
-) -> None:
+def test_an_input_that_changes_during_the_run_is_an_error(tmp_path: Path, source: Path, cluster: Any) -> None:
     def change() -> None:
         source.write_text(source.read_text() + ">more\nA\n")
 
     with pytest.raises(InputError, match=r"worker on .*in\.fa: changed while it was being read"):
-        embed(cluster, source, tmp_path / "out", When(change))
+        embed(cluster, source, tmp_path / "out", OnFirstPart(change))
     assert not (tmp_path / "out").exists()
 
 
-def test_what_exists_stays(tmp_path: Path, source: Path, cluster: Any) -> None:
+def test_an_existing_folder_of_other_files_is_refused(tmp_path: Path, source: Path, cluster: Any) -> None:
     from protrna_cli.errors import OutputUnwritable
 
     target = tmp_path / "out"
@@ -228,8 +230,8 @@ def test_what_exists_stays(tmp_path: Path, source: Path, cluster: Any) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupt_reaches_local_workers_through_the_client_alone(tmp_path: Path) -> None:
-    """Ctrl-C goes to all processes of a terminal; here, to all of a process group."""
+def test_an_interrupt_reaches_local_workers_only_through_the_client(tmp_path: Path) -> None:
+    """Ctrl-C goes to all processes of a terminal; the test sends it to a process group."""
     rng = np.random.default_rng(1)
     source, target = tmp_path / "in.fa", tmp_path / "out"
     source.write_text("".join(f">r{i}\n{''.join(rng.choice(list('ACGU'), 400))}\n" for i in range(200)))
@@ -242,7 +244,7 @@ def test_an_interrupt_reaches_local_workers_through_the_client_alone(tmp_path: P
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
-    assert f"go on with: protrna embed {source} -o {target} --model demo --dask local:1 --resume" in err
+    assert f"continue with: protrna embed {source} -o {target} --model demo --dask local:1 --resume" in err
     assert "Traceback" not in err
     assert len(err.splitlines()) == 2
     [journal] = tmp_path.glob("out.partial/parts/*/journal")
@@ -251,18 +253,22 @@ def test_an_interrupt_reaches_local_workers_through_the_client_alone(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("words", "code", "message"),
     [
         (["-", "--dask", "local:1"], 2, "save it to a file first"),
         ([SAMPLE, "--dask", "local:0"], 2, "--dask takes local:N"),
-        ([SAMPLE, "--dask", "local:1", "--format", "npy"], 2, "protrna merge turns it into any format"),
+        (
+            [SAMPLE, "--dask", "local:1", "--format", "npy"],
+            2,
+            "use protrna merge to convert it to another format",
+        ),
         ([SAMPLE, "--dask", "local:1", "--shard", "1/2"], 2, "leave --shard out"),
         ([SAMPLE, "--dask", "nonsense"], 76, "no Dask scheduler there"),
         ([SAMPLE, "--dask", "tcp://127.0.0.1:9"], 76, "no Dask scheduler there"),
     ],
 )
-def test_what_cannot_be_distributed_is_refused(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, words: list[Any], code: int, says: str
+def test_options_that_do_not_work_with_dask_are_refused(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, words: list[Any], code: int, message: str
 ) -> None:
     import io
 
@@ -272,11 +278,11 @@ def test_what_cannot_be_distributed_is_refused(
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
         outcome = run("embed", *words, "-o", tmp_path / "out", "--model", "demo", "-q")
     assert outcome.code == code, outcome.err
-    assert says in outcome.err
+    assert message in outcome.err
     assert not list(tmp_path.iterdir())
 
 
-def test_without_dask_it_says_what_to_install(
+def test_without_dask_the_error_shows_what_to_install(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "dask", None)
@@ -286,23 +292,23 @@ def test_without_dask_it_says_what_to_install(
 
 
 def test_a_lost_scheduler_is_an_error(tmp_path: Path, source: Path) -> None:
-    """Its process is killed while a task runs."""
+    """The scheduler is killed before the cluster has a worker."""
     file = tmp_path / "scheduler.json"
     words = ["--no-dashboard", "--port", "0", "--host", "127.0.0.1", "--scheduler-file", str(file)]
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", *words]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as scheduler:
 
-        def lose(text: str) -> None:
+        def kill(text: str) -> None:
             scheduler.kill()
 
         progress = Progress()
-        progress.note = lose  # type: ignore[method-assign]  # told that there are no workers yet
+        progress.note = kill  # type: ignore[method-assign]  # called because there are no workers yet
         while not file.exists():
             time.sleep(0.1)
         with pytest.raises(ClusterError, match="scheduler"):
             embed_distributed([source], tmp_path / "out", OPTIONS, str(file), progress, Stop())
 
 
-def test_usage_errors_are_those_of_the_run(tmp_path: Path, source: Path, cluster: Any) -> None:
+def test_usage_errors_are_the_same_as_without_dask(tmp_path: Path, source: Path, cluster: Any) -> None:
     with pytest.raises(UsageError, match="layer"):
         embed(cluster, source, tmp_path / "out", layers=(99,))

@@ -1,4 +1,4 @@
-"""Job arrays: the place of a task, from the variables that each scheduler sets."""
+"""Job arrays: the shard of a task, from the variables that each scheduler sets."""
 
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,7 @@ from tests.conftest import SAMPLE, Run
 
 
 def slurm(indices: list[int], index: int) -> dict[str, str]:
-    """What Slurm 22 sets; the step is that of the option, and 1 for a list."""
+    """Variables of Slurm 22; the step is that of the option, and 1 for a list."""
     return {
         "SLURM_ARRAY_TASK_ID": str(index),
         "SLURM_ARRAY_TASK_MIN": str(min(indices)),
@@ -44,23 +44,25 @@ def lsf(indices: list[int], index: int) -> dict[str, str]:
 
 
 @given(st.integers(0, 1), st.integers(2, 50), st.integers(1, 9), st.sampled_from([slurm, grid_engine]))
-def test_an_even_range_gives_every_place_once(first: int, count: int, step: int, scheduler: Any) -> None:
+def test_evenly_spaced_indices_give_every_shard_once(
+    first: int, count: int, step: int, scheduler: Any
+) -> None:
     indices = list(range(first, first + count * step, step))
     shards = [resolve_shard("auto", scheduler(indices, index)) for index in indices]
     assert shards == [Shard(place, count) for place in range(1, count + 1)]
 
 
 @given(st.integers(2, 50), st.integers(1, 9), st.integers(0, 8))
-def test_lsf_tells_the_end_but_not_the_beginning(count: int, step: int, beyond: int) -> None:
+def test_lsf_sets_the_last_index_but_not_the_first(count: int, step: int, beyond: int) -> None:
     indices = list(range(1, 1 + count * step, step))
     for place, index in enumerate(indices, start=1):
-        told = lsf(indices, index) | {"LSB_JOBINDEX_END": str(indices[-1] + beyond % step)}
-        assert resolve_shard("auto", told) == Shard(place, count)
+        variables = lsf(indices, index) | {"LSB_JOBINDEX_END": str(indices[-1] + beyond % step)}
+        assert resolve_shard("auto", variables) == Shard(place, count)
 
 
 @given(st.sets(st.integers(0, 30), min_size=2, max_size=12))
-def test_a_slurm_array_with_holes_gets_no_wrong_place(chosen: set[int]) -> None:
-    """All tasks get the place that they have among the indices, or not all get one."""
+def test_a_slurm_array_with_gaps_gets_no_wrong_shard(chosen: set[int]) -> None:
+    """Every task gets the shard of its rank among the indices, or at least one task gets an error."""
     indices = sorted(chosen)
     places = []
     for index in indices:
@@ -80,39 +82,47 @@ def test_a_slurm_array_with_holes_gets_no_wrong_place(chosen: set[int]) -> None:
     st.integers(1, 40),
     st.sampled_from(["PBS_ARRAY_INDEX", "PBS_ARRAYID", "LSB_JOBINDEX"]),
 )
-def test_with_a_count_the_index_is_the_place(index: int, count: int, name: str) -> None:
-    told = {name: str(index)}
+def test_with_a_count_the_index_is_the_shard(index: int, count: int, name: str) -> None:
+    variables = {name: str(index)}
     if index <= count:
-        assert resolve_shard(f"auto/{count}", told) == Shard(index, count)
+        assert resolve_shard(f"auto/{count}", variables) == Shard(index, count)
     else:
-        with pytest.raises(UsageError, match=f"{name} is {index}; with --shard auto/{count} the tasks are"):
-            resolve_shard(f"auto/{count}", told)
+        with pytest.raises(
+            UsageError, match=f"{name} is {index}; with --shard auto/{count}, number the tasks"
+        ):
+            resolve_shard(f"auto/{count}", variables)
 
 
 @pytest.mark.parametrize(
-    ("text", "told", "words"),
+    ("text", "variables", "words"),
     [
-        ("auto", {}, "this process is in none"),
-        ("auto/7", {}, "this process is in none"),
-        ("auto", {"LSB_JOBINDEX": "0", "SGE_TASK_ID": "undefined"}, "this process is in none"),
+        ("auto", {}, "this process is not in one"),
+        ("auto/7", {}, "this process is not in one"),
+        ("auto", {"LSB_JOBINDEX": "0", "SGE_TASK_ID": "undefined"}, "this process is not in one"),
         ("auto", {"PBS_ARRAY_INDEX": "3"}, "use --shard auto/N"),
         ("auto", {"SLURM_ARRAY_TASK_ID": "3"}, "use --shard auto/N"),
-        ("auto", slurm([1, 2, 5], 2), "no even range .*SLURM_ARRAY_TASK_COUNT is 3.*, which tells no place"),
-        ("auto", slurm([3], 3), "part of another, submitted again .*; use --shard auto/N"),
-        ("auto", slurm([1], 1), "part of another, submitted again"),
-        ("auto", slurm([5, 6, 7, 8], 6), "part of another, submitted again"),
+        (
+            "auto",
+            slurm([1, 2, 5], 2),
+            "not evenly spaced .*SLURM_ARRAY_TASK_COUNT is 3.*, so the shard is unknown",
+        ),
+        ("auto", slurm([3], 3), "part of a larger one, submitted again .*; use --shard auto/N"),
+        ("auto", slurm([1], 1), "part of a larger one, submitted again"),
+        ("auto", slurm([5, 6, 7, 8], 6), "part of a larger one, submitted again"),
         ("auto/0", {"PBS_ARRAYID": "0"}, "PBS_ARRAYID is 0"),
-        ("auto/8", slurm([0, 1, 2], 0), "SLURM_ARRAY_TASK_ID is 0; .* numbered 1 to 8"),
+        ("auto/8", slurm([0, 1, 2], 0), "SLURM_ARRAY_TASK_ID is 0; .* number the tasks 1 to 8"),
         ("automatic", {}, "--shard takes I/N, auto or auto/N"),
         ("auto/", {}, "--shard takes I/N, auto or auto/N"),
     ],
 )
-def test_what_tells_no_place_is_refused(text: str, told: dict[str, str], words: str) -> None:
+def test_variables_that_determine_no_shard_are_refused(
+    text: str, variables: dict[str, str], words: str
+) -> None:
     with pytest.raises(UsageError, match=words):
-        resolve_shard(text, told)
+        resolve_shard(text, variables)
 
 
-def test_a_task_submitted_again_keeps_its_place() -> None:
+def test_a_task_submitted_again_keeps_its_shard() -> None:
     assert (
         resolve_shard("auto/8", slurm([3], 3))
         == resolve_shard("auto", slurm(list(range(1, 9)), 3))
@@ -120,7 +130,7 @@ def test_a_task_submitted_again_keeps_its_place() -> None:
     )
 
 
-def test_outside_an_array_the_command_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_an_array_the_command_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID", "SGE_TASK_ID", "LSB_JOBINDEX"):
         monkeypatch.delenv(name, raising=False)
     outcome = run("embed", SAMPLE, "-o", "out.npy", "--shard", "auto")

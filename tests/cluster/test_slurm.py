@@ -1,4 +1,4 @@
-"""The README's jobs on a real Slurm: signalled, requeued, killed, gone on with, and merged."""
+"""The README's jobs on a real Slurm: signalled, requeued, killed, resumed, and merged."""
 
 import json
 import os
@@ -31,14 +31,14 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def asked_for(request: pytest.FixtureRequest) -> None:
+def only_on_request(request: pytest.FixtureRequest) -> None:
     if "slurm" not in request.config.option.markexpr:
         pytest.skip("takes minutes; run with -m slurm")
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on a running cluster: the README's scripts, an input, and `protrna` with the demo model."""
+    """A folder on a running cluster, with the README's scripts and a `protrna` that uses the demo model."""
     cluster = tmp_path / "slurm"
     cluster.mkdir()
     script = ROOT / "tests" / "slurm" / "one_node.sh"
@@ -63,7 +63,7 @@ def slurm(*words: object) -> str:
 
 
 def submitted(script: str, **variables: str) -> list[str]:
-    """Run lines of the README; returns the numbers of the jobs that they submit."""
+    """Run lines of the README; returns the ids of the jobs that they submit."""
     script += '\necho "Submitted batch job $job"\n'
     done = subprocess.run(
         ["bash", "-e", "-c", script], capture_output=True, text=True, env=os.environ | variables, timeout=120
@@ -73,19 +73,19 @@ def submitted(script: str, **variables: str) -> list[str]:
 
 
 def job_state(job: str) -> dict[str, str]:
-    """Fields of a job or of a task of an array, as scontrol shows them."""
+    """Fields of a job, or of a task of an array, from scontrol."""
     return dict(re.findall(r"(\w+)=(\S+)", slurm("scontrol", "show", "job", job)))
 
 
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 500) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 500) -> None:
     end = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < end, what + slurm("squeue")
         time.sleep(0.5)
 
 
 def embedding(task: int) -> int | None:
-    """Number of the process that embeds the shard of a task, once it has embedded something."""
+    """Id of the process that embeds the shard of a task, once it has embedded something."""
     vectors = Path(f"out.{task}-of-4.parquet.partial/vectors.npy")
     if not vectors.exists() or vectors.stat().st_size < 1000:
         return None
@@ -103,7 +103,7 @@ def test_an_array_survives_a_signal_and_a_kill(folder: Path) -> None:
     merge, job = submitted(block("bash", "sbatch --parsable"))
     wait_until(lambda: bool(embedding(1)), "task 1 embeds")
     log = Path(f"embed.{job}_1.log")
-    # scancel asks again for a minute when the task that it signalled leaves at once.
+    # scancel retries for a minute if the task that it signalled ends at once.
     with subprocess.Popen(["scancel", "--batch", "--signal=USR1", f"{job}_1"]) as signalled:
         wait_until(lambda: "stopped by SIGUSR1" in log.read_text(), "task 1 is stopped")
         signalled.kill()
@@ -126,7 +126,7 @@ def test_an_array_survives_a_signal_and_a_kill(folder: Path) -> None:
     merge, _ = submitted(block("bash", "scontrol requeue ${job}_3"), job=job)
     wait_until(lambda: job_state(merge)["JobState"] == "COMPLETED", "merge")
     assert job_state(f"{job}_3")["Restarts"] == "1"
-    assert "320 records: out.parquet" in Path(f"merge.{merge}.log").read_text()
+    assert "320 rows: out.parquet" in Path(f"merge.{merge}.log").read_text()
 
     assert find_flaws(Path("out.parquet"), [source]) == []
     embed_fasta(source, "alone.parquet", EmbedOptions(model="demo"))
@@ -139,8 +139,8 @@ def test_an_array_survives_a_signal_and_a_kill(folder: Path) -> None:
     np.testing.assert_allclose(*values, rtol=0, atol=1e-5)
 
 
-def test_the_variant_for_gpus_gets_one_a_task(folder: Path) -> None:
-    """The node only claims to have GPUs; Slurm gives each task one of them all the same."""
+def test_the_variant_for_gpus_gets_one_gpu_per_task(folder: Path) -> None:
+    """The node only pretends to have GPUs; Slurm still gives each task one of them."""
     script = Path("embed.sbatch").read_text()
     assert "\n##SBATCH --gres=gpu:1" in script
     directives, _ = script.replace("\n##SBATCH", "\n#SBATCH").split("\nprotrna embed")
@@ -152,7 +152,7 @@ def test_the_variant_for_gpus_gets_one_a_task(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("indices", "places"),
+    ("indices", "shards"),
     [
         ("0-3", "1/4 2/4 3/4 4/4"),
         ("1-7:3", "1/3 2/3 3/3"),
@@ -161,19 +161,19 @@ def test_the_variant_for_gpus_gets_one_a_task(folder: Path) -> None:
         ("3", "-"),
     ],
 )
-def test_every_task_knows_its_place(folder: Path, indices: str, places: str) -> None:
-    tell = (
+def test_every_task_finds_its_shard(folder: Path, indices: str, shards: str) -> None:
+    script = (
         "import os; from protrna_cli.cluster.job_array import resolve_shard\n"
         "from protrna_cli.errors import UsageError\n"
         "try: print(resolve_shard('auto', os.environ))\n"
         "except UsageError: print('-')\n"
     )
-    Path("tell.py").write_text(tell)
-    wrapped = f"{sys.executable} tell.py"
+    Path("shard.py").write_text(script)
+    wrapped = f"{sys.executable} shard.py"
     job = slurm("sbatch", "--parsable", f"--array={indices}", "--output=%a.txt", "--wrap", wrapped).strip()
-    count = len(places.split())
+    count = len(shards.split())
     wait_until(lambda: "PENDING" not in slurm("squeue", "-j", job, "-h", "-r", "-o", "%T"), "all start")
     wait_until(lambda: not slurm("squeue", "-j", job, "-h"), "all end")
-    told = sorted(Path().glob("*.txt"), key=lambda path: int(path.stem))
-    assert len(told) == count
-    assert " ".join(path.read_text().strip() for path in told) == places
+    outputs = sorted(Path().glob("*.txt"), key=lambda path: int(path.stem))
+    assert len(outputs) == count
+    assert " ".join(path.read_text().strip() for path in outputs) == shards

@@ -1,4 +1,4 @@
-"""The README's scripts and workflows, run as they are printed."""
+"""The README's scripts and workflows, run as printed."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with `input.fa` in it; `protrna` takes the toy checkpoint."""
+    """A folder with `input.fa`; `protrna` uses the toy checkpoint."""
     install_command(tmp_path / "bin", monkeypatch, "--model", TOY)
     work = tmp_path / "work"
     work.mkdir()
@@ -28,7 +28,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def bash(script: str) -> str:
-    """Run a script; returns what it said, which must be no complaint."""
+    """Run a script, which must succeed and print nothing on stdout; returns its stderr."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, timeout=500
     )
@@ -37,24 +37,24 @@ def bash(script: str) -> str:
     return done.stderr
 
 
-def test_every_script_is_one_for_bash() -> None:
+def test_every_script_is_valid_bash() -> None:
     assert len(blocks("bash")) == 7
     for script in blocks("bash"):
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
-def test_a_pipeline_ends_in_a_whole_parquet_file(work: Path) -> None:
+def test_a_pipeline_gives_a_complete_parquet_file(work: Path) -> None:
     subprocess.run(["gzip", "input.fa"], check=True)
-    said = bash(block("bash", "-o - >"))
-    summary, verdict = said.splitlines()
+    err = bash(block("bash", "-o - >"))
+    summary, verdict = err.splitlines()
     assert summary.startswith("protrna: 46 records, 7,146 residues")
     assert verdict == "protrna: out.parquet: complete"
     ids = [line.split()[0][1:] for line in SAMPLE.read_text().splitlines() if line[0] == ">"]
     assert pq.read_table("out.parquet")["id"].to_pylist() == ids
 
 
-def test_one_process_a_gpu(work: Path) -> None:
-    """Its processes are put onto the CPU; all else is as printed."""
+def test_one_process_per_gpu(work: Path) -> None:
+    """The processes run on the CPU; everything else is as printed."""
     device = "--device gpu:$((i - 1))"
     script = block("bash", device)
     bash(script.replace(device, "--device cpu --threads 1"))
@@ -75,12 +75,12 @@ def test_snakemake_runs_its_workflow(work: Path) -> None:
 
 
 def filled(script: str, **values: object) -> str:
-    """What Nextflow makes of the variables in a script."""
+    """Fill in the variables of a script as Nextflow does."""
     return re.sub(r"\$\{([\w.]+)\}", lambda match: str(values[match[1].replace(".", "_")]), script)
 
 
 def test_the_scripts_of_the_nextflow_workflow_run(work: Path) -> None:
-    """Nextflow is on no package index; its scripts are run as it runs them, each in a folder."""
+    """Nextflow is not on PyPI; its scripts are run as Nextflow runs them, each in its own folder."""
     workflow = block("groovy", "process EMBED")
     embed, merge = re.findall(r'"""\n(.*?)"""', workflow, re.DOTALL)
     [count] = re.findall(r"^params.n = (\d+)$", workflow, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Records under the rules: what is read, what is skipped, and that nothing is lost in between."""
+"""Records under the rules: every record is read or skipped, and none is lost."""
 
 import bz2
 import gzip
@@ -64,7 +64,7 @@ def test_the_census_counts(fasta: Fasta) -> None:
         ("unknown", "remove", "-A*-", "ax"),
     ],
 )
-def test_rules_read_what_would_be_an_error(
+def test_rules_allow_what_would_be_an_error(
     fasta: Fasta, on_invalid: str, gaps: str, letters: str, expected: str
 ) -> None:
     [record] = read(fasta(f">a\n{letters}\n"), rules=Rules(on_invalid, gaps))
@@ -77,9 +77,9 @@ def test_skipped_records_say_where_and_why(fasta: Fasta) -> None:
     assert items == [
         Record(1, "good", "", "acgu", 0),
         Skipped(str(path), 2, "empty", 3, 0, "no residues"),
-        Skipped(str(path), 3, "bad", 6, 4, "'*' is no letter of RNA or DNA"),
+        Skipped(str(path), 3, "bad", 6, 4, "'*' is not an RNA or DNA letter"),
         Skipped(str(path), 4, "long", 7, 0, "511 residues, longer than 510"),
-        Skipped(str(path), 5, "p", 10, 2, "'E' is no letter of RNA or DNA; the record looks like protein"),
+        Skipped(str(path), 5, "p", 10, 2, "'E' is not an RNA or DNA letter; the record looks like protein"),
     ]
 
 
@@ -103,7 +103,7 @@ def test_written_and_skipped_are_all_that_was_read(
     long: str,
     max_length: int,
 ) -> None:
-    """Every record comes out once and in order, as residues, as skipped, or as the one error."""
+    """Every record comes out once and in order, as residues or skipped, or the first error is raised."""
     path = tmp_path_factory.mktemp("any") / "in.fa"
     with path.open("w") as file:
         for i, letters in enumerate(records):
@@ -114,7 +114,7 @@ def test_written_and_skipped_are_all_that_was_read(
                 file=file,
             )
     rules = Rules(on_invalid, gaps, long, max_length)
-    expected = [spelled(letters, rules) for letters in records]
+    expected = [expected_residues(letters, rules) for letters in records]
     if "error" in expected or all(each == "skip" for each in expected):
         with pytest.raises(InputError):
             read(path, rules=rules)
@@ -124,8 +124,8 @@ def test_written_and_skipped_are_all_that_was_read(
     assert ["skip" if isinstance(item, Skipped) else item.sequence for item in items] == expected
 
 
-def spelled(letters: str, rules: Rules) -> str:
-    """What the rules make of a record, letter by letter: its residues, `skip` or `error`."""
+def expected_residues(letters: str, rules: Rules) -> str:
+    """Apply the rules to a record letter by letter. Returns its residues, `skip` or `error`."""
     out = ""
     bad = False
     for letter in letters.upper():
@@ -188,7 +188,7 @@ def test_a_slice_read_from_its_mark_is_the_slice_of_the_whole(
     chunks_a_shard: int,
     most: int,
 ) -> None:
-    """Against the whole input, read from the start and cut; lines and places of skipped records, too."""
+    """Compare with cutting the whole input, including lines and places of skipped records."""
     folder = tmp_path_factory.mktemp("any")
     for i, (items, stored, newline, width) in enumerate(files):
         text = ""
@@ -211,16 +211,16 @@ def test_a_slice_read_from_its_mark_is_the_slice_of_the_whole(
     assert [item.place for each in slices for item in each] == [item.place for item in whole]
     groups = cut if len(cut) >= chunks_a_shard * count else [[item] for item in whole]
     done = 0
-    for group in groups:  # whose middle is a shard's are that shard's
+    for group in groups:  # a group belongs to the shard that contains its middle
         group_cost = sum(cost(item.length, rules, 8) for item in group)
         middle = 2 * min(done, sum(costs) - 1) + group_cost
-        home = min(count, middle * count // (2 * sum(costs)) + 1)
-        assert {item.place for item in group} <= {item.place for item in slices[home - 1]}
+        shard = min(count, middle * count // (2 * sum(costs)) + 1)
+        assert {item.place for item in group} <= {item.place for item in slices[shard - 1]}
         done += group_cost
 
 
 def test_a_slice_is_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shard of a plain file reads its stretch, and little more."""
+    """A shard of a plain file reads its slice and little more."""
     path = tmp_path / "in.fa"
     path.write_text("".join(f">r{i}\n{'ACGU' * 25}\n" for i in range(200_000)))
     count = 20
@@ -258,12 +258,12 @@ def test_a_slice_of_a_file_that_changed_since_the_census_is_an_error(fasta: Fast
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ((1, None), "--max-length 1 leaves no room"),
+        ((1, None), "--max-length 1 is too short"),
         ((10, 0), "--overlap 0 must be at least 1"),
         ((10, 10), "less than"),
     ],
 )
-def test_numbers_that_leave_no_window_are_refused(numbers: tuple[int, int | None], words: str) -> None:
+def test_bad_window_sizes_are_refused(numbers: tuple[int, int | None], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Rules(max_length=numbers[0], overlap=numbers[1])
 

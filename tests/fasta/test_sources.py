@@ -1,4 +1,4 @@
-"""Any FASTA in the wild: every way of storing it reads the same, and every bad one says what to do."""
+"""Real-world FASTA: every way of storing it reads the same, and every bad file gets a message that helps."""
 
 import bz2
 import gzip
@@ -39,7 +39,7 @@ def zstd(data: bytes) -> bytes:
 
 
 def in_halves(pack: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
-    """Two compressed streams, one after the other, as bgzip and cat make them."""
+    """Compress in two streams, one after the other, as bgzip and cat do."""
     return lambda data: pack(data[:13]) + pack(data[13:])
 
 
@@ -66,12 +66,12 @@ STORED: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("way", STORED)
 def test_every_way_of_storing_reads_the_same(tmp_path: Path, way: str) -> None:
-    path = tmp_path / "no suffix tells"
+    path = tmp_path / "no suffix"
     path.write_bytes(STORED[way](TEXT))
     assert read(path) == EXPECTED
 
 
-def test_the_hash_is_of_the_file_as_it_stands(tmp_path: Path) -> None:
+def test_the_hash_is_of_the_file_as_stored(tmp_path: Path) -> None:
     for pack in (bytes, gzip.compress, bz2.compress, lzma.compress, zstd):
         path = tmp_path / "in"
         path.write_bytes(pack(TEXT * 50_000))
@@ -84,24 +84,24 @@ def flip(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
 
 
-LETTER = "is no letter of RNA or DNA"
-DAMAGED = "compressed, but damaged or cut short"
+LETTER = "is not an RNA or DNA letter"
+DAMAGED = "compressed, but damaged or truncated"
 CORRECT = "correct it, or use --on-invalid skip or --on-invalid unknown"
 GAP = "but a gap; use --gaps remove or --gaps unknown"
 
-# What is wrong: the bytes of the file, the words, and further options. All exit with 65.
+# By problem: content of the file, words of the message, further options. All exit with 65.
 BAD: dict[str, tuple[bytes, str, list[str]]] = {
-    "empty": (b"", "no FASTA record in it; a record starts with '>ID description'", []),
-    "blank": (b"\n \n\n", "no FASTA record in it", []),
-    "only a BOM": (b"\xef\xbb\xbf", "no FASTA record in it", []),
-    "empty gzip": (gzip.compress(b""), "no FASTA record in it", []),
+    "empty": (b"", "contains no FASTA record; a record starts with '>ID description'", []),
+    "blank": (b"\n \n\n", "contains no FASTA record", []),
+    "only a BOM": (b"\xef\xbb\xbf", "contains no FASTA record", []),
+    "empty gzip": (gzip.compress(b""), "contains no FASTA record", []),
     "no header": (b"ACGU\n>a\nA\n", "line 1: not FASTA; a record starts with a line '>ID description'", []),
     "text before the header": (b"\n\nNote\n>a\nA\n", "line 3: not FASTA", []),
     "comment before the header": (b"; old style\n>a\nA\n", "line 1: not FASTA", []),
-    "FASTQ": (b"@r\nACGU\n+\nIIII\n", "it looks like FASTQ; turn it into FASTA first (seqtk seq -a)", []),
+    "FASTQ": (b"@r\nACGU\n+\nIIII\n", "it looks like FASTQ; convert it to FASTA first (seqtk seq -a)", []),
     "Stockholm": (
         b"# STOCKHOLM 1.0\n",
-        "looks like Stockholm; turn it into FASTA first (esl-reformat fasta)",
+        "looks like Stockholm; convert it to FASTA first (esl-reformat fasta)",
         [],
     ),
     "GenBank": (b"LOCUS       X\n", "looks like GenBank", []),
@@ -184,8 +184,8 @@ def test_the_table_is_long_enough() -> None:
     assert len(BAD) >= 40
 
 
-def test_bad_input_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
-    """A census that fails needs no TensorFlow."""
+def test_bad_input_is_reported_before_the_model_is_loaded(tmp_path: Path) -> None:
+    """A census that fails does not import TensorFlow."""
     (tmp_path / "in.fa").write_text(">a\nA*\n")
     script = (
         "import sys; from protrna_cli.cli.main import run; code = run(sys.argv[1:]);"
@@ -207,7 +207,7 @@ def test_bad_input_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
         (lambda path: path.symlink_to("gone"), "cannot be read (No such file or directory)"),
     ],
 )
-def test_what_cannot_be_read_is_66(
+def test_unreadable_input_exits_with_66(
     run: Run, tmp_path: Path, make: Callable[[Path], None], words: str
 ) -> None:
     path = tmp_path / "in.fa"
@@ -217,8 +217,8 @@ def test_what_cannot_be_read_is_66(
     assert f"{path}: {words}" in outcome.err
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_file_that_is_not_ours_to_read(run: Run, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
+def test_a_file_without_read_permission(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "in.fa"
     path.write_bytes(TEXT)
     path.chmod(0)

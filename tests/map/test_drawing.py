@@ -1,4 +1,4 @@
-"""`protrna map`: families, projections, the print, what the command says; the page: see test_map_browser."""
+"""`protrna map`: families, projections, the PNG and messages; for the HTML page see test_page."""
 
 import io
 import itertools
@@ -18,7 +18,7 @@ from PIL import Image
 from protrna_cli.errors import InputError, UsageError
 from protrna_cli.fasta.census import Census
 from protrna_cli.map import METHODS
-from protrna_cli.map.colouring import COLOURS, MOST_FAMILIES, OTHER_COLOUR, Families, Scale, colour_by
+from protrna_cli.map.colouring import COLOURS, MAX_FAMILIES, OTHER_COLOUR, Families, Scale, colour_by
 from protrna_cli.map.figure import png
 from protrna_cli.map.picture import Picture
 from protrna_cli.map.projection import Projection, project
@@ -34,7 +34,7 @@ WIDTH = 8
 
 
 def rows_of(*headers: str) -> list[Row]:
-    """Records of these headers; the i-th is of 10 * i residues."""
+    """Records with these headers; the i-th has 10 * i residues."""
     split = (header.partition(" ")[::2] for header in headers)
     return [Row(name, text, 10 * i, 10 * i, i % 2, 1) for i, (name, text) in enumerate(split, start=1)]
 
@@ -42,7 +42,7 @@ def rows_of(*headers: str) -> list[Row]:
 def write_vectors(
     path: Path, rows: list[Row], vectors: Any, layers: tuple[int, ...] = (6,), **changes: Any
 ) -> Path:
-    """Write an output as protrna embed does, of these rows; every layer has the same vectors."""
+    """Write these rows as an output of protrna embed; every layer has the same vectors."""
     per_token = changes.get("per_token", False)
     options = EmbedOptions(**{"model": "demo", "layers": layers, "dtype": str(vectors.dtype), **changes})
     census = Census(n_records=len(rows), n_rows=len(rows), n_embedded=len(vectors))
@@ -59,7 +59,7 @@ def write_vectors(
 
 
 def blobs(per_family: int, families: int, width: int = WIDTH) -> tuple[list[Row], Any]:
-    """Records of families whose embeddings lie far apart."""
+    """Records of families with embeddings far apart."""
     rng = np.random.default_rng(5)
     centres = np.repeat(20 * rng.standard_normal((families, width)), per_family, axis=0)
     rows = rows_of(*(f"r{i} family=F{i // per_family}" for i in range(per_family * families)))
@@ -95,13 +95,13 @@ def test_a_column_comes_first_then_a_file_then_a_regular_expression(
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("lenght", "no column .id, description, length.* no file, .* matches no record"),
-        ("missing.tsv", "no file"),
-        ("family=(", r"it is wrong \(missing \), unterminated subpattern"),
+        ("lenght", "not a column .id, description, length.* or a file, .* matches no record"),
+        ("missing.tsv", "or a file"),
+        ("family=(", r"not a valid regular expression \(missing \), unterminated subpattern"),
         ("(x)?", "matches no record"),
     ],
 )
-def test_what_colours_nothing_is_an_error(wanted: str, message: str) -> None:
+def test_a_colouring_without_any_family_is_an_error(wanted: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         colour_by(rows_of("a", "b"), wanted)
 
@@ -111,12 +111,12 @@ def test_what_colours_nothing_is_an_error(wanted: str, message: str) -> None:
     [
         ("a A\n", "line 1: 'a A' has no tab"),
         ("a\tA\n\na\tB\n", "line 3: id 'a' has the family 'A' on an earlier line"),
-        ("id\tfamily\nz\tA\n", "names no id of the output"),
-        ("a\t\n", "names no id of the output"),
+        ("id\tfamily\nz\tA\n", "none of the ids in the output"),
+        ("a\t\n", "none of the ids in the output"),
         ("a\t\udcff\n", "not UTF-8"),
     ],
 )
-def test_a_table_of_families_is_read_with_care(tmp_path: Path, text: str, message: str) -> None:
+def test_a_wrong_table_of_families_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     table = tmp_path / "families.tsv"
     table.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=message):
@@ -135,7 +135,7 @@ def test_every_record_is_in_one_group_and_groups_look_different(names: list[str 
     assert sorted(i for group in groups for i in group.members.tolist()) == list(range(len(names)))
     assert len({(group.colour, group.marker) for group in groups}) == len(groups)
     coloured = [group for group in groups if group.colour != OTHER_COLOUR]
-    assert len(coloured) == min(MOST_FAMILIES, len({*names} - {None}))
+    assert len(coloured) == min(MAX_FAMILIES, len({*names} - {None}))
     for group in coloured:
         assert len({names[i] for i in group.members}) == 1
     sizes = [group.members.size for group in coloured]
@@ -143,8 +143,8 @@ def test_every_record_is_in_one_group_and_groups_look_different(names: list[str 
     assert [group.colour for group in groups[len(coloured) :]] in ([], [OTHER_COLOUR])
 
 
-def test_the_colours_are_apart_for_every_eye() -> None:
-    """By the simulation of Machado, Oliveira and Fernandes (2009), at full severity: ΔE*ab above 10."""
+def test_the_colours_are_distinguishable_with_colour_blindness() -> None:
+    """ΔE*ab is above 10 in the simulation of Machado, Oliveira and Fernandes (2009), at full severity."""
     deficient = {
         "protanopia": [
             [0.152286, 1.052583, -0.204868],
@@ -185,7 +185,7 @@ def test_a_wide_scale_is_logarithmic_and_has_round_numbers() -> None:
 
 @pytest.mark.parametrize("shape", [(30, 6), (6, 30)])
 def test_principal_components_are_those_of_the_covariance(shape: tuple[int, int]) -> None:
-    """Against the eigenvectors of NumPy's covariance, in float64."""
+    """Compare with the eigenvectors of NumPy's covariance in float64."""
     vectors = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
     found = project(vectors, "pca", seed=0)
     values, axes = np.linalg.eigh(np.cov(vectors.astype(float).T))
@@ -197,7 +197,7 @@ def test_principal_components_are_those_of_the_covariance(shape: tuple[int, int]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_families_stay_together_and_a_seed_is_a_picture(method: str) -> None:
+def test_families_stay_together_and_a_seed_is_reproducible(method: str) -> None:
     _, vectors = blobs(8, 3)
     points = project(vectors, method, seed=1).points
     assert points.shape == (24, 2)
@@ -216,11 +216,11 @@ def test_the_smallest_map_has_three_records(method: str) -> None:
         project(np.ones((4, 5), np.float32), method, seed=0)
 
 
-# The print
+# The PNG
 
 
 @pytest.mark.parametrize("columns", ["length", r"family=(\S+)"])
-def test_the_print_is_large_and_the_same_each_time(columns: str) -> None:
+def test_the_png_is_large_and_reproducible(columns: str) -> None:
     rows, vectors = blobs(5, 25)
     picture = Picture(
         "a$b$_c", "sub$x$", "no\nte", rows, project(vectors, "pca", 0), colour_by(rows, columns)
@@ -232,8 +232,8 @@ def test_the_print_is_large_and_the_same_each_time(columns: str) -> None:
     assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
 
 
-def test_the_print_stands_any_name() -> None:
-    """What matplotlib takes for a formula, leaves out, or has no letter for."""
+def test_the_png_shows_any_name() -> None:
+    """Names that matplotlib would parse as a formula, omit, or has no glyph for."""
     names = ["$x$", "_hidden", "日本", "$\\frac{", "<b>", "x" * 999]
     rows = rows_of(*names)
     points = np.random.default_rng(0).standard_normal((6, 2)).astype(np.float32)
@@ -242,14 +242,14 @@ def test_the_print_stands_any_name() -> None:
     for colour in COLOURS[:6]:
         wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         columns = np.flatnonzero((image == wanted).all(axis=2).any(axis=0))
-        assert columns.max() - columns.min() > 100, f"{colour} stands in the legend and among the points"
+        assert columns.max() - columns.min() > 100, f"{colour} is in the legend and among the points"
 
 
 # The command
 
 
 class Addresses(HTMLParser):
-    """Collects whatever a page would fetch."""
+    """Collects the addresses that a page would load."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -273,7 +273,7 @@ def test_the_command_makes_a_page_that_needs_no_network(run: Run, output: Path, 
     assert {path.name for path in tmp_path.iterdir()} == {"out.parquet", "map.html"}
 
 
-def test_quiet_says_nothing_and_notes_are_said_otherwise(run: Run, tmp_path: Path) -> None:
+def test_notes_are_printed_unless_quiet(run: Run, tmp_path: Path) -> None:
     rows, vectors = blobs(2, 22)
     output = write_vectors(tmp_path / "out.npy", [*rows[:-2], *rows_of("a", "b")], vectors)
     words = ["map", output, "-o", tmp_path / "map.png", "--method", "pca", "--color-by", r"family=(\S+)"]
@@ -283,13 +283,14 @@ def test_quiet_says_nothing_and_notes_are_said_otherwise(run: Run, tmp_path: Pat
     assert run(*words, "--overwrite", "-q").err == ""
 
 
-def test_one_layer_of_several_is_named(run: Run, tmp_path: Path) -> None:
+def test_one_layer_of_several_is_chosen(run: Run, tmp_path: Path) -> None:
     output = write_vectors(tmp_path / "out.h5", *blobs(4, 2), layers=(2, 5))
     words = ["map", output, "-o", tmp_path / "map.png", "--method", "pca"]
     outcome = run(*words)
-    assert (outcome.code, "holds layers 2, 5; say which one with --layer" in outcome.err) == (2, True)
+    assert (outcome.code, "has layers 2, 5; choose one with --layer" in outcome.err) == (2, True)
     outcome = run(*words, "--layer", "6")
-    assert (outcome.code, "holds layer 2, 5, not 6" in outcome.err) == (2, True)
+    assert outcome.code == 2
+    assert "has no layer 6, only 2, 5; choose one of these with --layer" in outcome.err
     assert "layer 5 ·" in run(*words, "--layer", "-2").err
 
 
@@ -311,9 +312,9 @@ def test_what_cannot_be_a_map_is_an_error(run: Run, output: Path, tmp_path: Path
         (
             "per token",
             65,
-            "has a vector a residue, and a map needs one a record; make it without --per-token",
+            "has one vector per residue, but a map needs one per record; make it without --per-token",
         ),
-        ("two", 65, "has 2 records, and a map needs 3 or more"),
+        ("two", 65, "has 2 records, but a map needs 3 or more; draw a larger output"),
         ("nan", 70, "row 6 (id 'r5'): its embedding is not finite"),
         ("text", 65, "neither Parquet, HDF5 nor NumPy"),
         ("missing", 66, "cannot be read"),
@@ -336,7 +337,7 @@ def test_what_exists_is_replaced_only_when_asked(run: Run, output: Path, tmp_pat
     assert target.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_full_disk_leaves_what_was_there(
+def test_a_full_disk_leaves_the_old_picture(
     run: Run, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "map.png"
@@ -375,8 +376,8 @@ def test_a_missing_extra_is_named(
 
 
 @pytest.mark.slow
-def test_umap_runs_without_tensorflow_or_a_word(output: Path, tmp_path: Path) -> None:
-    """In a process of its own, where it compiles itself: its package would load TensorFlow, and warn."""
+def test_umap_runs_without_tensorflow_or_warnings(output: Path, tmp_path: Path) -> None:
+    """In a new process, where it is compiled: its package would load TensorFlow and warn."""
     script = (
         "import json, sys; from protrna_cli.cli.main import run; code = run(sys.argv[1:]);"
         "print(json.dumps([code, 'tensorflow' in sys.modules]), file=sys.__stdout__)"

@@ -1,4 +1,4 @@
-"""The page of `protrna map` in Chromium: hover, search, legend, and headers that try to run."""
+"""The page of `protrna map` in Chromium: hover, search, legend, and headers with scripts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(
         not (shutil.which("chromium") and shutil.which("chromedriver")),
-        reason="there is no chromium, or no chromedriver (apt-get install chromium chromium-driver)",
+        reason="chromium or chromedriver is missing (apt-get install chromium chromium-driver)",
     ),
 ]
 
@@ -37,7 +37,7 @@ ATTACKS = [
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium without a window and without a network."""
+    """Chromium without a window or a network."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -69,7 +69,7 @@ def picture_of(headers: list[str], color_by: str, title: str = "out.parquet") ->
 
 @pytest.fixture
 def show(browser: Any, tmp_path: Path) -> Callable[[Picture], Any]:
-    """Open a picture's page; gives the browser when all is drawn."""
+    """Open a picture's page; returns the browser once everything is drawn."""
 
     def show(picture: Picture) -> Any:
         path = tmp_path / "map.html"
@@ -82,7 +82,7 @@ def show(browser: Any, tmp_path: Path) -> Callable[[Picture], Any]:
 
 
 def until(happened: Callable[[], Any]) -> Any:
-    """Wait for something to be true."""
+    """Wait until a condition is true; returns its value."""
     deadline = time.monotonic() + 60
     while not (found := happened()):
         assert time.monotonic() < deadline, "waited for a minute"
@@ -138,7 +138,7 @@ def hover(browser: Any, index: int) -> str:
 
 
 def search(browser: Any, words: str) -> None:
-    """Type into the search box, in the place of what stands there."""
+    """Type into the search box, replacing its text."""
     box = browser.execute_script(
         """
         const find = (node) => {
@@ -156,20 +156,20 @@ def search(browser: Any, words: str) -> None:
 
 
 def selected(browser: Any) -> list[int]:
-    """Records that stand out."""
+    """Records selected by the search."""
     indices: list[int] = browser.execute_script(FIND + "return [...source.selected.indices]")
     return indices
 
 
-def complaints(browser: Any) -> list[str]:
-    """What the page put into the console as an error, or asked of the network."""
+def console_errors(browser: Any) -> list[str]:
+    """Errors in the console, including requests to the network."""
     return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 HEADERS = [f"{family}_{i} number {i} family={family}" for family in ("tRNA", "5S", "snRNA") for i in range(4)]
 
 
-def test_a_point_says_what_it_is(show: Callable[[Picture], Any]) -> None:
+def test_hovering_over_a_point_shows_its_record(show: Callable[[Picture], Any]) -> None:
     browser = show(picture_of(HEADERS, r"family=(\S+)"))
     before = browser.execute_script(TEXT)
     assert "out.parquet" in before
@@ -177,10 +177,10 @@ def test_a_point_says_what_it_is(show: Callable[[Picture], Any]) -> None:
     text = hover(browser, 5)
     for words in ("5S_1", "75 residues", "number 1 family=5S"):
         assert words in text
-    assert complaints(browser) == []
+    assert console_errors(browser) == []
 
 
-def test_the_search_says_how_many_it_found_and_jumps_there(show: Callable[[Picture], Any]) -> None:
+def test_the_search_counts_matches_and_zooms_to_them(show: Callable[[Picture], Any]) -> None:
     from selenium.webdriver.common.keys import Keys
 
     browser = show(picture_of(HEADERS, r"family=(\S+)"))
@@ -200,7 +200,7 @@ def test_the_search_says_how_many_it_found_and_jumps_there(show: Callable[[Pictu
     assert "0 records" in browser.execute_script(TEXT)
 
 
-def test_a_click_in_the_legend_hides_a_family_and_finding_it_shows_it(show: Callable[[Picture], Any]) -> None:
+def test_a_click_in_the_legend_hides_a_family_and_a_search_shows_it(show: Callable[[Picture], Any]) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.keys import Keys
 
@@ -231,14 +231,14 @@ def test_headers_are_text_and_never_run(show: Callable[[Picture], Any], color_by
     )
     for index, attack in enumerate(ATTACKS):
         text = hover(browser, index)
-        assert attack in text.split(" residues")[-1], "it is shown as it is written"
+        assert attack in text.split(" residues")[-1], "it is shown as plain text"
     assert browser.execute_script("return window.ran === undefined")
-    assert complaints(browser) == []
+    assert console_errors(browser) == []
 
 
 @pytest.mark.slow
 def test_fifty_thousand_points_can_be_moved(show: Callable[[Picture], Any]) -> None:
-    """Ten steps of a pan, each drawn; `-s` shows how long a step took, here without a graphics card."""
+    """Pan in ten steps and draw each; `-s` prints the time per step, without a graphics card."""
     browser = show(picture_of([f"r{i} family={i % 30}" for i in range(50_000)], r"family=(\d+)"))
     seconds, moved = browser.execute_async_script(
         FIND
@@ -256,5 +256,5 @@ def test_fifty_thousand_points_can_be_moved(show: Callable[[Picture], Any]) -> N
         })();
         """
     )
-    print(f"{1000 * seconds:.0f} ms a step")
+    print(f"{1000 * seconds:.0f} ms per step")
     assert moved == pytest.approx(0.2)

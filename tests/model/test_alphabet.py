@@ -1,4 +1,4 @@
-"""Letters to tokens, as published."""
+"""Letters become tokens as published."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_the_vocabulary_is_the_published_one() -> None:
 
 @given(st.text())
 def test_rna_mode_reads_every_character(sequence: str) -> None:
-    """Lower-cased, t as u, all else x: the published rule, spelled plainly."""
+    """Lower-case, t as u, everything else x: the published rule, written out."""
     letters = ["u" if c in "tT" else c.lower() if c in "acguACGU" else "x" for c in sequence]
     expected = [33 + "augcx".index(letter) for letter in letters]
     assert ALPHABET.encode(sequence).tolist() == expected

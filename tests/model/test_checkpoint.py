@@ -1,4 +1,4 @@
-"""Checkpoints: any size is read, whatever is not whole is refused in one line."""
+"""Checkpoints: any size is read; a damaged or foreign file is refused in one line."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def test_parameters_are_counted() -> None:
     assert ModelSize(layers=33, width=1280, heads=20).parameters == 651_048_998
 
 
-def test_no_more_than_one_weight_is_held_twice(tmp_path: Path) -> None:
+def test_at_most_one_weight_is_in_memory_twice(tmp_path: Path) -> None:
     path = tmp_path / "wide.h5"
     write_checkpoint(path, layers=3, width=512, heads=8)
     largest = 512 * 2048 * 4
@@ -97,11 +97,11 @@ BROKEN: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "weight listed twice": (list_twice, "is listed twice"),
     "extra weight": (
         lambda f: f.create_dataset("lm_head/more", data=1.0),
-        "1 weights that the model has no place",
+        "1 weight that the model does not use",
     ),
     "swapped shape": (replace(FC1, np.zeros((160, 40), "f4")), r"has shape \(160, 40\), not \(40, 160\)"),
-    "integers": (replace(FC1, np.zeros((40, 160), "i4")), "holds int32, not floating point"),
-    "not finite": (spoil, "holds values that are not finite"),
+    "integers": (replace(FC1, np.zeros((40, 160), "i4")), "has dtype int32, not floating point"),
+    "not finite": (spoil, "has values that are not finite"),
     "vocabulary": (
         replace("embedding/embedding/embeddings:0", np.zeros((33, 40), "f4")),
         "vocabulary has 33 tokens, not 38",
@@ -131,12 +131,14 @@ def test_a_broken_checkpoint_is_refused(tmp_path: Path, case: str) -> None:
         (b"PK\x03\x04weights", "not an HDF5 file; run protrna weights fetch"),
         (b"\n<!DOCTYPE html><html>504</html>", "an HTML page, such as a server's error or login page"),
         (b"<HTML>Sign in</HTML>", "an HTML page"),
-        (LFS_POINTER, "a Git LFS pointer, not the weights that it points to; run git lfs pull"),
+        (LFS_POINTER, "a Git LFS pointer, not the weights themselves; run git lfs pull"),
         ((GOLDEN / "toy.h5").read_bytes()[:200_000], "truncated or damaged HDF5"),
         ((GOLDEN / "toy.h5").read_bytes()[:100], "truncated or damaged HDF5"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
     path = tmp_path / "foreign.h5"
     if content is not None:
         path.write_bytes(content)
@@ -147,8 +149,8 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes | None,
 
 
 @pytest.mark.parametrize("case", ["external link", "external storage"])
-def test_no_other_file_of_the_machine_is_read(tmp_path: Path, case: str) -> None:
-    path, other = tmp_path / "sly.h5", tmp_path / "other.h5"
+def test_no_other_file_is_read(tmp_path: Path, case: str) -> None:
+    path, other = tmp_path / "linked.h5", tmp_path / "other.h5"
     for copy in (path, other):
         copy.write_bytes((GOLDEN / "toy.h5").read_bytes())
     with h5py.File(path, "r+") as file:
@@ -158,12 +160,12 @@ def test_no_other_file_of_the_machine_is_read(tmp_path: Path, case: str) -> None
         else:
             external = [(str(other), 0, 40 * 160 * 4)]
             file.create_dataset(FC1, (40, 160), "f4", external=external)
-    with pytest.raises(WeightsError, match="is kept outside the file"):
+    with pytest.raises(WeightsError, match="is stored outside the file"):
         read_checkpoint(path, keep)
 
 
 def test_damaged_names_are_refused(tmp_path: Path) -> None:
-    """A flipped byte in a name, which h5py answers with another kind of error."""
+    """A flipped byte in a name, for which h5py raises a different exception."""
     content = (GOLDEN / "toy.h5").read_bytes()
     path = tmp_path / "flipped.h5"
     path.write_bytes(content.replace(b"layer_._1/dense_10/kernel:0", b"layer_._1/dense_10/k\xffrnel:0", 1))

@@ -1,4 +1,4 @@
-"""A GPU gives the CPU's numbers; each run is a process of its own, for TensorFlow settles on devices once."""
+"""A GPU gives the same numbers as the CPU. Each run is a new process: TensorFlow fixes its devices once."""
 
 import subprocess
 import sys
@@ -17,14 +17,14 @@ pytestmark = [
 
 
 def embedded(folder: Path, device: str, *words: str) -> np.ndarray:
-    """Rows (N, D) of the sample by the demo model on a device."""
+    """Embed the sample with the demo model on a device; returns rows (N, D)."""
     out = folder / f"{device}.npy"
     command = ["embed", str(SAMPLE), "-o", str(out), "--model", "demo", "--device", device, *words]
     subprocess.run([sys.executable, "-m", "protrna_cli", *command], check=True, timeout=600)
     return np.load(out)
 
 
-def test_rows_equal_the_cpus_in_float32(tmp_path: Path) -> None:
+def test_float32_rows_equal_those_of_the_cpu(tmp_path: Path) -> None:
     np.testing.assert_allclose(embedded(tmp_path, "gpu"), embedded(tmp_path, "cpu"), rtol=0, atol=2e-5)
 
 
@@ -34,8 +34,8 @@ def test_bfloat16_stays_near_float32(tmp_path: Path) -> None:
     assert cosine.min() > 0.999
 
 
-def test_the_memory_of_a_gpu_is_not_taken_whole() -> None:
-    """Memory grows with what is asked for, so that others may use the device too."""
+def test_not_all_memory_of_a_gpu_is_allocated() -> None:
+    """Memory is allocated as needed, so that other processes can use the device too."""
     script = """
 import tensorflow as tf
 from protrna_cli import load_model
@@ -43,5 +43,5 @@ from protrna_cli import load_model
 load_model("demo", device="gpu")([[0, 33, 2]])
 print(tf.config.experimental.get_memory_growth(tf.config.list_physical_devices("GPU")[0]))
 """
-    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert told.stdout.strip() == "True"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "True"

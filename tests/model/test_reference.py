@@ -1,4 +1,4 @@
-"""The reference model against the published implementation, and the checkpoints the tests write.
+"""The reference model against the published implementation, and the checkpoints that the tests write.
 
 Shapes: B batch, T tokens, H heads, D width.
 """
@@ -19,14 +19,14 @@ TOKENS = np.array([[0, 33, 34, 35, 36, 37, 2], [0, 35, 35, 2, 1, 1, 1]])  # (B, 
 
 
 class Golden(NamedTuple):
-    """A golden checkpoint, and what the published implementation answered with it."""
+    """A golden checkpoint, and the outputs of the published implementation for it."""
 
     weights: ReferenceWeights
     arrays: dict[str, NDArray[Any]]
     batch: ReferenceOutput
 
     def check(self, key: str, actual: NDArray[Any]) -> None:
-        """Float32 differs from float64 by up to 7e-5 here, in logits as large as 50."""
+        """Compare with the published output. Float32 and float64 differ by up to 7e-5 for logits near 50."""
         assert actual.dtype == np.float64
         np.testing.assert_allclose(actual, self.arrays[key], rtol=0, atol=1e-4, err_msg=key)
 
@@ -89,7 +89,7 @@ def test_padding_changes_nothing() -> None:
 
 
 def tree(path: Path) -> dict[str, tuple[Any, ...]]:
-    """Every group and dataset by path: its attributes, then shape and dtype of a dataset."""
+    """Map the path of every group and dataset to its attributes, and for datasets shape and dtype."""
     found: dict[str, tuple[Any, ...]] = {}
 
     def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
@@ -103,7 +103,7 @@ def tree(path: Path) -> dict[str, tuple[Any, ...]]:
 
 
 def attributes(node: h5py.Group | h5py.Dataset) -> dict[str, tuple[Any, ...]]:
-    """Type, shape and value of every attribute, bytes told from text by their encoding."""
+    """Dtype, string encoding (which tells bytes from text), shape and value of every attribute."""
     stored = {name: node.attrs.get_id(name) for name in node.attrs}
     return {
         name: (

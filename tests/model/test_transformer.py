@@ -16,15 +16,15 @@ from protrna_cli.errors import UsageError
 from tests.conftest import GOLDEN
 from tests.tools import reference
 
-# Absolute, against the published implementation in float32. Its logits reach 51 and stand up to 7.2e-5 away
-# from float64 themselves, and ours 6.3e-5: the LM head makes ten of every rounding before it.
+# Absolute tolerances against the published implementation in float32. Its logits reach 51 and differ from
+# float64 by up to 7.2e-5, ours by 6.3e-5: the LM head multiplies every earlier rounding error by ten.
 PUBLISHED = {"rtol": 0, "atol": 2e-5}
 PUBLISHED_LOGITS = {"rtol": 0, "atol": 7.2e-5}
 REFERENCE = {"rtol": 0, "atol": 1e-4}
 
 
-def weigh(lengths: Any, width: int) -> Any:
-    """Weights (B, T) of a mean over all residues of sequences of these lengths."""
+def mean_weights(lengths: Any, width: int) -> Any:
+    """Make weights (B, T) for the mean over all residues of sequences of these lengths."""
     weights = np.zeros((len(lengths), width), np.float32)
     for row, length in zip(weights, lengths, strict=True):
         row[1 : length + 1] = 1 / length
@@ -95,7 +95,7 @@ def test_everything_equals_the_float64_reference(model: Any, golden: Any, name: 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "cls", "residues"])
 def test_pooling_equals_the_reference(model: Any, golden: Any, name: str, pooling: str) -> None:
-    """Each record's own residues, pooled in float64: no special token, no pad."""
+    """Compare with residues pooled in float64, without special tokens and pads."""
     lengths = (golden["tokens"] != reference.PAD).sum(1) - 2
     hidden = reference.forward(
         reference.read_weights(GOLDEN / f"{name}.h5"), golden["tokens"]
@@ -107,7 +107,9 @@ def test_pooling_equals_the_reference(model: Any, golden: Any, name: str, poolin
         "residues": lambda row: row[1:-1],
     }
     layers = [model.size.layers, 1]
-    embedded = model.embed(golden["tokens"], weigh(lengths, golden["tokens"].shape[1]), layers, pooling)
+    embedded = model.embed(
+        golden["tokens"], mean_weights(lengths, golden["tokens"].shape[1]), layers, pooling
+    )
     for layer, rows in zip(layers, embedded, strict=True):
         for row, length, all_tokens in zip(rows, lengths, hidden[layer], strict=True):
             expected = pool[pooling](all_tokens[: length + 2])
@@ -115,7 +117,7 @@ def test_pooling_equals_the_reference(model: Any, golden: Any, name: str, poolin
 
 
 def test_a_batch_never_changes_a_row(model: Any) -> None:
-    """Alone, among others, and under extra padding a record has the same row."""
+    """A record has the same row alone, in a batch, and with extra padding."""
     rng = np.random.default_rng(7)
     sequences = ["".join(rng.choice(list("ACGU"), size)) for size in (1, 2, 37, 90, 91)]
     encoded = [model.alphabet.encode(sequence) for sequence in sequences]
@@ -123,7 +125,7 @@ def test_a_batch_never_changes_a_row(model: Any) -> None:
 
     def rows(encoded: list[Any], lengths: list[int], width: int) -> Any:
         tokens = model.alphabet.frame(encoded, width)
-        return model.embed(tokens, weigh(lengths, width), [model.size.layers], "mean")[0]
+        return model.embed(tokens, mean_weights(lengths, width), [model.size.layers], "mean")[0]
 
     together, padded = rows(encoded, lengths, 93), rows(encoded, lengths, 130)
     for i, ids in enumerate(encoded):
@@ -132,7 +134,7 @@ def test_a_batch_never_changes_a_row(model: Any) -> None:
         np.testing.assert_allclose(padded[i], alone, rtol=0, atol=1e-5)
 
 
-def test_an_embedding_pays_for_no_lm_head_and_no_later_layer(
+def test_embedding_runs_neither_the_lm_head_nor_later_layers(
     model: Any, golden: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from protrna_cli.model import layers
@@ -150,12 +152,12 @@ def test_an_embedding_pays_for_no_lm_head_and_no_later_layer(
 
 @pytest.mark.parametrize("pooling", ["mean", "residues"])
 def test_bfloat16_stays_near_the_reference(golden: Any, name: str, pooling: str) -> None:
-    """Kernels have 8 significant bits, so that each is off by 2 ** -9 at most; layers add that up slowly."""
+    """Kernels have 8 significant bits, so each is off by at most 2 ** -9; this adds up slowly over layers."""
     model = load_model(GOLDEN / f"{name}.h5", precision="bfloat16")
     assert {w.dtype for w in model._weights.layers[0]} == {tf.bfloat16, tf.float32}
     tokens = golden["tokens"]
     lengths = (tokens != reference.PAD).sum(1) - 2
-    [rows] = model.embed(tokens, weigh(lengths, tokens.shape[1]), [model.size.layers], pooling)
+    [rows] = model.embed(tokens, mean_weights(lengths, tokens.shape[1]), [model.size.layers], pooling)
     assert rows.dtype == np.float32
     hidden = reference.forward(reference.read_weights(GOLDEN / f"{name}.h5"), tokens).representations[-1]
     for row, length, residues in zip(rows, lengths, hidden[:, 1:], strict=True):
@@ -168,13 +170,13 @@ def test_bfloat16_stays_near_the_reference(golden: Any, name: str, pooling: str)
 
 
 @pytest.mark.parametrize("layer", [4, -5, 33])
-def test_a_layer_that_is_not_there_is_an_error(layer: int) -> None:
+def test_a_missing_layer_is_an_error(layer: int) -> None:
     with pytest.raises(UsageError, match=f"layers 0 to 3, not {layer}"):
         load_model(GOLDEN / "toy.h5")([[0, 33, 2]], repr_layers=[layer])
 
 
 def test_the_published_example_runs() -> None:
-    """The published README's lines, with their import line changed."""
+    """The lines of the published README, with the import changed."""
     model = load_model("demo")
     batch_converter = model.alphabet.get_batch_converter()
     model_input = batch_converter(["CAUAUCGUGAGAUGUGG", "AAAAGUUAAAAAUGAUAUUCCCGAAAGG"])
@@ -190,10 +192,10 @@ def test_load_pretrained_model_takes_name_and_folder() -> None:
 
 
 def test_the_demo_model_is_the_same_everywhere() -> None:
-    """Its numbers are promised: a few of them, read when it was made."""
+    """The numbers are guaranteed not to change; these were recorded when the model was made."""
     model = load_model("demo")
     tokens = model.alphabet.frame([model.alphabet.encode("GGGGCCCC")])
-    [[row]] = model.embed(tokens, weigh([8], 10), [6], "mean")
+    [[row]] = model.embed(tokens, mean_weights([8], 10), [6], "mean")
     np.testing.assert_allclose(row[:3], DEMO_ROW, rtol=0, atol=1e-5)
 
 

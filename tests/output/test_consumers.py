@@ -1,4 +1,4 @@
-"""Outputs as people's own tools read them: the values are those that were written.
+"""Outputs read with other libraries: the values read are those written.
 
 pip install -e ".[test,consumers]" && python -m pytest -m consumers
 """
@@ -20,7 +20,7 @@ from tests.conftest import SAMPLE, Run
 from tests.test_readme import blocks
 from tests.tools.formats import named
 
-# What these libraries warn of is theirs.
+# Warnings of these libraries are ignored.
 pytestmark = [pytest.mark.consumers, pytest.mark.filterwarnings("ignore")]
 
 N, D, LAYERS = 40, 16, (20, 33)
@@ -32,14 +32,14 @@ def library(name: str) -> Any:
 
 
 class Known(NamedTuple):
-    """An output whose every number is known.
+    """An output with known numbers.
 
     Attributes
     ----------
     folder
-        Holds `out.parquet`, `out.npy`, `out.h5`, `packed.h5`, and pooled `out.h5ad` and `out.tsv`.
+        Folder with `out.parquet`, `out.npy`, `out.h5`, `packed.h5`; if pooled, also `out.h5ad` and `out.tsv`.
     ids, values
-        Each row's, (D,) or (L, D).
+        Ids of the rows, and their embeddings, (D,) or (L, D).
     """
 
     folder: Path
@@ -137,8 +137,8 @@ def test_hugging_face_datasets(
     assert matrix["embedding"].shape == (N, D)
 
 
-def test_h5py_as_for_the_files_of_uniprot(pooled: Known, residues: Known) -> None:
-    """As https://www.uniprot.org/help/embeddings reads them; only the slash of an id is percent-encoded."""
+def test_h5py_reads_flat_as_the_files_of_uniprot(pooled: Known, residues: Known) -> None:
+    """Read as in https://www.uniprot.org/help/embeddings; only `/` in ids is percent-encoded."""
     for known in (pooled, residues):
         with h5py.File(known.folder / "out.h5") as file:
             found = {name: np.array(embedding) for name, embedding in file.items()}
@@ -148,7 +148,7 @@ def test_h5py_as_for_the_files_of_uniprot(pooled: Known, residues: Known) -> Non
             assert np.array_equal(value, expected)
 
 
-def test_h5py_of_one_matrix(residues: Known) -> None:
+def test_h5py_reads_one_row_of_packed(residues: Known) -> None:
     with h5py.File(residues.folder / "packed.h5") as file:
         i = file["id"].asstr()[:].tolist().index(residues.ids[5])
         start, end = file["offsets"][i : i + 2]
@@ -188,7 +188,7 @@ def test_anndata(pooled: Known, backed: str | None) -> None:
         data.file.close()
 
 
-def test_anndata_writes_it_again(pooled: Known, tmp_path: Path) -> None:
+def test_anndata_writes_what_it_has_read(pooled: Known, tmp_path: Path) -> None:
     anndata = library("anndata")
     data = anndata.read_h5ad(pooled.folder / "out.h5ad")
     data[3:7].copy().write_h5ad(tmp_path / "again.h5ad")
@@ -199,7 +199,7 @@ def test_anndata_writes_it_again(pooled: Known, tmp_path: Path) -> None:
 
 
 def test_scanpy(tmp_path: Path) -> None:
-    """One layer as `X`, several as `obsm`: the same neighbours from the same numbers."""
+    """One layer in `X` and several in `obsm` give the same neighbours for the same numbers."""
     anndata, scanpy = library("anndata"), library("scanpy")
     known = make(tmp_path, False, "float32")
     data = anndata.read_h5ad(tmp_path / "out.h5ad")
@@ -217,7 +217,7 @@ def test_scanpy(tmp_path: Path) -> None:
     assert np.allclose(two.obsp["distances"].toarray(), data.obsp["distances"].toarray())
 
 
-def test_the_projectors_files_as_any_program_reads_them(pooled: Known) -> None:
+def test_pandas_reads_the_files_of_the_projector(pooled: Known) -> None:
     vectors = pd.read_csv(pooled.folder / "out.tsv", sep="\t", header=None, float_precision="round_trip")
     metadata = pd.read_csv(pooled.folder / "out.tsv.metadata.tsv", sep="\t")
     assert np.array_equal(vectors.to_numpy().astype(pooled.values[0].dtype), pooled.values)
@@ -226,7 +226,7 @@ def test_the_projectors_files_as_any_program_reads_them(pooled: Known) -> None:
 
 @pytest.fixture
 def families(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of which the README speaks."""
+    """The files that the README's example reads."""
     for name in ("anndata", "datasets", "duckdb", "scanpy"):
         library(name)
     monkeypatch.chdir(tmp_path)

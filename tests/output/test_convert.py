@@ -1,4 +1,4 @@
-"""`protrna convert`: rows, numbers and provenance stay as they are, whatever the way."""
+"""`protrna convert`: rows, numbers and provenance are kept by any conversion."""
 
 import json
 import os
@@ -34,7 +34,7 @@ from tests.tools.formats import named
 KINDS = [("parquet", "flat"), ("npy", "flat"), ("h5", "flat"), ("h5", "packed"), ("h5ad", "flat")]
 SUFFIX = {"parquet": "parquet", "npy": "npy", "h5": "h5", "h5ad": "h5ad", "tsv": "tsv"}
 
-# A FASTA header is a line of text: no NUL and no line end is in it.
+# A FASTA header is a line of text, without NUL and line ends.
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), max_size=12)
 ids = words | st.sampled_from(
     ["id", "n_windows", "embeddings", "a/b", "a%2Fb", ".", "..", "x" * 70_000, "\t"]
@@ -43,7 +43,7 @@ ids = words | st.sampled_from(
 
 @st.composite
 def outputs(draw: st.DrawFn, pooled: bool = False) -> tuple[Header, list[Block]]:
-    """A header and its blocks: any finite bits, any text, rows without residues, no rows at all."""
+    """A header and its blocks: any finite numbers, any text, rows without residues, or no rows."""
     token = not pooled and draw(st.booleans())
     layers = tuple(draw(st.lists(st.integers(0, 33), min_size=1, max_size=3, unique=True)))
     width, dtype = draw(st.integers(1, 4)), draw(st.sampled_from(["float32", "float16"]))
@@ -76,7 +76,7 @@ def outputs(draw: st.DrawFn, pooled: bool = False) -> tuple[Header, list[Block]]
 
 
 def bits(blocks: list[Block] | Iterator[Block]) -> tuple[list[Row], list[bytes]]:
-    """All rows, and the bytes of all numbers of each layer."""
+    """All rows, and the bytes of each layer's numbers."""
     blocks = list(blocks)
     layers = zip(*(block.values for block in blocks), strict=True)
     return [row for block in blocks for row in block.rows], [
@@ -84,8 +84,8 @@ def bits(blocks: list[Block] | Iterator[Block]) -> tuple[list[Row], list[bytes]]
     ]
 
 
-def unfit(header: Header, blocks: list[Block], kinds: list[tuple[str, str]]) -> bool:
-    """Whether flat HDF5 on the way cannot name its datasets."""
+def cannot_be_flat(header: Header, blocks: list[Block], kinds: list[tuple[str, str]]) -> bool:
+    """Whether flat HDF5 is among `kinds` and cannot name its datasets."""
     names = [row.id for block in blocks for row in block.rows]
     return ("h5", "flat") in kinds and (len(set(names)) < len(names) or "" in names)
 
@@ -96,7 +96,7 @@ def unfit(header: Header, blocks: list[Block], kinds: list[tuple[str, str]]) -> 
     block_bytes=st.integers(1, 99),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_way_through_the_formats_ends_where_it_began(
+def test_any_chain_of_conversions_keeps_the_output(
     made: tuple[Header, list[Block]], kinds: list[tuple[str, str]], block_bytes: int
 ) -> None:
     header, blocks = made
@@ -105,22 +105,22 @@ def test_any_way_through_the_formats_ends_where_it_began(
     with TemporaryDirectory() as name, patch.object(output_rows, "BLOCK_BYTES", block_bytes):
         path = Path(name) / "start"
         named("npy", "flat").write(path, header, blocks)
-        if unfit(header, blocks, kinds):
+        if cannot_be_flat(header, blocks, kinds):
             before = kinds[: kinds.index(("h5", "flat"))]
-            path = travel(path, before)
+            path = convert_through(path, before)
             with pytest.raises(OutputUnwritable, match="flat HDF5 names a dataset by it"):
                 convert(path, Path(name) / "end", named("h5", "flat"))
             assert not list(Path(name).glob("end*"))
             return
-        path = travel(path, kinds)
+        path = convert_through(path, kinds)
         found, read = read_output(path)
         assert found == header
         assert bits(read) == bits(blocks)
         assert list(read_rows(path)) == bits(blocks)[0]
 
 
-def travel(path: Path, kinds: list[tuple[str, str]]) -> Path:
-    """Convert from kind to kind."""
+def convert_through(path: Path, kinds: list[tuple[str, str]]) -> Path:
+    """Convert through formats and layouts, one after the other."""
     for i, (format, h5_layout) in enumerate(kinds):
         convert(path, path.with_name(f"step{i}"), named(format, h5_layout))
         path = path.with_name(f"step{i}")
@@ -130,7 +130,7 @@ def travel(path: Path, kinds: list[tuple[str, str]]) -> Path:
 @given(made=outputs(pooled=True), place=st.integers(0, 2))
 @settings(max_examples=40, deadline=None)
 def test_tsv_reads_back_to_the_same_numbers(made: tuple[Header, list[Block]], place: int) -> None:
-    """As any program reads it: lines, tabs, and no quotes."""
+    """Read without a CSV parser: lines, tabs, and no quotes."""
     header, blocks = made
     place %= len(header.layers)
     with TemporaryDirectory() as name:
@@ -153,7 +153,7 @@ def test_tsv_reads_back_to_the_same_numbers(made: tuple[Header, list[Block]], pl
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output of two layers that lists a skipped record."""
+    """An output with two layers and a skipped record."""
     folder = tmp_path_factory.mktemp("source")
     (folder / "in.fa").write_text(SAMPLE.read_text() + ">bad one\nA*C\n")
     options = EmbedOptions(model=str(TOY), layers=(1, 3), rules=Rules(on_invalid="skip"))
@@ -162,9 +162,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy", "out.h5", "out.h5ad"])
-def test_what_is_converted_verifies_as_the_source_does(
-    run: Run, tmp_path: Path, source: Path, name: str
-) -> None:
+def test_converted_outputs_verify(run: Run, tmp_path: Path, source: Path, name: str) -> None:
     out = tmp_path / name
     done = run("convert", source, "-o", out)
     assert (done.code, done.out, done.err) == (0, "", f"protrna: 46 rows: {out}\n")
@@ -184,12 +182,12 @@ def test_what_is_converted_verifies_as_the_source_does(
             2,
             "no format has the suffix '.csv'; use .parquet, .pq, .h5, .hdf5, .npy, .h5ad, .tsv",
         ),
-        (["-o", "out.tsv"], 2, "holds layers 1, 3, and tsv holds one; choose it with --layer"),
-        (["-o", "out.npy", "--layer", "2"], 2, "holds layer 1, 3, not 2"),
+        (["-o", "out.tsv"], 2, "has layers 1, 3, but tsv stores one; choose it with --layer"),
+        (["-o", "out.npy", "--layer", "2"], 2, "has no layer 2, only 1, 3; choose one of these with --layer"),
         (["-o", "no/folder/out.npy"], 73, "cannot be created (No such file or directory)"),
     ],
 )
-def test_what_cannot_be_made_is_one_line(
+def test_an_impossible_conversion_is_a_one_line_error(
     run: Run,
     source: Path,
     tmp_path: Path,
@@ -206,7 +204,7 @@ def test_what_cannot_be_made_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_one_vector_a_residue_has_no_place_in_an_export(run: Run, tmp_path: Path) -> None:
+def test_per_token_outputs_cannot_be_exported(run: Run, tmp_path: Path) -> None:
     assert run("embed", SAMPLE, "-o", tmp_path / "in.npy", "--model", TOY, "--per-token").code == 0
     before = sorted(tmp_path.iterdir())
     for name in ("out.tsv", "out.h5ad"):
@@ -226,7 +224,7 @@ def test_an_output_is_not_converted_into_itself(run: Run, tmp_path: Path, name: 
     assert source.read_bytes() == before
 
 
-def test_an_id_that_repeats_is_named_before_anything_is_written(run: Run, tmp_path: Path) -> None:
+def test_a_repeated_id_is_named_before_anything_is_written(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in.fa").write_text(">a\nACGU\n>twice\nACG\n>twice\nAC\n")
     assert run("embed", tmp_path / "in.fa", "-o", tmp_path / "in.npy", "--model", TOY).code == 0
     done = run("convert", tmp_path / "in.npy", "-o", tmp_path / "out.h5")
@@ -243,7 +241,7 @@ def test_an_id_that_repeats_is_named_before_anything_is_written(run: Run, tmp_pa
         ("their.npy", b"\x93NUMPY", 65, "without their.npy.meta.json beside it"),
     ],
 )
-def test_what_is_no_output_of_ours_is_refused(
+def test_other_files_are_refused(
     run: Run, tmp_path: Path, name: str, content: bytes | None, code: int, message: str
 ) -> None:
     if content:
@@ -253,9 +251,9 @@ def test_what_is_no_output_of_ours_is_refused(
     assert not (tmp_path / "out.parquet").exists()
 
 
-def test_a_checkpoint_is_no_output(run: Run, tmp_path: Path) -> None:
+def test_a_checkpoint_is_not_an_output(run: Run, tmp_path: Path) -> None:
     done = run("convert", TOY, "-o", tmp_path / "out.parquet")
-    assert (done.code, "an HDF5 file without the provenance of protrna" in done.err) == (65, True)
+    assert (done.code, "an HDF5 file without protrna provenance" in done.err) == (65, True)
 
 
 def lose_a_row(path: Path) -> None:
@@ -274,7 +272,7 @@ def cut_the_array(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (lose_a_row, "has 45 rows, and its header states 46"),
+        (lose_a_row, "has 45 rows, but its header states 46"),
         (cut_a_line, "damaged"),
         (cut_the_array, "damaged"),
     ],
@@ -294,7 +292,7 @@ def test_a_damaged_source_is_named_and_nothing_is_made(
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output of 8,000 vectors of 64 numbers, 2 MB."""
+    """An output of 8,000 vectors of 64 numbers, 2.0 MiB."""
     path = tmp_path_factory.mktemp("large") / "in.npy"
     found = [Row(f"r{i}", "", 9, 9, 0, 1) for i in range(8_000)]
     header = Header(False, (3,), 64, "float32", len(found), 9 * len(found), {"layers": [3]})
@@ -312,7 +310,7 @@ def command(*words: object) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, large: Path, name: str) -> None:
-    """Of 2 MB and more, 1 MB may be written."""
+    """At most 1 MiB may be written, of 2 MiB or more."""
     done = subprocess.run(
         command("convert", large, "-o", tmp_path / name),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
@@ -339,12 +337,12 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, large: Path, name: str) -> 
             assert process.poll() is None
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=300)
-    assert (process.returncode, said.strip()) == (130, "protrna: interrupted")
+        _, errors = process.communicate(timeout=300)
+    assert (process.returncode, errors.strip()) == (130, "protrna: interrupted")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_conversion_left_is_no_hindrance(run: Run, tmp_path: Path, large: Path) -> None:
+def test_files_of_a_killed_conversion_are_replaced(run: Run, tmp_path: Path, large: Path) -> None:
     out = tmp_path / "out.npy"
     partial_path(out).mkdir()
     (partial_path(out) / "out.npy").write_bytes(b"half")
@@ -352,7 +350,7 @@ def test_what_a_killed_conversion_left_is_no_hindrance(run: Run, tmp_path: Path,
     assert sorted(tmp_path.iterdir()) == sorted(named("npy").files(out))
 
 
-def test_an_unfinished_run_is_not_swept_away(run: Run, tmp_path: Path, large: Path) -> None:
+def test_an_unfinished_run_is_not_removed(run: Run, tmp_path: Path, large: Path) -> None:
     out = tmp_path / "out.npy"
     partial_path(out).mkdir()
     (partial_path(out) / "journal").write_text("{}\n")
@@ -365,10 +363,10 @@ def test_an_unfinished_run_is_not_swept_away(run: Run, tmp_path: Path, large: Pa
     ("format", "h5_layout", "per_token"),
     [(*kind, False) for kind in KINDS] + [(*kind, True) for kind in KINDS if kind[0] != "h5ad"],
 )
-def test_reading_takes_a_block_of_memory_at_a_time(
+def test_reading_needs_the_memory_of_one_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, h5_layout: str, per_token: bool
 ) -> None:
-    """What one block wrote is read in blocks of the size asked for, never of one row alone."""
+    """An output written as one block is read in blocks of the size set, not row by row."""
     found = [Row(f"r{i}", "", 3, 3, 0, 1) for i in range(100)]
     header = Header(per_token, (3,), 4, "float32", 100, 300, {})
     n = header.n_vectors
@@ -382,8 +380,8 @@ def test_reading_takes_a_block_of_memory_at_a_time(
     assert len(sizes) == n * 16 // 480 + (n * 16 % 480 > 0)
 
 
-def test_flat_datasets_named_as_columns_are_not_taken_for_packed(tmp_path: Path) -> None:
-    """Before, a file with the ids of the packed layout's own datasets was read as one."""
+def test_flat_datasets_named_like_columns_are_not_read_as_packed(tmp_path: Path) -> None:
+    """Ids may be the names of the packed layout's datasets."""
     found = [Row(name, "", 1, 1, 0, 1) for name in ("id", "n_windows", "embeddings")]
     header = Header(False, (3,), 2, "float32", 3, 3, {})
     values = np.arange(6, dtype="f4").reshape(3, 2)
@@ -391,7 +389,7 @@ def test_flat_datasets_named_as_columns_are_not_taken_for_packed(tmp_path: Path)
     assert bits(read_output(tmp_path / "out.h5")[1]) == (found, [values.tobytes()])
 
 
-def test_provenance_is_where_it_is_said_to_be(run: Run, tmp_path: Path, source: Path) -> None:
+def test_every_format_has_its_provenance(run: Run, tmp_path: Path, source: Path) -> None:
     wanted = json.loads(read_output(source)[0].json)
     for name in ("a.npy", "b.h5", "c.h5ad"):
         assert run("convert", source, "-o", tmp_path / name).code == 0

@@ -1,4 +1,4 @@
-"""The three formats: written by us, read back by us and by the libraries that people use."""
+"""The three formats of runs: written, then read by protrna and by common libraries."""
 
 import json
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def make(per_token: bool, layers: tuple[int, ...], dtype: str) -> tuple[Header, 
 
 
 def joined(blocks: Iterator[Block] | list[Block]) -> tuple[list[Row], list[Any]]:
-    """All rows, and one array a layer."""
+    """All rows, and one array per layer."""
     blocks = list(blocks)
     return [row for b in blocks for row in b.rows], [
         np.concatenate(v) for v in zip(*(b.values for b in blocks), strict=True)
@@ -50,7 +50,7 @@ def joined(blocks: Iterator[Block] | list[Block]) -> tuple[list[Row], list[Any]]
 @pytest.mark.parametrize("layers", [(6,), (0, 6)])
 @pytest.mark.parametrize("per_token", [False, True])
 @pytest.mark.parametrize(("format", "h5_layout"), KINDS)
-def test_what_is_written_is_read_again(
+def test_what_is_written_is_read_back(
     tmp_path: Path, format: str, h5_layout: str, per_token: bool, layers: tuple[int, ...], dtype: str
 ) -> None:
     header, blocks = make(per_token, layers, dtype)
@@ -101,7 +101,7 @@ def test_parquet_is_compressed_as_promised(tmp_path: Path) -> None:
     assert json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"protrna"])["version"] == "ü"
     named("parquet", "flat").write(tmp_path / "half.parquet", *make(True, (6,), "float16"))
     half = pq.read_metadata(tmp_path / "half.parquet").row_group(1).column(6)
-    assert "BYTE_STREAM_SPLIT" not in half.encodings  # DuckDB 2.0 reads no float16 that are
+    assert "BYTE_STREAM_SPLIT" not in half.encodings  # DuckDB 2.0 cannot read float16 in that encoding
 
 
 def test_npy_for_numpy_and_pandas(tmp_path: Path, output: tuple[Header, list[Block], list[Any]]) -> None:
@@ -116,7 +116,9 @@ def test_npy_for_numpy_and_pandas(tmp_path: Path, output: tuple[Header, list[Blo
     assert json.loads(Path(f"{path}.meta.json").read_text())["version"] == "ü"
 
 
-def test_h5_flat_has_a_dataset_an_id(tmp_path: Path, output: tuple[Header, list[Block], list[Any]]) -> None:
+def test_h5_flat_has_one_dataset_per_id(
+    tmp_path: Path, output: tuple[Header, list[Block], list[Any]]
+) -> None:
     header, blocks, expected = output
     named("h5", "flat").write(tmp_path / "out.h5", header, blocks)
     with h5py.File(tmp_path / "out.h5") as file:
@@ -139,7 +141,7 @@ def test_h5_packed_is_one_matrix(tmp_path: Path, output: tuple[Header, list[Bloc
 
 
 @pytest.mark.parametrize(("ids", "word"), [(["a", "a"], "repeats"), ([""], "no id")])
-def test_h5_flat_refuses_what_cannot_name_a_dataset(tmp_path: Path, ids: list[str], word: str) -> None:
+def test_h5_flat_refuses_ids_that_cannot_name_a_dataset(tmp_path: Path, ids: list[str], word: str) -> None:
     rows = [Row(name, "", 1, 1, 0, 1) for name in ids]
     header = Header(False, (6,), 2, "float32", len(rows), len(rows), {})
     block = Block(rows, [np.zeros((len(rows), 2), np.float32)])
@@ -149,7 +151,7 @@ def test_h5_flat_refuses_what_cannot_name_a_dataset(tmp_path: Path, ids: list[st
     assert joined(read_output(tmp_path / "packed.h5")[1])[0] == rows
 
 
-def test_names_of_datasets_can_be_turned_back() -> None:
+def test_dataset_names_can_be_decoded() -> None:
     from urllib.parse import unquote
 
     names = ["a/b", "a%2Fb", ".", "..", "%", "a.b"]
@@ -162,7 +164,7 @@ def test_names_of_datasets_can_be_turned_back() -> None:
     ("name", "format"),
     [("a.parquet", "parquet"), ("a.pq", "parquet"), ("A.H5", "h5"), ("a.hdf5", "h5"), ("a.npy", "npy")],
 )
-def test_the_suffix_tells_the_format(name: str, format: str) -> None:
+def test_the_suffix_determines_the_format(name: str, format: str) -> None:
     assert choose_format(Path(name)).name == format
 
 
@@ -182,7 +184,9 @@ def test_an_unknown_suffix_is_an_error() -> None:
         (b"\x93NUMPY alone", InputError, r"without out\.meta\.json"),
     ],
 )
-def test_what_is_no_output_is_refused(tmp_path: Path, content: bytes | None, error: type, words: str) -> None:
+def test_files_that_are_not_outputs_are_refused(
+    tmp_path: Path, content: bytes | None, error: type, words: str
+) -> None:
     path = tmp_path / "out"
     if content is not None:
         path.write_bytes(content)
@@ -190,10 +194,10 @@ def test_what_is_no_output_is_refused(tmp_path: Path, content: bytes | None, err
         read_output(path)
 
 
-def test_files_of_others_are_refused(tmp_path: Path) -> None:
+def test_files_of_other_programs_are_refused(tmp_path: Path) -> None:
     pd.DataFrame({"id": [1]}).to_parquet(tmp_path / "their.parquet")
     with h5py.File(tmp_path / "their.h5", "w") as file:
         file["id"] = 1
     for path in tmp_path.iterdir():
-        with pytest.raises(InputError, match="without the provenance of protrna"):
+        with pytest.raises(InputError, match="without protrna provenance"):
             read_output(path)

@@ -1,4 +1,4 @@
-"""The parts of a sharded run become the output of one run, or are refused."""
+"""Parts of a sharded run are merged into the output of one run, or refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from tests.tools.runs import OPTIONS, RUN_KINDS
 def test_merged_shards_equal_one_run(
     tmp_path: Path, source: Path, format: str, h5_layout: str, count: int, by_chunk: bool, monkeypatch: Any
 ) -> None:
-    """Bit for bit when they are cut between windows."""
+    """Bit for bit if the input is sharded between chunks, else within 1e-5."""
     if by_chunk:
         monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
         monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 300)
@@ -39,20 +39,20 @@ def test_merged_shards_equal_one_run(
     sizes = [read_output(part)[0].n_rows for part in parts]
     assert sum(sizes) == 84
     merge(parts, target, named(format, h5_layout), overwrite=False)
-    embed_fasta(source, tmp_path / "alone", options)
-    merged, alone = content(target), content(tmp_path / "alone")
-    assert merged.header == alone.header
-    assert merged.rows == alone.rows
-    assert merged.skipped == alone.skipped
+    embed_fasta(source, tmp_path / "whole", options)
+    merged, whole = content(target), content(tmp_path / "whole")
+    assert merged.header == whole.header
+    assert merged.rows == whole.rows
+    assert merged.skipped == whole.skipped
     if by_chunk:
-        assert merged.values == alone.values
-    for layers in zip(merged.values, alone.values, strict=True):
+        assert merged.values == whole.values
+    for layers in zip(merged.values, whole.values, strict=True):
         one, other = (np.frombuffer(layer, "<f4") for layer in layers)
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
     assert find_flaws(target, [source]) == []
 
 
-def test_there_may_be_more_shards_than_records(tmp_path: Path) -> None:
+def test_more_shards_than_records(tmp_path: Path) -> None:
     source, target = tmp_path / "in.fa", tmp_path / "out.parquet"
     source.write_text(">a\nACGU\n>b\nGG\n>c\n*\n")
     options = replace(OPTIONS, format="parquet")
@@ -65,7 +65,7 @@ def test_there_may_be_more_shards_than_records(tmp_path: Path) -> None:
     assert find_flaws(target, [source]) == []
 
 
-def test_merge_refuses_what_is_not_all_of_one_run(tmp_path: Path, source: Path, run: Run) -> None:
+def test_merge_refuses_parts_that_are_not_one_whole_run(tmp_path: Path, source: Path, run: Run) -> None:
     def part(i: int, count: int, **change: Any) -> Path:
         folder = tmp_path / repr(change)
         folder.mkdir(exist_ok=True)
@@ -76,8 +76,8 @@ def test_merge_refuses_what_is_not_all_of_one_run(tmp_path: Path, source: Path, 
     first, second, third = (part(i, 3) for i in (1, 2, 3))
     out = tmp_path / "out.npy"
     for parts, words in [
-        ([first, third], "shard 2/3 is missing; run protrna embed with --shard 2/3"),
-        ([first, second, third, second], "holds shard 2/3, as "),
+        ([first, third], "no part for shard 2/3; run protrna embed with --shard 2/3"),
+        ([first, second, third, second], "is shard 2/3, and so is "),
         ([first, second, part(3, 3, pool="max")], 'its pooling was "mean", not "max"'),
         ([first, second, part(3, 4)], "its shard was 3, not 4"),
         ([first, second, source], "neither Parquet, HDF5 nor NumPy"),

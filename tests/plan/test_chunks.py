@@ -1,4 +1,4 @@
-"""Windows and batches: every record once, in order, within bounds."""
+"""Chunks, windows and batches: every record once, in order, within bounds."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,13 +22,13 @@ LENGTHS = st.lists(st.integers(1, 60), max_size=60)
 
 
 @given(LENGTHS, st.integers(1, 10), st.integers(1, 100))
-def test_windows_are_bounded_runs_of_all_records(lengths: list[int], most: int, residues: int) -> None:
+def test_chunks_are_bounded_runs_of_all_records(lengths: list[int], most: int, residues: int) -> None:
     records = [Sized(length) for length in lengths]
-    cut = list(chunks.into_chunks(records, most, residues))
-    assert [record for window in cut for record in window] == records
-    for window in cut:
-        assert 1 <= len(window) <= most
-        assert sum(r.length for r in window) <= residues or len(window) == 1
+    made = list(chunks.into_chunks(records, most, residues))
+    assert [record for chunk in made for record in chunk] == records
+    for chunk in made:
+        assert 1 <= len(chunk) <= most
+        assert sum(r.length for r in chunk) <= residues or len(chunk) == 1
 
 
 @given(LENGTHS, st.integers(1, 200))
@@ -48,16 +48,16 @@ def test_batches_come_longest_first(lengths: list[int], budget: int) -> None:
 
 
 @given(st.integers(1, 3000), st.integers(2, 600), st.data())
-def test_every_residue_is_covered_and_the_shares_add_up(
+def test_every_residue_is_covered_and_the_weights_add_up(
     length: int, longest: int, data: st.DataObject
 ) -> None:
     rules = Rules(max_length=longest, overlap=data.draw(st.integers(1, longest - 1)))
     pieces = cut(0, length, rules)
     total = np.zeros(length)
-    for piece, share in zip(pieces, blend(pieces), strict=True):
+    for piece, weight in zip(pieces, blend(pieces), strict=True):
         assert 1 <= piece.length <= longest
-        assert (share > 0).all()
-        total[piece.start : piece.stop] += share
+        assert (weight > 0).all()
+        total[piece.start : piece.stop] += weight
     np.testing.assert_allclose(total, 1, rtol=0, atol=1e-6)
     assert sum(piece.fresh for piece in pieces) == length
     for before, after in pairwise(pieces):
@@ -74,8 +74,8 @@ def test_a_long_record_has_as_many_windows_as_it_needs(length: int, count: int) 
     assert pieces[-1].stop == length
 
 
-def test_a_share_falls_towards_the_edge_of_its_window() -> None:
-    """A residue is never taken from a window that ends beside it: there is no seam from one side only."""
+def test_a_weight_falls_towards_the_edge_of_its_window() -> None:
+    """A window has almost no weight at its edge, so there is no seam where the next window takes over."""
     first, second = blend(cut(0, 880, DEFAULT_RULES))
     assert (first[:370] == 1).all()
     assert (np.diff(first[370:]) < 0).all()

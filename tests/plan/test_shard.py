@@ -1,4 +1,4 @@
-"""Shards: every record in exactly one, in order, of similar cost."""
+"""Shards: every record is in exactly one, in order; costs are similar."""
 
 import pytest
 from hypothesis import given
@@ -27,6 +27,6 @@ def test_shards_are_a_partition_in_order(costs: list[int], count: int, by_chunk:
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3"])
-def test_what_is_no_shard_is_refused(run: Run, text: str) -> None:
+def test_bad_shards_are_refused(run: Run, text: str) -> None:
     outcome = run("embed", SAMPLE, "-o", "out.npy", "--shard", text)
     assert (outcome.code, "--shard takes I/N" in outcome.err) == (2, True)

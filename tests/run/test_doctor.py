@@ -1,4 +1,4 @@
-"""The doctor: its numbers against the float64 reference, its words, and what it says of a sick machine."""
+"""`protrna doctor`: its reference numbers, its output, and what it reports when numbers are wrong."""
 
 import json
 from typing import Any
@@ -43,7 +43,7 @@ def test_the_reference_row_is_the_float64_models() -> None:
     np.testing.assert_allclose(trial.REFERENCE_ROW, row[: len(trial.REFERENCE_ROW)], rtol=0, atol=5e-8)
 
 
-def test_the_doctor_says_what_the_machine_can_do(run: Run) -> None:
+def test_the_doctor_reports_what_the_machine_can_do(run: Run) -> None:
     outcome = run("doctor", "--model", GOLDEN / "toy.h5", "--device", "cpu", "--json")
     found: dict[str, Any] = json.loads(outcome.out)
     assert outcome.code == 0
@@ -52,19 +52,19 @@ def test_the_doctor_says_what_the_machine_can_do(run: Run) -> None:
     assert found["device"] == "cpu"
     assert not found["weights_there"]
     for precision in ("float32", "bfloat16"):
-        # 24 D² operations a layer and token, of a model of 3 layers and width 40.
+        # 24 D² operations per layer and token; the model has 3 layers and width 40.
         flops = found["tokens_per_second"][precision] * 24 * 40**2 * 3
         assert found["share_of_matmul"][precision] == pytest.approx(flops / found["matmul_flops"][precision])
 
 
-def test_the_demo_model_stands_in_and_wrong_numbers_are_told(
+def test_the_demo_model_replaces_missing_weights_and_wrong_numbers_are_reported(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial, "REFERENCE_ROW", tuple(value + 0.01 for value in trial.REFERENCE_ROW))
     outcome = run("doctor")
     assert outcome.code == 70
     assert "tokens/s of demo" in outcome.out
-    assert "not there; protrna weights fetch brings them" in outcome.out
+    assert "missing; run protrna weights fetch" in outcome.out
     assert "within 1e-02 of float64" in outcome.out
     assert "WRONG" in outcome.out
 

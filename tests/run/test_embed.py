@@ -1,4 +1,4 @@
-"""The whole way, from FASTA to files, against the float64 reference."""
+"""End to end, from FASTA to output files, compared with the float64 reference."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ def read(path: Path) -> tuple[Header, list[Row], Any]:
 
 
 def expected_residues(sequences: list[str], layer: int = -1) -> list[Any]:
-    """Residue vectors (L, D) of each sequence, run alone in float64."""
+    """Residue vectors (L, D) of each sequence, each run on its own in float64."""
     weights = reference.read_weights(TOY)
     framed = [[0, *(LETTERS[c] for c in sequence), 2] for sequence in sequences]
     return [reference.forward(weights, np.array([ids])).representations[layer][0, 1:-1] for ids in framed]
@@ -39,7 +39,7 @@ def expected_residues(sequences: list[str], layer: int = -1) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Forty records of mixed lengths, some equal, and their letters as the model reads them."""
+    """40 records of mixed lengths, two of them equal, and their letters as the model reads them."""
     rng = np.random.default_rng(11)
     sequences = [
         "".join(rng.choice(list("acgux"), size, p=[0.24] * 4 + [0.04])) for size in rng.integers(1, 90, 40)
@@ -54,7 +54,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 @pytest.mark.parametrize("per_token", [False, True])
 @pytest.mark.parametrize(("format", "h5_layout"), KINDS)
-def test_every_format_holds_the_reference_rows_in_input_order(
+def test_every_format_has_the_reference_rows_in_input_order(
     tmp_path: Path, inputs: tuple[Path, list[str]], format: str, h5_layout: str, per_token: bool
 ) -> None:
     path, sequences = inputs
@@ -74,7 +74,7 @@ def test_every_format_holds_the_reference_rows_in_input_order(
 
 
 @pytest.mark.parametrize(("pool", "layer"), [("max", -1), ("cls", -1), ("mean", 1), ("mean", 0)])
-def test_pooling_and_layer_are_what_was_asked(
+def test_pooling_and_layer_are_those_asked_for(
     tmp_path: Path, inputs: tuple[Path, list[str]], pool: str, layer: int
 ) -> None:
     path, sequences = inputs
@@ -134,8 +134,7 @@ def test_float16_is_the_rounded_float32(tmp_path: Path) -> None:
     assert np.array_equal(half, exact.astype(np.float16))
 
 
-def test_windows_keep_input_order(tmp_path: Path, inputs: tuple[Path, list[str]], monkeypatch: Any) -> None:
-
+def test_chunks_keep_input_order(tmp_path: Path, inputs: tuple[Path, list[str]], monkeypatch: Any) -> None:
     whole = tmp_path / "whole.npy"
     embed_fasta(inputs[0], whole, EmbedOptions(model=str(TOY)))
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
@@ -154,7 +153,7 @@ def write_fasta(path: Path, sequences: list[str]) -> Path:
 
 
 def joined_reference(sequence: str, max_length: int, overlap: int) -> Any:
-    """Residues (L, D) of a long record: windows run alone in float64, joined by distance from the edge."""
+    """Residue vectors (L, D) of a long record: float64 windows, weighted by distance from the edge."""
     beyond = len(sequence) - max_length
     steps = -(-beyond // (max_length - overlap))
     starts = [beyond * step // steps for step in range(steps + 1)]
@@ -170,7 +169,7 @@ def joined_reference(sequence: str, max_length: int, overlap: int) -> Any:
 @pytest.mark.parametrize("per_token", [False, True])
 @pytest.mark.parametrize("pool", ["mean", "max"])
 def test_long_records_are_joined_from_windows(tmp_path: Path, pool: str, per_token: bool) -> None:
-    """Long ones among short ones, one of them twice."""
+    """Long and short records mixed, with one long sequence twice."""
     sequences = [random_sequence(n, n) for n in (30, 200, 61, 60, 5, 119)]
     sequences.append(sequences[1])
     path = write_fasta(tmp_path / "in.fa", sequences)
@@ -213,7 +212,7 @@ def test_records_around_and_far_beyond_the_limit(tmp_path: Path, length: int, ru
     assert np.isfinite(values).all()
 
 
-def test_truncate_says_what_it_cut(tmp_path: Path, run: Run) -> None:
+def test_truncate_reports_what_it_cut(tmp_path: Path, run: Run) -> None:
     sequence = random_sequence(700)
     path = write_fasta(tmp_path / "in.fa", [sequence])
     outcome = run("embed", path, "-o", tmp_path / "out.npy", "--long", "truncate", "--model", TOY)
@@ -228,13 +227,13 @@ def test_whole_runs_one_piece(tmp_path: Path, run: Run) -> None:
     sequence = random_sequence(700)
     path = write_fasta(tmp_path / "in.fa", [sequence])
     outcome = run("embed", path, "-o", tmp_path / "out.npy", "--long", "whole", "--model", TOY)
-    assert "1 record longer than 510 whole" in outcome.err
+    assert "1 record longer than 510 in one piece" in outcome.err
     _, [row], values = read(tmp_path / "out.npy")
     assert (row.n_embedded, row.n_windows) == (700, 1)
     np.testing.assert_allclose(values[0], expected_residues([sequence])[0].mean(0), rtol=0, atol=1e-4)
 
 
-def test_whole_says_what_a_record_needs_when_it_cannot_fit(tmp_path: Path, run: Run) -> None:
+def test_whole_reports_the_memory_of_a_record_that_cannot_fit(tmp_path: Path, run: Run) -> None:
     path = write_fasta(tmp_path / "in.fa", ["a" * 1_000_000])
     outcome = run("embed", path, "-o", tmp_path / "out.npy", "--long", "whole", "--model", TOY)
     assert outcome.code == 2
@@ -243,7 +242,7 @@ def test_whole_says_what_a_record_needs_when_it_cannot_fit(tmp_path: Path, run: 
     assert sorted(tmp_path.iterdir()) == [path]
 
 
-def test_skipped_records_are_listed_and_nowhere_else(tmp_path: Path, run: Run) -> None:
+def test_skipped_records_are_only_in_the_list(tmp_path: Path, run: Run) -> None:
     path = tmp_path / "in.fa"
     path.write_text(f">a\nACGU\n>tab\there\nA*\n>c\n>d\nAC\n>e\n{'A' * 600}\n")
     out = tmp_path / "out.parquet"
@@ -259,7 +258,7 @@ def test_skipped_records_are_listed_and_nowhere_else(tmp_path: Path, run: Run) -
     header, rows, _ = read(out)
     assert [row.id for row in rows] == ["a", "d"]
     assert (header.provenance["records"], header.provenance["skipped"]) == (5, 3)
-    # A later run that skips nothing leaves no list of an earlier one behind.
+    # A later run that skips nothing removes the list of the earlier run.
     path.write_text(">a\nACGU\n")
     assert run(*words).code == 0
     assert not Path(f"{out}.skipped.tsv").exists()
@@ -288,7 +287,7 @@ ODD_IDS = ["plain", "a/b", "100%", "a%2Fb", ".", "ümläut", "x" * 5000, 'quote"
 
 
 @pytest.mark.parametrize(("format", "h5_layout"), KINDS)
-def test_odd_ids_come_back_as_they_were(tmp_path: Path, format: str, h5_layout: str) -> None:
+def test_odd_ids_are_read_back_unchanged(tmp_path: Path, format: str, h5_layout: str) -> None:
     path = tmp_path / "in.fa"
     path.write_text("".join(f">{name} of \t{name}\nACGU\n" for name in ODD_IDS), encoding="utf-8")
     out = tmp_path / "out"
@@ -299,7 +298,7 @@ def test_odd_ids_come_back_as_they_were(tmp_path: Path, format: str, h5_layout: 
 
 
 @pytest.mark.parametrize(("format", "h5_layout"), [kind for kind in KINDS if kind != ("h5", "flat")])
-def test_ids_may_repeat_or_be_empty_where_rows_are_known_by_place(
+def test_ids_may_repeat_or_be_empty_where_rows_have_numbers(
     tmp_path: Path, format: str, h5_layout: str
 ) -> None:
     path = tmp_path / "in.fa"
@@ -328,18 +327,18 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, run: Run) -> None:
     found = json.loads(run(*words, "--json", "--batch-tokens", 1024).out)
     counted = {key: found[key] for key in ("records", "residues", "unknown", "long", "repeats", "skipped")}
     assert counted == {"records": 5, "residues": 1234, "unknown": 1, "long": 1, "repeats": 1, "skipped": 0}
-    # Three pieces of 510 in two batches, for the budget holds two of them; then 10 and 4 together.
+    # Three pieces of 510 in two batches, because a batch has space for two; then 10 and 4 together.
     assert (found["tokens"], found["batches"]) == (3 * 512 + 12 + 6, 3)
     assert found["padding_share"] == pytest.approx(1 - (3 * 512 + 12 + 6) / (3 * 512 + 128))
     assert found["output_bytes"] == 5 * 40 * 4
     assert found["seconds"] is None
     table = run(*words).out
     assert "records                        5" in table
-    assert "unknown before a first run" in table
+    assert "unknown before the first run" in table
     assert sorted(tmp_path.iterdir()) == [path]
 
 
-def test_a_dry_run_knows_the_last_rate_and_needs_no_weights(tmp_path: Path, run: Run, home: Path) -> None:
+def test_a_dry_run_uses_the_last_rate_and_needs_no_weights(tmp_path: Path, run: Run, home: Path) -> None:
     from protrna_cli.run import rates
 
     path = write_fasta(tmp_path / "in.fa", ["acgu"])
@@ -351,12 +350,12 @@ def test_a_dry_run_knows_the_last_rate_and_needs_no_weights(tmp_path: Path, run:
     assert found["output_bytes"] == 1280 * 4
 
 
-def test_json_is_for_dry_runs(tmp_path: Path, run: Run) -> None:
+def test_json_needs_a_dry_run(tmp_path: Path, run: Run) -> None:
     outcome = run("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY, "--json")
-    assert (outcome.code, "--json goes with --dry-run" in outcome.err) == (2, True)
+    assert (outcome.code, "--json needs --dry-run" in outcome.err) == (2, True)
 
 
-def test_provenance_says_how_it_was_made(tmp_path: Path, run: Run) -> None:
+def test_provenance_records_how_the_output_was_made(tmp_path: Path, run: Run) -> None:
     out = tmp_path / "out.parquet"
     assert run("embed", SAMPLE, "-o", out, "--model", TOY, "--pool", "max").code == 0
     provenance = read_output(out)[0].provenance

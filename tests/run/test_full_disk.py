@@ -1,4 +1,4 @@
-"""Full, limited, read-only and vanishing disks: an error with its code, and a run that can be resumed."""
+"""Full, limited, read-only and removed folders: an error with its code, and a run that can be resumed."""
 
 import resource
 import shutil
@@ -11,10 +11,7 @@ import numpy as np
 import pytest
 
 from protrna_cli import embed_fasta
-from protrna_cli.errors import (
-    OutputUnwritable,
-    WriteFailed,
-)
+from protrna_cli.errors import OutputUnwritable, WriteFailed
 from protrna_cli.output.paths import partial_path
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.verify import find_flaws
@@ -24,13 +21,13 @@ from tests.tools.runs import OPTIONS, RUN_KINDS, command
 
 
 def limited(bytes_: int) -> Callable[[], None]:
-    """Set the largest file that a child process may write."""
+    """Limit the size of the files that a child process may write."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
 
 
 @pytest.mark.parametrize("name", ["out.npy", "out.parquet", "out.h5"])
 def test_a_file_size_limit_ends_with_74_and_is_resumed(tmp_path: Path, name: str) -> None:
-    """1,600 vectors of 40 float32 are 256 kB, of which 100 kB may be written."""
+    """1,600 vectors of 40 float32 are 256,000 bytes, but only 100,000 bytes may be written."""
     rng = np.random.default_rng(2)
     source = tmp_path / "in.fa"
     source.write_text("".join(f">r{i}\n{''.join(rng.choice(list('ACGU'), 20))}\n" for i in range(1600)))
@@ -47,8 +44,10 @@ def test_a_file_size_limit_ends_with_74_and_is_resumed(tmp_path: Path, name: str
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_full_disk_is_an_error_and_the_run_goes_on(tmp_path: Path, source: Path, small_disk: Path) -> None:
-    """Another program fills the disk while the run goes on; then it makes room."""
+def test_a_full_disk_is_an_error_and_the_run_is_resumed(
+    tmp_path: Path, source: Path, small_disk: Path
+) -> None:
+    """Another program fills the disk during the run, and then frees it again."""
     embed_fasta(source, tmp_path / "alone", replace(OPTIONS, per_token=True))
     target = small_disk / "out"
     options = replace(OPTIONS, per_token=True, resume=True)
@@ -69,13 +68,15 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on(tmp_path: Path, source: Pat
     assert content(target) == content(tmp_path / "alone")
 
 
-def test_what_cannot_fit_is_told_at_the_start(tmp_path: Path, small_disk: Path, run: Run) -> None:
+def test_an_output_that_cannot_fit_is_refused_at_the_start(
+    tmp_path: Path, small_disk: Path, run: Run
+) -> None:
     rng = np.random.default_rng(2)
     source = tmp_path / "in.fa"
     source.write_text("".join(f">r{i}\n{''.join(rng.choice(list('ACGU'), 200))}\n" for i in range(20)))
     outcome = run("embed", source, "-o", small_disk / "out.npy", "--per-token", "--model", "demo", "-q")
     assert outcome.code == 73
-    assert "needs 4.9 MiB, and 1.0 MiB are free" in outcome.err
+    assert "needs 4.9 MiB, but only 1.0 MiB are free" in outcome.err
     assert not list(small_disk.iterdir())
 
 
@@ -83,7 +84,7 @@ def test_what_cannot_fit_is_told_at_the_start(tmp_path: Path, small_disk: Path, 
 def test_a_disk_that_fills_while_the_output_is_made(
     tmp_path: Path, small_disk: Path, run: Run, format: str, h5_layout: str
 ) -> None:
-    """All is embedded, but there is no room for the output beside it; with more room it is made from that."""
+    """All records are embedded, but there is no space for the final output; with more space it is written."""
     rng = np.random.default_rng(2)
     source, out = tmp_path / "in.fa", small_disk / "out"
     source.write_text("".join(f">r{i}\n{''.join(rng.choice(list('ACGU'), 200))}\n" for i in range(20)))
@@ -92,7 +93,10 @@ def test_a_disk_that_fills_while_the_output_is_made(
     outcome = run(*words)
     assert outcome.code == 74
     note, error = outcome.err.splitlines()
-    assert "from which it is made at the end, need up to 1.2 MiB, and 1.0 MiB are free" in note
+    assert (
+        "is made from out.partial at the end; together they need up to 1.2 MiB, but only 1.0 MiB are free"
+        in note
+    )
     assert "No space left on device" in error
     assert not out.exists()
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
@@ -108,7 +112,7 @@ def test_a_read_only_folder_is_73(source: Path, small_disk: Path) -> None:
         embed_fasta(source, small_disk / "out", OPTIONS)
 
 
-def test_a_folder_that_vanishes_is_74(tmp_path: Path, source: Path) -> None:
+def test_a_folder_that_is_removed_is_74(tmp_path: Path, source: Path) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()
 

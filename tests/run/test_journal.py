@@ -7,7 +7,7 @@ from protrna_cli.run.journal import Journal, Position
 KEY = {"version": "1"}
 
 
-def test_a_line_that_was_cut_short_is_no_line(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     journal = Journal.create(path, KEY)
     journal.commit(Position(chunks=1, rows=7))

@@ -9,17 +9,14 @@ import numpy as np
 import pytest
 
 from protrna_cli import embed_fasta
-from protrna_cli.errors import (
-    NotFinite,
-    OutOfMemory,
-)
+from protrna_cli.errors import NotFinite, OutOfMemory
 from protrna_cli.model.transformer import ProtRNA
 from tests.conftest import TOY
 from tests.tools.runs import OPTIONS
 
 
 def run_with(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, Any], Any]) -> None:
-    """Let `change` see every batch before the model does, and the result after it."""
+    """Call `change` for every batch, with its tokens and a function that runs the model on them."""
     embed = ProtRNA.embed
 
     def changed(self: ProtRNA, tokens: Any, *rest: Any) -> Any:
@@ -48,8 +45,8 @@ def test_a_batch_that_does_not_fit_runs_in_halves(
     np.testing.assert_allclose(np.load(tmp_path / "halved"), np.load(tmp_path / "alone"), rtol=0, atol=1e-5)
 
 
-def test_tensorflows_word_for_it_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorFlow's own error, as its allocators raise it on a CPU and on a GPU."""
+def test_tensorflows_out_of_memory_error_becomes_a_memory_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error that TensorFlow's allocators raise on a CPU and on a GPU."""
     import tensorflow as tf
 
     from protrna_cli import load_model
@@ -65,7 +62,7 @@ def test_tensorflows_word_for_it_is_understood(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_one_record_that_does_not_fit_is_named(
+def test_a_single_record_that_does_not_fit_is_named(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_memory(tokens: Any, run: Any) -> Any:
@@ -79,7 +76,7 @@ def test_one_record_that_does_not_fit_is_named(
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_what_is_no_number_is_an_error_that_names_the_record(
+def test_an_embedding_that_is_not_finite_is_an_error_that_names_the_record(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []

@@ -1,4 +1,4 @@
-"""Of which residues a row speaks: regions, means without unknown residues, and two outputs from one run."""
+"""Which residues a row covers: regions, means without unknown residues, and two outputs from one run."""
 
 import gzip
 import hashlib
@@ -78,7 +78,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def residues_of(sequence: str) -> Any:
-    """Residues (L, D) of a record, in float64; long ones in windows of 60."""
+    """Residue vectors (L, D) of a record, in float64; long records in windows of 60."""
     return joined_reference(sequence, 60, 20) if len(sequence) > 60 else expected_residues([sequence])[0]
 
 
@@ -106,8 +106,8 @@ def test_every_line_of_bed_is_a_region_in_order(lines: list[Any], end: str, comm
 
 
 @given(st.text(max_size=60))
-def test_what_is_no_region_is_never_taken_for_one(line: str) -> None:
-    """Any text is regions that it spells out, or an error that names the line."""
+def test_any_text_is_a_valid_region_or_an_error(line: str) -> None:
+    """Any text gives a region with exactly its fields, or an error that names the file."""
     try:
         found = parse_bed([line], "x.bed")
     except ProtrnaError as error:
@@ -123,19 +123,19 @@ def test_what_is_no_region_is_never_taken_for_one(line: str) -> None:
     [
         ("s0 0 5 head\n", "line 1: not BED; a line is: id, start, end and name, separated by tabs"),
         ("#\ns0\t0\n", "line 2: not BED"),
-        ("s0\t-1\t5\thead\n", "line 1: its start is '-1', no whole number of 0 or more"),
-        ("s0\t0\t5.0\thead\n", "line 1: its end is '5.0', no whole number"),
+        ("s0\t-1\t5\thead\n", "line 1: its start is '-1', not a whole number of 0 or more"),
+        ("s0\t0\t5.0\thead\n", "line 1: its end is '5.0', not a whole number"),
         ("s0\t5\t5\thead\n", "line 1: an empty region, 5 to 5; BED counts from 0"),
         ("s0\t6\t5\thead\n", "line 1: an empty region, 6 to 5"),
         ("s0\t0\t5\n", "line 1: a region without a name"),
         ("s0\t0\t5\t.\n", "line 1: a region without a name"),
         ("\t0\t5\thead\n", "line 1: no id in its first column"),
-        ("# nothing\n", "no region in it"),
+        ("# nothing\n", "contains no regions"),
         ("s0\t0\t10\thead\ns0\t3\t11\tx\n", "line 2: region 'x' ends at 11, and record 's0' ends at 10"),
         ("s9\t0\t5\thead\n", "line 1: no record of the input has the id 's9'"),
     ],
 )
-def test_a_bad_bed_is_told_by_file_and_line(
+def test_an_error_in_a_bed_file_names_file_and_line(
     tmp_path: Path, source: Path, run: Run, text: str, words: str
 ) -> None:
     bed = tmp_path / "bad.bed"
@@ -179,7 +179,7 @@ def test_rows_are_the_regions_of_the_reference(
     pool: str,
     skip_unknown: bool,
 ) -> None:
-    """Regions in a record in windows, and different ones in two equal records; one record has none."""
+    """Regions of a record in windows, and different regions of two equal records; one record has none."""
     out = tmp_path / f"out.{format}"
     rules = Rules(**LONG, skip_unknown=skip_unknown, regions=read_bed(bed))
     summary = embed_fasta(
@@ -222,7 +222,7 @@ def test_several_layers_of_regions(tmp_path: Path, source: Path, bed: Path) -> N
         np.testing.assert_allclose(values, expected, rtol=0, atol=1e-4)
 
 
-def test_regions_of_one_name_are_two_rows_but_not_in_flat_hdf5(
+def test_regions_with_equal_names_are_two_rows_but_an_error_in_flat_hdf5(
     tmp_path: Path, source: Path, run: Run
 ) -> None:
     bed = tmp_path / "exons.bed"
@@ -259,7 +259,7 @@ def test_unknown_residues_are_left_out_of_the_mean(tmp_path: Path, run: Run, lon
     assert run("verify", out, source).code == 0
 
 
-def test_a_mean_of_nothing_is_told_before_the_model_is_loaded(tmp_path: Path, run: Run) -> None:
+def test_a_mean_without_residues_is_an_error_before_the_model_is_loaded(tmp_path: Path, run: Run) -> None:
     source = write_fasta(tmp_path / "in.fa", ["acgu", "xxx", "acgunnnn"])
     out = tmp_path / "out.npy"
     words = ["embed", source, "-o", out, "--model", TOY, "--skip-unknown"]
@@ -284,17 +284,17 @@ def test_a_mean_of_nothing_is_told_before_the_model_is_loaded(tmp_path: Path, ru
         (["--per-token", "--regions", "parts.bed"], "--regions is for pooled rows"),
         (["--pool", "max", "--skip-unknown"], "--skip-unknown is for --pool mean, not for --pool max"),
         (["--pool", "cls", "--regions", "parts.bed"], "--regions is for --pool mean and max"),
-        (["--per-token-output", "out.npy"], "out.npy: named by -o and by --per-token-output"),
+        (["--per-token-output", "out.npy"], "out.npy: given to both -o and --per-token-output"),
         (["-o", "-", "--regions", "parts.bed"], "records without a region are listed beside OUT"),
-        (["-o", "-", "--per-token-output", "b.npy"], "--per-token-output goes with a file"),
+        (["-o", "-", "--per-token-output", "b.npy"], "--per-token-output needs a file as -o"),
         (
             ["--dask", "local:1", "--per-token-output", "b.npy", "--format", "parquet"],
-            "--dask makes one folder",
+            "--dask writes only one output",
         ),
         (["--per-token-output", "out.txt"], "no format has the suffix '.txt'"),
     ],
 )
-def test_what_contradicts_itself_is_refused(
+def test_options_that_contradict_each_other_are_refused(
     tmp_path: Path, source: Path, bed: Path, run: Run, monkeypatch: Any, words: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -308,7 +308,7 @@ OPTIONS = EmbedOptions(model=str(TOY), rules=Rules(on_invalid="skip", max_length
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """Ninety records, some in windows, some equal, some skipped."""
+    """90 records, some in windows, some equal, some skipped."""
     path = tmp_path / "mixed.fa"
     write_input(path)
     return path
@@ -316,7 +316,7 @@ def mixed(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize(("pool", "layers"), [("mean", (3, 1)), ("max", (3,)), ("cls", (3,))])
-def test_both_outputs_of_one_run_are_those_of_two(
+def test_the_two_outputs_of_one_run_equal_those_of_two_runs(
     tmp_path: Path, mixed: Path, monkeypatch: Any, run: Run, pool: str, layers: tuple[int, ...]
 ) -> None:
     options = replace(OPTIONS, pool=pool, layers=layers)
@@ -339,7 +339,7 @@ def test_both_outputs_of_one_run_are_those_of_two(
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_residues_beside_regions_are_those_of_whole_records(tmp_path: Path, source: Path, bed: Path) -> None:
+def test_a_second_output_beside_regions_has_whole_records(tmp_path: Path, source: Path, bed: Path) -> None:
     rules = Rules(**LONG, skip_unknown=True, regions=read_bed(bed))
     pooled, residues = tmp_path / "pooled.npy", tmp_path / "residues.h5"
     embed_fasta(source, pooled, EmbedOptions(model=str(TOY), rules=rules, per_token_output=str(residues)))
@@ -352,14 +352,14 @@ def test_residues_beside_regions_are_those_of_whole_records(tmp_path: Path, sour
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_what_exists_of_two_outputs_is_refused(tmp_path: Path, mixed: Path) -> None:
+def test_either_existing_output_is_refused(tmp_path: Path, mixed: Path) -> None:
     pooled, residues = tmp_path / "pooled.npy", tmp_path / "residues.h5"
     options = replace(OPTIONS, per_token_output=str(residues))
     residues.write_text("mine")
     with pytest.raises(OutputUnwritable, match=r"residues.h5: exists; use --overwrite"):
         embed_fasta(mixed, pooled, options)
     residues.unlink()
-    with pytest.raises(Stopped, match=r"\d+ of 84 rows or more are safe"):
+    with pytest.raises(Stopped, match=r"at least \d+ of 84 rows are saved"):
         embed_fasta(mixed, pooled, options, stop=StopAfter(12))
     with pytest.raises(OutputUnwritable, match="use --resume to continue it"):
         embed_fasta(mixed, pooled, options)
@@ -370,8 +370,8 @@ def test_what_exists_of_two_outputs_is_refused(tmp_path: Path, mixed: Path) -> N
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_an_output_that_is_whole_waits_for_the_other(tmp_path: Path, mixed: Path) -> None:
-    """The first one was published, and the run ended before the second was: only that one is made."""
+def test_a_complete_output_is_kept_while_the_other_is_made(tmp_path: Path, mixed: Path) -> None:
+    """The first output is complete, the second is not: only the second one is made."""
     pooled, residues = tmp_path / "pooled.npy", tmp_path / "residues.h5"
     embed_fasta(mixed, pooled, OPTIONS)
     before = pooled.stat()
@@ -386,15 +386,15 @@ def test_an_output_that_is_whole_waits_for_the_other(tmp_path: Path, mixed: Path
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_outputs_that_stand_at_different_batches_go_on_together(tmp_path: Path, mixed: Path) -> None:
-    """The pooled rows are windows ahead of the residues, as another run with the same key left them."""
+def test_outputs_at_different_batches_continue_together(tmp_path: Path, mixed: Path) -> None:
+    """The pooled output is chunks ahead of the residues, as left by earlier runs with the same key."""
     pooled, residues = tmp_path / "pooled.npy", tmp_path / "residues.npy"
-    for path, options, questions in (
+    for path, options, checks in (
         (pooled, OPTIONS, 40),
         (residues, replace(OPTIONS, per_token=True), 12),
     ):
         with pytest.raises(Stopped):
-            embed_fasta(mixed, path, options, stop=StopAfter(questions))
+            embed_fasta(mixed, path, options, stop=StopAfter(checks))
     embed_fasta(mixed, pooled, replace(OPTIONS, per_token_output=str(residues), resume=True))
     for path, per_token in ((pooled, False), (residues, True)):
         embed_fasta(mixed, tmp_path / "alone.npy", replace(OPTIONS, per_token=per_token, overwrite=True))
@@ -432,7 +432,7 @@ def test_other_regions_are_another_run(tmp_path: Path, source: Path, bed: Path) 
         embed_fasta(source, tmp_path / "out.npy", options())
 
 
-def test_regions_come_back_from_json() -> None:
+def test_regions_survive_json() -> None:
     from dataclasses import asdict
 
     regions = Regions("x.bed", "0", {"a": [Region("b", 0, 1, 2)]})

@@ -1,4 +1,4 @@
-"""Stopped and killed runs continue where they stopped, and end in the same bytes."""
+"""Stopped and killed runs continue where they stopped, and give the same bytes."""
 
 import subprocess
 import sys
@@ -10,12 +10,7 @@ from typing import Any
 import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
-from protrna_cli.errors import (
-    OutputUnwritable,
-    RunMismatch,
-    Stopped,
-    UsageError,
-)
+from protrna_cli.errors import OutputUnwritable, RunMismatch, Stopped, UsageError
 from protrna_cli.output.paths import partial_path
 from protrna_cli.plan.rules import Rules
 from tests.conftest import GOLDEN, ROOT, TOY, Run
@@ -30,15 +25,15 @@ def kind_name(options: EmbedOptions) -> str:
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("options", KINDS, ids=kind_name)
-def test_a_run_stopped_anywhere_goes_on_to_the_same_bytes(
+def test_a_run_stopped_anywhere_gives_the_same_bytes(
     tmp_path: Path, source: Path, options: EmbedOptions
 ) -> None:
     alone, target = tmp_path / "alone", tmp_path / "stopped"
     embed(source, alone, replace(options, resume=False))
     stops = 0
-    for questions in (1, 2, 9, 3, 30, 5, 17, 10_000):
+    for checks in (1, 2, 9, 3, 30, 5, 17, 10_000):
         try:
-            summary = embed(source, target, options, stop=StopAfter(questions))
+            summary = embed(source, target, options, stop=StopAfter(checks))
         except Stopped:
             stops += 1
             assert not target.exists()
@@ -58,8 +53,8 @@ def test_a_few_kills_lose_nothing() -> None:
     assert "every output equals the uninterrupted one" in done.stdout
 
 
-def test_resume_can_always_be_said(tmp_path: Path, source: Path, run: Run) -> None:
-    """With nothing to resume it begins; on a finished output of the same run it is done at once."""
+def test_resume_may_always_be_given(tmp_path: Path, source: Path, run: Run) -> None:
+    """With nothing to resume, the run starts; if the output is already complete, the run ends at once."""
     target = tmp_path / "out.h5"
     words = ["embed", source, "-o", target, "--model", TOY, "--on-invalid", "skip", "--h5-layout", "packed"]
     assert run(*words, "--resume").code == 0
@@ -87,7 +82,7 @@ def test_resume_can_always_be_said(tmp_path: Path, source: Path, run: Run) -> No
     ],
 )
 @pytest.mark.parametrize("finished", [False, True])
-def test_another_runs_leavings_are_refused(
+def test_the_output_of_another_run_is_refused(
     tmp_path: Path, source: Path, change: dict[str, Any], field: str, finished: bool
 ) -> None:
     target = tmp_path / "out"
@@ -110,7 +105,7 @@ def test_another_input_is_refused(tmp_path: Path, source: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_an_unfinished_run_is_not_overwritten_unasked(tmp_path: Path, source: Path) -> None:
+def test_an_unfinished_run_is_overwritten_only_when_asked(tmp_path: Path, source: Path) -> None:
     target = tmp_path / "out"
     with pytest.raises(Stopped):
         embed_fasta(source, target, OPTIONS, stop=StopAfter(12))
@@ -122,7 +117,7 @@ def test_an_unfinished_run_is_not_overwritten_unasked(tmp_path: Path, source: Pa
     assert not partial_path(target).exists()
 
 
-def test_what_did_not_begin_leaves_nothing(tmp_path: Path, source: Path) -> None:
+def test_a_run_stopped_before_its_first_commit_leaves_nothing(tmp_path: Path, source: Path) -> None:
     with pytest.raises(Stopped):
         embed_fasta(source, tmp_path / "out", OPTIONS, stop=StopAfter(1))
     assert sorted(tmp_path.iterdir()) == [source]

@@ -1,4 +1,4 @@
-"""Signals: work is committed, and the message says how to continue."""
+"""Signals: work is committed, and the message shows how to continue."""
 
 import os
 import signal
@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protrna_cli.errors import (
-    Stopped,
-)
+from protrna_cli.errors import Stopped
 from protrna_cli.output.paths import partial_path
 from tests.tools.runs import command
 
@@ -21,8 +19,8 @@ from tests.tools.runs import command
     [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)],
     ids=str,
 )
-def test_signals_commit_and_say_how_to_go_on(tmp_path: Path, number: int, code: int) -> None:
-    """A real process, stopped while it computes, and resumed with the command that it names."""
+def test_signals_commit_and_show_how_to_continue(tmp_path: Path, number: int, code: int) -> None:
+    """A real process is stopped while it computes; its message has the command that continues the run."""
     rng = np.random.default_rng(1)
     source = tmp_path / "in.fa"
     source.write_text("".join(f">r{i}\n{''.join(rng.choice(list('ACGU'), 400))}\n" for i in range(400)))

@@ -1,4 +1,4 @@
-"""In a shell pipeline: Parquet on standard output, and nothing else; progress on stderr; completion."""
+"""Shell pipelines: only Parquet on standard output, progress on stderr; and shell completion."""
 
 import json
 import os
@@ -29,7 +29,7 @@ OPTIONS = EmbedOptions(model=str(TOY), rules=RULES, batch_tokens=150)
 
 
 def shell(line: str, *words: object, **variables: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a bash line in which `protrna` is ours; words are $1, $2 and so on."""
+    """Run a bash line in which `protrna` is this package; the words are $1, $2 and so on."""
     function = f'protrna() {{ "{sys.executable}" -m protrna_cli "$@"; }}'
     script = ["bash", "-c", f"{function}; {line}", "bash", *map(str, words)]
     return subprocess.run(script, capture_output=True, env=os.environ | variables, timeout=300)
@@ -55,7 +55,7 @@ def test_other_formats_take_standard_input_too(tmp_path: Path, name: str, run: R
     [{"layers": (1, 3), "pool": "max"}, {"per_token": True, "layers": (0, 2)}],
     ids=str,
 )
-def test_a_stream_holds_what_a_file_holds(tmp_path: Path, source: Path, kind: dict[str, object]) -> None:
+def test_a_stream_equals_a_file(tmp_path: Path, source: Path, kind: dict[str, object]) -> None:
     options = EmbedOptions(**{**vars(OPTIONS), **kind, "rules": Rules(max_length=60)})
     source.write_text("".join(f">r{i} d\n{'ACGU' * i}\n" for i in range(1, 40)))
     with (tmp_path / "streamed").open("wb") as file:
@@ -69,7 +69,7 @@ def test_a_stream_holds_what_a_file_holds(tmp_path: Path, source: Path, kind: di
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_shards_may_flow_too(tmp_path: Path) -> None:
+def test_shards_can_be_streamed(tmp_path: Path) -> None:
     parts = [tmp_path / f"part{i}" for i in (1, 2, 3)]
     for i, part in enumerate(parts, start=1):
         with part.open("wb") as file:
@@ -92,7 +92,7 @@ sys.exit(cli.run(sys.argv[1:]))
 """
 
 
-def test_what_libraries_print_is_no_part_of_the_output(tmp_path: Path) -> None:
+def test_what_libraries_print_does_not_get_into_the_output(tmp_path: Path) -> None:
     command = [sys.executable, "-c", NOISY, "embed", SAMPLE, "-o", "-", "--model", TOY]
     done = subprocess.run(command, stdout=subprocess.PIPE, timeout=300)
     assert done.returncode == 0
@@ -102,10 +102,10 @@ def test_what_libraries_print_is_no_part_of_the_output(tmp_path: Path) -> None:
     assert find_flaws(tmp_path / "out", [SAMPLE]) == []
 
 
-def test_a_reader_that_has_enough_ends_the_run_quietly(tmp_path: Path) -> None:
+def test_a_closed_pipe_ends_the_run_quietly(tmp_path: Path) -> None:
     source, temporary = tmp_path / "in.fa", tmp_path / "tmp"
     temporary.mkdir()
-    write_random(source, 20_000, 8)  # 3 MB of vectors, which no pipe holds
+    write_random(source, 20_000, 8)  # 3 MiB of vectors, more than a pipe can buffer
     line = 'protrna embed "$1" -o - --model "$2" | head -c 100 | wc -c; echo "${PIPESTATUS[@]}"'
     done = shell(line, source, TOY, TMPDIR=str(temporary))
     assert done.stdout.decode().split() == ["100", "141", "0", "0"]
@@ -137,17 +137,17 @@ def test_a_terminal_gets_no_binary_file() -> None:
         ({"rules": Rules(long="skip")}, "skipped records are listed beside OUT"),
     ],
 )
-def test_what_a_pipe_cannot_have_is_refused(options: dict[str, Any], message: str) -> None:
+def test_options_that_need_a_file_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         stream_fasta(SAMPLE, -1, EmbedOptions(**options))
 
 
-def test_a_dry_run_speaks_of_a_stream_too(run: Run) -> None:
+def test_a_dry_run_works_for_a_stream(run: Run) -> None:
     outcome = run("embed", SAMPLE, "-o", "-", "--model", TOY, "--dry-run", "--json")
     assert json.loads(outcome.out)["records"] == 46
 
 
-def test_a_stopped_stream_is_no_parquet_file(tmp_path: Path) -> None:
+def test_a_stopped_stream_is_not_a_parquet_file(tmp_path: Path) -> None:
     class StopAt(Stop):
         left = 12
 
@@ -166,7 +166,7 @@ def test_a_stopped_stream_is_no_parquet_file(tmp_path: Path) -> None:
     assert not sent.endswith(b"PAR1")
 
 
-def test_a_reader_that_does_not_read_cannot_hold_the_run(tmp_path: Path) -> None:
+def test_a_reader_that_does_not_read_cannot_block_a_stop(tmp_path: Path) -> None:
     source = tmp_path / "in.fa"
     write_random(source, 20_000, 8)
     command = [sys.executable, "-m", "protrna_cli", "embed", source, "-o", "-", "--model", TOY]
@@ -176,17 +176,17 @@ def test_a_reader_that_does_not_read_cannot_hold_the_run(tmp_path: Path) -> None
         time.sleep(2)  # the pipe is full by now
         process.terminate()
         assert process.wait(timeout=300) == 75
-        said = process.stderr.read().decode()
-    assert "stopped by SIGTERM; standard output is incomplete" in said
-    assert "go on with" not in said
+        err = process.stderr.read().decode()
+    assert "stopped by SIGTERM; standard output is incomplete" in err
+    assert "continue with" not in err
 
 
-def test_writing_to_a_closed_pipe_is_an_error_of_its_own() -> None:
-    theirs, ours = os.pipe()
-    os.close(theirs)
+def test_writing_to_a_closed_pipe_is_reader_gone() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
     with pytest.raises(ReaderGone):
-        stream_fasta(SAMPLE, ours, OPTIONS)
-    os.close(ours)
+        stream_fasta(SAMPLE, write_end, OPTIONS)
+    os.close(write_end)
 
 
 NUMBERS = {
@@ -214,7 +214,7 @@ def test_progress_in_json_is_a_line_at_the_start_and_at_the_end(tmp_path: Path, 
 
 
 class Clock:
-    """Time that a test moves on."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -255,14 +255,14 @@ def test_json_comes_every_five_seconds(clock: Clock, capsys: pytest.CaptureFixtu
         clock.now = second
         meter.advance(1, 10)
     meter.close()
-    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [(each["elapsed_seconds"], each["records_done"]) for each in told] == [
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(each["elapsed_seconds"], each["records_done"]) for each in lines] == [
         (0, 0),
         (5, 5),
         (10, 10),
         (12, 12),
     ]
-    assert [each["eta_seconds"] for each in told] == [None, 95, 90, 88]
+    assert [each["eta_seconds"] for each in lines] == [None, 95, 90, 88]
 
 
 @pytest.mark.parametrize("kind", ["auto", "json", "none"])
@@ -275,7 +275,7 @@ def test_a_short_run_in_a_log_file_is_one_line(tmp_path: Path, run: Run, kind: s
 
 
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
-def test_every_shell_gets_its_completion_script(name: str) -> None:
+def test_every_shell_has_a_completion_script(name: str) -> None:
     done = shell("protrna", _PROTRNA_COMPLETE=f"{name}_source")
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"_PROTRNA_COMPLETE=" in done.stdout
@@ -297,7 +297,11 @@ def test_every_shell_gets_its_completion_script(name: str) -> None:
     ],
 )
 def test_words_are_completed(words: str, offered: set[str]) -> None:
-    told = {"_PROTRNA_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-    done = shell("protrna", **told)
+    variables = {
+        "_PROTRNA_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    done = shell("protrna", **variables)
     assert (done.returncode, done.stderr) == (0, b"")
     assert set(done.stdout.decode().splitlines()) == offered

@@ -39,10 +39,10 @@ def list_too_many(index: Path, out: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (damage_row, "row 5 (id 'r6'): its id is 'r6', and the record's 'r5'"),
+        (damage_row, "row 5 (id 'r6'): its id is 'r6', but should be 'r5'"),
         (lose_row, "have no row"),
         (spoil_value, "row 4 (id 'r4'): its embedding is not finite"),
-        (forget_skipped, "record 1 (id 'r0'): left out, and not listed"),
+        (forget_skipped, "record 1 (id 'r0'): has no row, but is not listed"),
         (list_too_many, "lists record 2 (id 'r1'), which has a row"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Helpers of the tests: checkpoints, a float64 reference, servers, and programs that try to break runs."""
+"""Test helpers: checkpoints, a float64 reference, a server, and programs that try to break runs."""

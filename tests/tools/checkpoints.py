@@ -1,6 +1,6 @@
 """Write ProtRNA checkpoints of any size: random weights in the published HDF5 layout.
 
-From the command line the defaults give the full-size model (651 M parameters, 2.6 GB):
+From the command line the defaults give the full-size model (651 M parameters, 2.4 GiB):
 
     python -m tests.tools.checkpoints OUT.h5 [--layers 33 --width 1280 --heads 20 --seed 0]
 
@@ -22,7 +22,7 @@ EMBEDDING = "embedding/embeddings:0"
 # Mean and standard deviation by the last part of a name. No bias may be zero: TensorFlow's
 # optimiser drops the addition of zeros, and then other kernels run than in the real model.
 DISTRIBUTIONS = {
-    "embeddings:0": (0.0, 1.0),  # large enough that depth does not make all tokens alike
+    "embeddings:0": (0.0, 1.0),  # large enough that the tokens stay different in deep layers
     "bias:0": (0.0, 0.02),
     "gamma:0": (1.0, 0.1),
     "beta:0": (0.0, 0.05),
@@ -30,7 +30,7 @@ DISTRIBUTIONS = {
 
 
 class Tensor(NamedTuple):
-    """A weight to be written: its path inside its group, and its shape."""
+    """A weight to write: its path inside its group, and its shape."""
 
     path: str
     shape: tuple[int, ...]
@@ -83,7 +83,7 @@ def _values(tensor: Tensor, rng: np.random.Generator) -> NDArray[np.float32]:
     kernel = (0.0, tensor.shape[0] ** -0.5)
     mean, deviation = DISTRIBUTIONS.get(tensor.path.rpartition("/")[2], kernel)
     values = rng.standard_normal(tensor.shape, dtype=np.float32)
-    values *= deviation  # in place: the largest tensors are the whole memory of this program
+    values *= deviation  # in place: the largest tensors take nearly all memory of this program
     values += mean
     return values
 
@@ -109,7 +109,7 @@ def _layer(index: int, width: int, head_width: int) -> list[Tensor]:
     scope = f"ProtRNA/layer_._{index}"
     attention = f"{scope}/{_counted('multihead_attention', index)}"
     rotary = f"{attention}/{_counted('rotary_embedding', index)}"
-    # Keras counts on through the layers: six dense layers and two LayerNorms in each.
+    # Keras numbers them through all layers: six dense layers and two LayerNorms in each.
     query, key, value, out, fc1, fc2 = (_counted("dense", 6 * index + i) for i in range(6))
     norm1, norm2 = (_counted("layer_normalization", 2 * index + i) for i in range(2))
     return [
@@ -149,7 +149,7 @@ def _encoded(names: Iterable[str]) -> list[bytes]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the checkpoint that the command line asks for."""
+    """Write a checkpoint of random weights."""
     parser = argparse.ArgumentParser(prog="python -m tests.tools.checkpoints", description=main.__doc__)
     parser.add_argument("path", metavar="OUT.h5", type=Path)
     parser.add_argument("--layers", type=int, default=33)

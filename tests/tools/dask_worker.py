@@ -1,4 +1,4 @@
-"""Preloaded by the workers of tests/test_dask.py: many small windows, a commit at once, a slow model."""
+"""Preloaded by the workers of the cluster tests: many small chunks, a commit per batch, a slow model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BATCH_SECONDS = 0.03
 
 
 def dask_setup(_: Any) -> None:
-    """Change what the tests need changed."""
+    """Change the settings for the tests."""
     chunks.CHUNK_RECORDS, chunks.CHUNK_RESIDUES = 7, 300
     chunks.CHUNKS_A_SHARD = 2
     pipeline.COMMIT_SECONDS = 0.0

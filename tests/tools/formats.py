@@ -1,4 +1,4 @@
-"""The formats of outputs, by the names that tests are parametrized with."""
+"""Output formats, by the names that tests are parametrized with."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from protrna_cli.output.formats.table import Format, choose_format
 
 
 def named(name: str, h5_layout: str = "flat") -> Format:
-    """Find a format by its name; the layout is for HDF5 alone."""
+    """Find a format by its name; the layout is only for HDF5."""
     return choose_format(Path("out"), name, h5_layout, exports=True)

@@ -1,9 +1,9 @@
-"""Fuzz the reader: bytes in; records or one of our errors out, never a traceback, never a hang.
+"""Fuzz the FASTA reader: any bytes must give records or one of our errors, never a traceback or a hang.
 
     python -m tests.tools.fuzz --seconds 3600 --seed 1
 
-Seeds are FASTA of many tempers, plain and compressed; each round mutates one and reads it under random rules.
-A failing input is left in the current folder.
+Seeds are valid and odd FASTA files, plain and compressed; each round mutates one and reads it with random
+rules. A failing input is saved in the current folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TEXTS = [
     b"\n\n>long\n" + b"ACGU" * 400 + b"\n>t\tx\nA\tC\x0bG\n",
     b"@q\nACGU\n+\nIIII\n",
 ]
-_PIECES = [
+_FRAGMENTS = [
     b">",
     b"\n",
     b"\r",
@@ -55,7 +55,7 @@ _PIECES = [
 
 
 def seeds() -> list[bytes]:
-    """Texts, and each of them in every compression, once and twice over."""
+    """Make the seeds: each text plain, in every compression, and as two compressed copies in one file."""
     packers = [
         gzip.compress,
         bz2.compress,
@@ -67,13 +67,13 @@ def seeds() -> list[bytes]:
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Change, add, repeat or cut off some bytes."""
+    """Change, insert, repeat or remove some bytes."""
     out = bytearray(data)
     for _ in range(rng.randint(0, 6)):
         at = rng.randint(0, len(out))
         match rng.randint(0, 4):
             case 0:
-                out[at:at] = rng.choice(_PIECES)
+                out[at:at] = rng.choice(_FRAGMENTS)
             case 1:
                 out[at : at + 1] = rng.randbytes(1)
             case 2:
@@ -86,7 +86,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def random_rules(rng: random.Random) -> Rules:
-    """Any rules that are valid."""
+    """Choose any valid rules."""
     longest = rng.choice([2, 3, 17, 510])
     return Rules(
         rng.choice(ON_INVALID), rng.choice(GAPS), rng.choice(LONG), longest, rng.randint(1, longest - 1)
@@ -94,12 +94,12 @@ def random_rules(rng: random.Random) -> Rules:
 
 
 def check(path: Path, rules: Rules) -> str:
-    """Read a file twice, as a run does; returns what came of it.
+    """Read a file twice, as a run does; returns `records` or the name of the error.
 
     Raises
     ------
     AssertionError
-        The two passes do not agree, or an error is no single line that names the file.
+        The two passes do not agree, or an error is not a single line that names the file.
     """
     try:
         with open_sources([path]) as sources:
@@ -118,7 +118,7 @@ def check(path: Path, rules: Rules) -> str:
 
 
 def fuzz(seconds: float, seed: int) -> Counter[str]:
-    """Fuzz for some time; returns how often what came out."""
+    """Fuzz for some time; returns how often each outcome occurred."""
     rng = random.Random(seed)
     corpus = seeds()
     outcomes: Counter[str] = Counter()
@@ -142,11 +142,11 @@ def fuzz(seconds: float, seed: int) -> Counter[str]:
 
 
 def _hang(*_: object) -> None:
-    raise TimeoutError(f"no answer in {HANG_SECONDS} s")
+    raise TimeoutError(f"no result in {HANG_SECONDS} s")
 
 
 def main() -> None:
-    """Fuzz as the command line asks."""
+    """Fuzz the FASTA reader."""
     parser = argparse.ArgumentParser(prog="python -m tests.tools.fuzz", description=main.__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)

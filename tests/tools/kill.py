@@ -1,10 +1,10 @@
-"""Kill runs at random instants with SIGKILL, resume them until they end, and compare with runs left alone.
+"""Kill runs at random times with SIGKILL, resume them until they end, and compare with uninterrupted runs.
 
     python -m tests.tools.kill --kills 200 --seed 1
 
-Every run embeds the same input with the toy checkpoint in many small windows, in a random format and kind,
+Every run embeds the same input with the toy checkpoint in many small chunks, in a random format and kind,
 some into two outputs. It is started with --resume, killed after a random time, and started again, until it
-ends by itself. Whenever an output is there it must equal that of an uninterrupted run in ids, order and bytes
+ends by itself. Whenever an output exists, it must equal that of an uninterrupted run in ids, order and bytes
 of the values.
 """
 
@@ -61,7 +61,7 @@ KINDS += [
 
 
 def write_input(path: Path) -> None:
-    """Ninety records: short ones, long ones, repeats, and some that are skipped."""
+    """Write 90 records: short, long, repeated, and some that are skipped."""
     rng = np.random.default_rng(0)
     sequences = ["".join(rng.choice(list("ACGU"), size)) for size in rng.integers(1, 100, 90)]
     sequences[::17] = ["*"] * len(sequences[::17])
@@ -70,7 +70,7 @@ def write_input(path: Path) -> None:
 
 
 class Content(NamedTuple):
-    """All of an output that must be equal: the values as bytes, one string a layer."""
+    """The content of an output, for comparison; the values are bytes, one string per layer."""
 
     header: Header
     rows: list[Row]
@@ -79,7 +79,7 @@ class Content(NamedTuple):
 
 
 def content(path: Path) -> Content:
-    """Read an output whole."""
+    """Read a whole output."""
     header, blocks = read_output(path)
     read = list(blocks)
     rows = [row for block in read for row in block.rows]
@@ -89,27 +89,27 @@ def content(path: Path) -> Content:
 
 
 def outputs(target: Path, options: EmbedOptions) -> list[Path]:
-    """What a run makes: the target, and its second output beside it."""
-    beside = options.per_token_output
-    return [target, target.with_name(f"{target.name}.{beside}")] if beside else [target]
+    """List the outputs of a run: the target, and the second output beside it, if there is one."""
+    second = options.per_token_output
+    return [target, target.with_name(f"{target.name}.{second}")] if second else [target]
 
 
 def embed(source: Path, target: Path, options: EmbedOptions, stop: Stop | None = None) -> Summary:
-    """Embed into the target, and into the second output where the options ask for one."""
-    beside = [str(path) for path in outputs(target, options)[1:]]
+    """Embed into the target, and into the second output if the options ask for one."""
+    second = [str(path) for path in outputs(target, options)[1:]]
     return embed_fasta(
-        source, target, replace(options, per_token_output=beside[0] if beside else None), stop=stop
+        source, target, replace(options, per_token_output=second[0] if second else None), stop=stop
     )
 
 
-def assert_equal(target: Path, alone: Path, options: EmbedOptions) -> None:
-    """Make sure that what there is of a run's outputs is what the run left alone made."""
-    for path, expected in zip(outputs(target, options), outputs(alone, options), strict=True):
+def assert_equal(target: Path, uninterrupted: Path, options: EmbedOptions) -> None:
+    """Assert that each existing output of a run equals that of the uninterrupted run."""
+    for path, expected in zip(outputs(target, options), outputs(uninterrupted, options), strict=True):
         assert not path.exists() or content(path) == content(expected), options
 
 
 def run_in_child(source: Path, target: Path, options: EmbedOptions) -> int:
-    """Start a run in a process of its own; returns its number."""
+    """Start a run in its own process; returns the process id."""
     child = os.fork()
     if child:
         return child
@@ -124,14 +124,14 @@ def run_in_child(source: Path, target: Path, options: EmbedOptions) -> int:
 
 
 def kill_until_done(
-    source: Path, target: Path, options: EmbedOptions, alone: Path, longest: float, rng: random.Random
+    source: Path, target: Path, options: EmbedOptions, uninterrupted: Path, longest: float, rng: random.Random
 ) -> int:
-    """Start, kill and start again until a run ends by itself; returns how often it was killed.
+    """Start and kill a run again and again until it ends by itself; returns how often it was killed.
 
     Raises
     ------
     AssertionError
-        A run failed, or left an output that is not that of the run left alone.
+        A run failed, or left an output that differs from that of the uninterrupted run.
     """
     kills = 0
     while True:
@@ -143,14 +143,14 @@ def kill_until_done(
             assert os.WEXITSTATUS(status) == 0, "the run failed"
             return kills
         kills += 1
-        assert_equal(target, alone, options)
+        assert_equal(target, uninterrupted, options)
         longest *= 1.02  # so that it ends
 
 
 def campaign(kills: int, seed: int) -> dict[str, int]:
-    """Kill runs of all kinds until there were this many kills; returns what happened."""
+    """Kill runs of all kinds until there were this many kills; returns the numbers of kills and runs."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf  # once, before the children are made; it starts no thread until it computes
+    import tensorflow as tf  # once, before forking; it starts no thread until it computes
 
     del tf
     rng = random.Random(seed)
@@ -162,16 +162,16 @@ def campaign(kills: int, seed: int) -> dict[str, int]:
         kinds = rng.sample(KINDS, len(KINDS))
         while counts["kills"] < kills:
             options = kinds[counts["runs"] % len(kinds)]
-            alone = folder / f"alone-{counts['runs'] % len(kinds)}"
-            if not alone.exists():
+            uninterrupted = folder / f"uninterrupted-{counts['runs'] % len(kinds)}"
+            if not uninterrupted.exists():
                 started = time.monotonic()
-                _, status = os.waitpid(run_in_child(source, alone, replace(options, resume=False)), 0)
-                assert status == 0, "the run left alone failed"
+                _, status = os.waitpid(run_in_child(source, uninterrupted, replace(options, resume=False)), 0)
+                assert status == 0, "the uninterrupted run failed"
                 seconds = time.monotonic() - started
             target = folder / f"killed-{counts['runs']}"
-            counts["kills"] += kill_until_done(source, target, options, alone, seconds, rng)
+            counts["kills"] += kill_until_done(source, target, options, uninterrupted, seconds, rng)
             counts["runs"] += 1
-            assert_equal(target, alone, options)
+            assert_equal(target, uninterrupted, options)
             for path in outputs(target, options):
                 assert path.exists()
                 assert not partial_path(path).exists()
@@ -179,7 +179,7 @@ def campaign(kills: int, seed: int) -> dict[str, int]:
 
 
 def main() -> None:
-    """Kill as the command line asks."""
+    """Kill and resume runs, and compare their outputs."""
     parser = argparse.ArgumentParser(prog="python -m tests.tools.kill", description=main.__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,7 +1,7 @@
-"""The ProtRNA forward pass in plain NumPy float64: what the tests hold to be true.
+"""The ProtRNA forward pass in plain NumPy float64: the reference of the tests.
 
-It shares no code with the package, reads the published HDF5 layout itself and prefers
-the plainest formula to the fastest one.
+It shares no code with the package, reads the published HDF5 layout itself and prefers the simplest formula to
+the fastest one.
 
 Shapes: B batch, T tokens, H heads, D width, C head width (D = H * C), F feed-forward (4 D).
 """
@@ -26,7 +26,7 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One transformer layer; after `inv_freq` the fields stand in the checkpoint's order."""
+    """One transformer layer; after `inv_freq` the fields are in the order of the checkpoint."""
 
     inv_freq: Array  # (C / 2,)
     query: Pair
@@ -53,7 +53,7 @@ class ReferenceWeights:
 
 @dataclass(frozen=True)
 class ReferenceOutput:
-    """Everything the model can answer, float64."""
+    """All outputs of the model, float64."""
 
     representations: list[Array]  # layers + 1 of (B, T, D)
     logits: Array  # (B, T, 38)
@@ -71,7 +71,7 @@ def read_weights(path: Path | str) -> ReferenceWeights:
     Returns
     -------
     ReferenceWeights
-        Its weights, unchanged.
+        The weights, unchanged.
     """
     with h5py.File(path) as file:
         groups = [_tensors(file[name]) for name in file.attrs["layer_names"]]
@@ -90,7 +90,7 @@ def forward(weights: ReferenceWeights, tokens: NDArray[np.integer]) -> Reference
     weights
         The weights of a checkpoint.
     tokens
-        Token ids (B, T); a row of pads alone would have no key to attend to.
+        Token ids (B, T); a row with only padding would have no key to attend to.
 
     Returns
     -------
@@ -125,11 +125,11 @@ def _attend(x: Array, layer: LayerWeights, pad: NDArray[np.bool_]) -> tuple[Arra
 
 
 def _rotate(x: Array, inv_freq: Array) -> Array:
-    """Turn x (B, H, T, C) by its position, as pairs of its first and its second half."""
+    """Rotate x (B, H, T, C) by its position, in pairs of its first and its second half."""
     angle = np.arange(x.shape[2])[:, None] * inv_freq.astype(np.float64)  # (T, C / 2)
     first, second = np.split(x, 2, axis=-1)
-    turned = first * np.cos(angle) - second * np.sin(angle), second * np.cos(angle) + first * np.sin(angle)
-    return np.concatenate(turned, axis=-1)
+    rotated = first * np.cos(angle) - second * np.sin(angle), second * np.cos(angle) + first * np.sin(angle)
+    return np.concatenate(rotated, axis=-1)
 
 
 def _heads(x: Array, head_width: int) -> Array:
@@ -165,10 +165,10 @@ def _tensors(group: h5py.Group) -> list[Array]:
 
 
 def _layer_weights(tensors: list[Array]) -> LayerWeights:
-    # inv_freq has two places, ninth or last; no bias and no scale is as short as it.
+    # inv_freq is ninth or last; it is shorter than every bias and scale.
     width = len(tensors[0])
-    [place] = [i for i, tensor in enumerate(tensors) if tensor.ndim == 1 and tensor.size < width]
-    return LayerWeights(tensors[place], *_pairs(tensors[:place] + tensors[place + 1 :]))
+    [index] = [i for i, tensor in enumerate(tensors) if tensor.ndim == 1 and tensor.size < width]
+    return LayerWeights(tensors[index], *_pairs(tensors[:index] + tensors[index + 1 :]))
 
 
 def _pairs(tensors: list[Array]) -> list[Pair]:

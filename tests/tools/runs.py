@@ -1,4 +1,4 @@
-"""Small runs with the toy checkpoint, and ways to stop and to start them."""
+"""Small runs with the toy checkpoint, and ways to stop and start them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from protrna_cli.run.stop import Stop
 from tests.conftest import TOY
 
 RUN_KINDS = [("parquet", "flat"), ("npy", "flat"), ("h5", "flat"), ("h5", "packed")]
-"""Format and HDF5 layout of everything that a run makes."""
+"""Format and HDF5 layout of every kind of output of a run."""
 
 RULES = Rules(on_invalid="skip", max_length=60)
 OPTIONS = EmbedOptions(model=str(TOY), rules=RULES, batch_tokens=150, format="npy")
 
 
 class StopAfter(Stop):
-    """Asks to stop at the n-th question."""
+    """Stops the run after `checks` checks."""
 
-    def __init__(self, questions: int) -> None:
-        self.left = questions
+    def __init__(self, checks: int) -> None:
+        self.left = checks
 
     def check(self) -> None:
         self.left -= 1
@@ -35,5 +35,5 @@ class StopAfter(Stop):
 
 
 def command(*words: object) -> list[str]:
-    """Make the words of a `protrna` process."""
+    """Build the command line of a `protrna` process."""
     return [sys.executable, "-m", "protrna_cli", *map(str, words)]

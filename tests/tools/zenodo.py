@@ -1,4 +1,4 @@
-"""A loopback server that speaks Zenodo's REST API and serves one file, with the faults that a test wants."""
+"""A local server with Zenodo's REST API that serves one file, with the faults that a test asks for."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from types import TracebackType
 from protrna_cli.weights.locate import PUBLISHED_FILE
 from protrna_cli.weights.mirrors import Mirror, zenodo
 
-MOST_REQUESTS = 200
+MAX_REQUESTS = 200
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request for the file, and what of it was sent."""
+    """A request for the file: first byte, and number of bytes sent."""
 
     path: str
     start: int
@@ -36,19 +36,21 @@ class Zenodo:
     content
         The file.
     checksum
-        What the records claim; by default the file's.
+        The checksum in the records; by default that of the file.
     etag
-        Of the file; `strong`, `weak` or none.
+        Kind of the file's ETag: `strong`, `weak` or empty for none.
     ranges, sized
-        Whether replies honour Range, and tell the file's length.
+        Whether replies honour Range, and state the file's length.
     cuts
-        Replies that break off: after how many bytes, one by one.
+        Numbers of bytes after which the next replies break off, one per reply.
     faults
-        Status codes by the beginning of a path: one for ever, or several to be used up; 0 is silence.
+        Status codes by path prefix: one for every request, or a list to be used up; 0 sends no reply.
     pace
-        Seconds between pieces of 16 KiB.
+        Seconds between blocks of 16 KiB.
     tls
-        Certificate and key, to speak HTTPS.
+        Certificate and key, for HTTPS.
+    log
+        The requests for the file so far.
     """
 
     content: bytes
@@ -91,7 +93,7 @@ class Zenodo:
         self._thread.join()
 
     def record(self, number: int = 1) -> Mirror:
-        """Mirror in one of the records, of which there is any number."""
+        """Mirror in a record; every number is a record."""
         return zenodo(number, self.url)
 
     @property
@@ -105,15 +107,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server = self.server_of
-        path = self.path.removeprefix(server.url)  # a proxy is asked for whole addresses
-        if len(server.log) >= MOST_REQUESTS:
-            raise AssertionError("a client that does not give up")
+        path = self.path.removeprefix(server.url)  # a proxy gets whole addresses
+        if len(server.log) >= MAX_REQUESTS:
+            raise AssertionError("the client does not give up")
         for start, fault in server.faults.items():
             if path.startswith(start) and fault != []:
                 self._fail(fault if isinstance(fault, int) else fault.pop(0))
                 return
         if "/api/records/" in path:
-            self._tell_record()
+            self._send_record()
         elif "/share/" in path:
             self.send_response(302)
             self.send_header("Location", f"{server.url}/files/{PUBLISHED_FILE}")
@@ -128,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server_of.stopping.wait(10)
         self.close_connection = True
 
-    def _tell_record(self) -> None:
+    def _send_record(self) -> None:
         server = self.server_of
         checksum = server.checksum or f"md5:{hashlib.md5(server.content).hexdigest()}"
         files = [
@@ -172,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def handle(self) -> None:
-        with contextlib.suppress(OSError):  # the client was killed, or will not have it
+        with contextlib.suppress(OSError):  # the client was killed, or closed the connection
             super().handle()
 
     def log_message(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""Fetching over a network that fails in every way that networks, servers and disks do."""
+"""Fetch the checkpoint while networks, servers and disks fail in various ways."""
 
 import errno
 import fcntl
@@ -21,14 +21,14 @@ import pytest
 from protrna_cli.errors import OutputUnwritable, WeightsError, WriteFailed
 from protrna_cli.weights.fetch import fetch
 from protrna_cli.weights.mirrors import MIRRORS, Mirror, look_up
-from protrna_cli.weights.transport import Patience
+from protrna_cli.weights.transport import RetryPolicy
 from protrna_cli.weights.verification import read_verification, verify_checkpoint
 from protrna_cli.weights.watcher import Watcher
 from tests.tools.checkpoints import write_checkpoint
 from tests.tools.zenodo import Zenodo
 
 NAME = "ProtRNA_pretrained.h5"
-QUICK = Patience(timeout=0.5, retries=2, pause=0.01)
+QUICK = RetryPolicy(timeout=0.5, retries=2, pause=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def assert_whole(target: Path, content: bytes) -> None:
-    """The checkpoint is there, recorded, and nothing unfinished is beside it."""
+    """Check that the checkpoint is there and recorded, and that no unfinished file is beside it."""
     assert target.read_bytes() == content
     record = read_verification(target)
     assert record is not None
@@ -60,7 +60,7 @@ def assert_whole(target: Path, content: bytes) -> None:
 
 
 class Notes(Watcher):
-    """What the user would see."""
+    """Collects the notes that the user would see."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -69,7 +69,7 @@ class Notes(Watcher):
         self.lines.append(text)
 
 
-# The network breaks off.
+# Connections break.
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -79,27 +79,27 @@ def test_a_connection_cut_at_random_bytes_is_resumed(
     rng = random.Random(seed)
     zenodo.cuts = [rng.randrange(1, len(content) // 8) for _ in range(6)]
     expected = [sum(zenodo.cuts[:i]) for i in range(7)]
-    fetch(target, [zenodo.record()], patience=QUICK)
+    fetch(target, [zenodo.record()], retry_policy=QUICK)
     assert_whole(target, content)
     assert [request.start for request in zenodo.log] == expected
     assert sum(request.sent for request in zenodo.log) == len(content)
 
 
-def test_a_later_call_goes_on_where_an_earlier_one_stopped(
+def test_a_later_call_resumes_where_an_earlier_one_stopped(
     zenodo: Zenodo, target: Path, content: bytes
 ) -> None:
     zenodo.cuts = [50_000]
-    with pytest.raises(WeightsError, match="broke off"):
-        fetch(target, [zenodo.record()], patience=Patience(retries=0))
+    with pytest.raises(WeightsError, match="bytes early"):
+        fetch(target, [zenodo.record()], retry_policy=RetryPolicy(retries=0))
     assert not target.exists()
-    fetch(target, [zenodo.record()], patience=QUICK)
+    fetch(target, [zenodo.record()], retry_policy=QUICK)
     assert_whole(target, content)
     assert [request.start for request in zenodo.log] == [0, 50_000]
 
 
-def test_another_mirror_goes_on_with_the_same_file(zenodo: Zenodo, target: Path, content: bytes) -> None:
+def test_another_mirror_resumes_the_same_file(zenodo: Zenodo, target: Path, content: bytes) -> None:
     zenodo.cuts = [50_000]
-    fetch(target, [zenodo.record(1), zenodo.record(2)], patience=Patience(retries=0))
+    fetch(target, [zenodo.record(1), zenodo.record(2)], retry_policy=RetryPolicy(retries=0))
     assert_whole(target, content)
     assert [(request.path.split("/")[2], request.start) for request in zenodo.log] == [
         ("1", 0),
@@ -107,41 +107,43 @@ def test_another_mirror_goes_on_with_the_same_file(zenodo: Zenodo, target: Path,
     ]
 
 
-def test_a_server_without_range_is_asked_for_all_again(zenodo: Zenodo, target: Path, content: bytes) -> None:
+def test_a_server_without_ranges_is_asked_for_the_whole_file_again(
+    zenodo: Zenodo, target: Path, content: bytes
+) -> None:
     zenodo.ranges = False
     zenodo.cuts = [100_000, 60_000]
-    fetch(target, [zenodo.record()], patience=QUICK)
+    fetch(target, [zenodo.record()], retry_policy=QUICK)
     assert_whole(target, content)
     assert [request.start for request in zenodo.log] == [0, 0, 0]
 
 
-def test_a_server_that_always_breaks_off_is_given_up(zenodo: Zenodo, target: Path) -> None:
+def test_a_server_that_always_breaks_the_connection_is_given_up(zenodo: Zenodo, target: Path) -> None:
     zenodo.ranges, zenodo.cuts = False, [60_000] * 50
     with pytest.raises(WeightsError, match="bytes early"):
-        fetch(target, [zenodo.record()], patience=QUICK)
+        fetch(target, [zenodo.record()], retry_policy=QUICK)
     assert len(zenodo.log) == 1 + QUICK.retries
 
 
 @pytest.mark.parametrize(
     ("etag", "grown"), [("strong", False), ("strong", True), ("weak", False), ("", True)]
 )
-def test_a_half_is_never_joined_to_another_file(
+def test_a_partial_file_is_never_joined_to_another_file(
     zenodo: Zenodo, target: Path, tmp_path: Path, etag: str, grown: bool
 ) -> None:
-    """The file behind an address without a record changes; its ETag or its size tells."""
+    """The file at an address without a record changes, which its ETag or its size shows."""
     zenodo.etag, zenodo.cuts = etag, [50_000]
     with pytest.raises(WeightsError):
-        fetch(target, [zenodo.share], patience=Patience(retries=0))
+        fetch(target, [zenodo.share], retry_policy=RetryPolicy(retries=0))
     other = tmp_path / "other.h5"
     write_checkpoint(other, layers=3 if grown else 2, width=96, heads=4, seed=1)
     zenodo.content = other.read_bytes()
-    fetch(target, [zenodo.share], patience=QUICK)
+    fetch(target, [zenodo.share], retry_policy=QUICK)
     assert_whole(target, zenodo.content)
 
 
 def test_a_redirected_address_is_resumed(zenodo: Zenodo, target: Path, content: bytes) -> None:
     zenodo.cuts = [70_000]
-    fetch(target, [zenodo.share], patience=QUICK)
+    fetch(target, [zenodo.share], retry_policy=QUICK)
     assert_whole(target, content)
     assert [request.start for request in zenodo.log] == [0, 70_000]
     record = read_verification(target)
@@ -150,15 +152,15 @@ def test_a_redirected_address_is_resumed(zenodo: Zenodo, target: Path, content: 
 
 
 def test_bytes_lost_by_the_machine_are_fetched_again(zenodo: Zenodo, target: Path, content: bytes) -> None:
-    """A power cut may leave zeros where bytes had been counted."""
+    """After a power cut, bytes counted as written may be zeros."""
     zenodo.cuts = [50_000]
     with pytest.raises(WeightsError):
-        fetch(target, [zenodo.record()], patience=Patience(retries=0))
+        fetch(target, [zenodo.record()], retry_policy=RetryPolicy(retries=0))
     partial = target.with_name(f"{NAME}.partial")
     with partial.open("r+b") as file:
         file.seek(30_000)
         file.write(bytes(20_000))
-    fetch(target, [zenodo.record()], patience=QUICK)
+    fetch(target, [zenodo.record()], retry_policy=QUICK)
     assert_whole(target, content)
     assert [request.start for request in zenodo.log] == [0, 50_000, 0]
 
@@ -166,14 +168,14 @@ def test_bytes_lost_by_the_machine_are_fetched_again(zenodo: Zenodo, target: Pat
 def test_a_partial_file_that_is_too_long_is_dropped(zenodo: Zenodo, target: Path, content: bytes) -> None:
     zenodo.cuts = [50_000]
     with pytest.raises(WeightsError):
-        fetch(target, [zenodo.share], patience=Patience(retries=0))
+        fetch(target, [zenodo.share], retry_policy=RetryPolicy(retries=0))
     with target.with_name(f"{NAME}.partial").open("ab") as file:
         file.write(bytes(len(content)))
-    fetch(target, [zenodo.share], patience=QUICK)
+    fetch(target, [zenodo.share], retry_policy=QUICK)
     assert_whole(target, content)
 
 
-def test_sigkill_and_again(zenodo: Zenodo, target: Path, content: bytes) -> None:
+def test_a_killed_download_is_resumed(zenodo: Zenodo, target: Path, content: bytes) -> None:
     zenodo.pace = 0.05
     partial = target.with_name(f"{NAME}.partial")
     with fetching_process(zenodo, target) as process:
@@ -183,14 +185,14 @@ def test_sigkill_and_again(zenodo: Zenodo, target: Path, content: bytes) -> None
     assert not target.exists()
     had = partial.stat().st_size
     zenodo.pace = 0
-    fetch(target, [zenodo.record()], patience=QUICK)
+    fetch(target, [zenodo.record()], retry_policy=QUICK)
     assert_whole(target, content)
     assert 0 < had < len(content)
     assert zenodo.log[-1].start == had
 
 
-def test_twenty_at_once_download_once(zenodo: Zenodo, target: Path, content: bytes) -> None:
-    zenodo.pace = 0.1  # slow enough that all of them are there before the first is done
+def test_twenty_processes_download_once(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    zenodo.pace = 0.1  # slow enough that all of them start before the first ends
     processes = [fetching_process(zenodo, target) for _ in range(20)]
     for process in processes:
         with process:
@@ -205,7 +207,7 @@ def test_twenty_at_once_download_once(zenodo: Zenodo, target: Path, content: byt
 
 @pytest.mark.parametrize("fault", [404, 403, 500, 429, 0])
 @pytest.mark.parametrize("part", ["/api/records/1", "/records/1/"])
-def test_the_next_mirror_is_asked(
+def test_the_next_mirror_is_tried(
     zenodo: Zenodo, target: Path, content: bytes, part: str, fault: int
 ) -> None:
     zenodo.faults = {part: fault}
@@ -214,21 +216,21 @@ def test_the_next_mirror_is_asked(
     assert_whole(target, content)
     assert [request.path.split("/")[2] for request in zenodo.log] == ["2"]
     assert notes.lines[-1].endswith("trying the next address")
-    assert (f"answers {fault}" if fault else "gives no answer (timed out)") in notes.lines[-1]
+    assert (f"answers {fault}" if fault else "does not answer (timed out)") in notes.lines[-1]
 
 
-def test_a_failure_that_passes_is_waited_for(zenodo: Zenodo, target: Path, content: bytes) -> None:
+def test_a_temporary_failure_is_retried(zenodo: Zenodo, target: Path, content: bytes) -> None:
     zenodo.faults = {"/api": [503, 500], "/records": [502, 429]}
-    fetch(target, [zenodo.record()], patience=QUICK)
+    fetch(target, [zenodo.record()], retry_policy=QUICK)
     assert_whole(target, content)
 
 
 def test_a_wrong_checksum_is_refused_and_leaves_nothing(zenodo: Zenodo, target: Path) -> None:
     zenodo.checksum = "md5:" + 32 * "a"
     with pytest.raises(
-        WeightsError, match=f"its MD5 is [0-9a-f]{{32}}, and its record states {32 * 'a'}"
+        WeightsError, match=f"its MD5 is [0-9a-f]{{32}}, but its record states {32 * 'a'}"
     ) as caught:
-        fetch(target, [zenodo.record(1), zenodo.record(2)], patience=QUICK)
+        fetch(target, [zenodo.record(1), zenodo.record(2)], retry_policy=QUICK)
     assert "\n" not in str(caught.value)
     assert [path.name for path in target.parent.iterdir()] == []
 
@@ -238,10 +240,10 @@ def test_a_wrong_checksum_is_refused_and_leaves_nothing(zenodo: Zenodo, target: 
     [
         (b"<!DOCTYPE html><html>Sign in</html>", "an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:9f\nsize 12\n", "a Git LFS pointer"),
-        (None, "holds values that are not finite"),
+        (None, "has values that are not finite"),
     ],
 )
-def test_without_a_checksum_the_structure_is_held_to_account(
+def test_without_a_checksum_the_content_is_checked(
     zenodo: Zenodo, target: Path, tmp_path: Path, served: bytes | None, words: str
 ) -> None:
     if served is None:
@@ -251,42 +253,42 @@ def test_without_a_checksum_the_structure_is_held_to_account(
             file["embedding/embedding/embeddings:0"][7, 7] = float("nan")
         served = path.read_bytes()
     zenodo.content = served
-    with pytest.raises(WeightsError, match=f"gave a file that is refused: .*{words}"):
-        fetch(target, [zenodo.share], patience=QUICK)
+    with pytest.raises(WeightsError, match=f"provided an invalid file: .*{words}"):
+        fetch(target, [zenodo.share], retry_policy=QUICK)
     assert [path.name for path in target.parent.iterdir()] == []
 
 
-def test_a_page_in_the_place_of_the_file_keeps_what_had_come(
+def test_a_page_instead_of_the_file_keeps_the_partial_file(
     zenodo: Zenodo, target: Path, content: bytes
 ) -> None:
     zenodo.cuts = [50_000]
     with pytest.raises(WeightsError):
-        fetch(target, [zenodo.record()], patience=Patience(retries=0))
+        fetch(target, [zenodo.record()], retry_policy=RetryPolicy(retries=0))
     with Zenodo(b"<html>down for maintenance</html>", ranges=False) as other:
         mirror = Mirror(other.record().address, zenodo.record().record)
-        with pytest.raises(WeightsError, match=r"has 33 bytes, not the [\d,]+ of its record"):
-            fetch(target, [mirror], patience=QUICK)
-    fetch(target, [zenodo.record()], patience=QUICK)
+        with pytest.raises(WeightsError, match=r"has 33 bytes, but its record states [\d,]+"):
+            fetch(target, [mirror], retry_policy=QUICK)
+    fetch(target, [zenodo.record()], retry_policy=QUICK)
     assert_whole(target, content)
     assert [request.start for request in zenodo.log] == [0, 50_000]
 
 
 @pytest.mark.parametrize("cuts", [[], [50_000]])
-def test_the_record_tells_the_size_that_a_reply_does_not(
+def test_the_record_has_the_size_that_a_reply_lacks(
     zenodo: Zenodo, target: Path, content: bytes, cuts: list[int]
 ) -> None:
     zenodo.sized, zenodo.cuts = False, cuts
-    fetch(target, [zenodo.record()], patience=QUICK)
+    fetch(target, [zenodo.record()], retry_policy=QUICK)
     assert_whole(target, content)
 
 
 def test_a_file_of_unknown_length_is_fetched(zenodo: Zenodo, target: Path, content: bytes) -> None:
     zenodo.sized = False
-    fetch(target, [zenodo.share], patience=QUICK)
+    fetch(target, [zenodo.share], retry_policy=QUICK)
     assert_whole(target, content)
 
 
-def test_without_a_network_the_answer_is_quick(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_error_is_quick(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.socket() as listener:  # bound and not listening: refused
         listener.bind(("127.0.0.1", 0))
@@ -305,19 +307,19 @@ def test_without_a_network_the_answer_is_quick(target: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     "address", ["http://a..b/x.h5", "http://[::1/x.h5", "http://host:port/x.h5", "http:///x.h5"]
 )
-def test_what_is_no_address_is_said_to_be_none(target: Path, address: str) -> None:
-    with pytest.raises(WeightsError, match=r"is no address|cannot be reached \(no host given\)"):
-        fetch(target, [Mirror(address)], patience=QUICK)
+def test_an_invalid_address_is_an_error(target: Path, address: str) -> None:
+    with pytest.raises(WeightsError, match=r"is not a valid address|cannot be reached \(no host given\)"):
+        fetch(target, [Mirror(address)], retry_policy=QUICK)
 
 
 # Proxies and certificates.
 
 
-def test_the_proxy_is_asked(
+def test_the_proxy_is_used(
     zenodo: Zenodo, target: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", zenodo.url)
-    fetch(target, [Mirror(f"http://weights.example/{NAME}")], patience=QUICK)
+    fetch(target, [Mirror(f"http://weights.example/{NAME}")], retry_policy=QUICK)
     assert_whole(target, content)
     assert zenodo.log[0].path == f"http://weights.example/{NAME}"
 
@@ -334,9 +336,9 @@ def test_certificates_are_checked(
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     with Zenodo(content, tls=(certificate, key)) as secure:
         with pytest.raises(WeightsError, match=r"CERTIFICATE_VERIFY_FAILED.*SSL_CERT_FILE names the"):
-            fetch(target, [secure.record()], patience=QUICK)
+            fetch(target, [secure.record()], retry_policy=QUICK)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        fetch(target, [secure.record()], patience=QUICK)
+        fetch(target, [secure.record()], retry_policy=QUICK)
     assert_whole(target, content)
 
 
@@ -345,7 +347,7 @@ def test_certificates_are_checked(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, 512 KiB large."""
+    """A separate file system of 512 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
@@ -355,33 +357,33 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_what_cannot_fit_is_not_begun(zenodo: Zenodo, small_disk: Path) -> None:
+def test_a_download_that_cannot_fit_is_not_started(zenodo: Zenodo, small_disk: Path) -> None:
     with pytest.raises(
-        WriteFailed, match=r"1\.0 MiB are needed and 0\.5 MiB are free; free space and run again"
+        WriteFailed, match=r"1\.0 MiB needed, but only 0\.5 MiB free; free space and run again"
     ):
-        fetch(small_disk / NAME, [zenodo.record()], patience=QUICK)
+        fetch(small_disk / NAME, [zenodo.record()], retry_policy=QUICK)
     assert not list(small_disk.glob("*.partial"))
 
 
 def test_a_disk_that_fills_up(zenodo: Zenodo, small_disk: Path, content: bytes) -> None:
     zenodo.sized = False  # so that the free space cannot be checked beforehand
     with pytest.raises(WriteFailed, match="No space left on device"):
-        fetch(small_disk / NAME, [zenodo.share], patience=QUICK)
+        fetch(small_disk / NAME, [zenodo.share], retry_policy=QUICK)
     assert not (small_disk / NAME).exists()
     subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
-    fetch(small_disk / NAME, [zenodo.share], patience=QUICK)
+    fetch(small_disk / NAME, [zenodo.share], retry_policy=QUICK)
     assert_whole(small_disk / NAME, content)
 
 
-def test_a_quota_that_is_reached(zenodo: Zenodo, target: Path, content: bytes) -> None:
-    """The system's own limit on a file's size; afterwards the download goes on."""
+def test_a_limit_on_file_size(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    """The download hits the system's limit on file size, and is resumed afterwards."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))"
     with fetching_process(zenodo, target, first=limit) as process:
         _, errors = process.communicate(timeout=30)
     assert "WriteFailed" in errors
     assert "File too large" in errors
     assert not target.exists()
-    fetch(target, [zenodo.record()], patience=QUICK)
+    fetch(target, [zenodo.record()], retry_policy=QUICK)
     assert_whole(target, content)
     assert zenodo.log[-1].start == 150_000
 
@@ -405,7 +407,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         fetch(tmp_path / "file" / NAME, [])
 
 
-def test_a_read_only_folder_that_lacks_it(small_disk: Path) -> None:
+def test_a_read_only_folder_without_the_checkpoint(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(OutputUnwritable, match="Read-only file system"):
         fetch(small_disk / NAME, [])
@@ -424,12 +426,12 @@ def test_without_locks_each_process_fetches_for_itself(
     assert "on a file system without locks" in notes.lines[0]
 
 
-# What is there already.
+# The file exists already.
 
 
-def test_a_damaged_file_is_named_and_fetched_anew(zenodo: Zenodo, target: Path, content: bytes) -> None:
-    fetch(target, [zenodo.record()], patience=QUICK)
-    with h5py.File(target, "r+") as file:  # every shape right, every value finite
+def test_a_damaged_file_is_named_and_fetched_again(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    fetch(target, [zenodo.record()], retry_policy=QUICK)
+    with h5py.File(target, "r+") as file:  # all shapes are right, and all values finite
         file["lm_head/bias:0"][3] += 1
     with pytest.raises(WeightsError, match="damaged or replaced since it was verified on 2") as caught:
         verify_checkpoint(target)
@@ -443,7 +445,7 @@ def test_a_damaged_file_is_named_and_fetched_anew(zenodo: Zenodo, target: Path, 
 def test_a_whole_file_is_not_fetched_again(zenodo: Zenodo, target: Path, content: bytes) -> None:
     target.parent.mkdir()
     target.write_bytes(content)
-    fetch(target, [zenodo.record()], patience=QUICK)
+    fetch(target, [zenodo.record()], retry_policy=QUICK)
     assert zenodo.log == []
     record = read_verification(target)
     assert record is not None
@@ -462,7 +464,7 @@ def test_a_read_only_folder_is_enough_to_verify(small_disk: Path, content: bytes
 
 @pytest.mark.network
 def test_the_published_addresses_answer() -> None:
-    """Sizes and checksums as Zenodo tells them, and an answer from every mirror; no download."""
+    """Zenodo states sizes and checksums, and every mirror answers; nothing is downloaded."""
     import urllib.error
     import urllib.request
 
@@ -473,7 +475,7 @@ def test_the_published_addresses_answer() -> None:
     except OSError as error:
         pytest.skip(f"no network here: zenodo.org cannot be reached ({error})")
     for mirror in MIRRORS:
-        source = look_up(mirror, Patience(), Watcher())
+        source = look_up(mirror, RetryPolicy(), Watcher())
         if mirror.record:
             assert source.size is not None and source.size > 2_500_000_000
             assert source.md5 is not None
@@ -483,7 +485,7 @@ def test_the_published_addresses_answer() -> None:
 
 
 def fetching_process(zenodo: Zenodo, target: Path, first: str = "pass") -> "subprocess.Popen[str]":
-    """Fetch in a process of its own."""
+    """Fetch in another process."""
     script = (
         f"{first}\n"
         "import sys\nfrom pathlib import Path\n"
@@ -495,7 +497,7 @@ def fetching_process(zenodo: Zenodo, target: Path, first: str = "pass") -> "subp
 
 
 def wait_until(happens: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for something that another process does."""
+    """Wait until another process has done something."""
     until = time.monotonic() + seconds
     while not happens():
         assert time.monotonic() < until

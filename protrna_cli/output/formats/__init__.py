@@ -1,1 +1,1 @@
-"""One module a format; `table` lists them all."""
+"""One module per format; `table` lists them."""

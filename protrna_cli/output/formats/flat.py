@@ -1,8 +1,8 @@
-"""Flat HDF5: one dataset a row, named by its id: (D,), or (L, D) per token.
+"""Flat HDF5: one dataset per row, named after its id, of shape (D,), or (L, D) per token.
 
-It is the layout of the embedding files of UniProt, bio_embeddings and ProtTrans. The row's other columns are
-attributes, the id once more as `original_id`; in the name, `/` and `%` are percent-encoded. Creation order is
-tracked. Several layers are groups `layer_6`, `layer_33`.
+The embedding files of UniProt, bio_embeddings and ProtTrans have this layout. `/` and `%` are percent-encoded
+in the name; the attribute `original_id` is the id itself, and the row's other columns are attributes too.
+Creation order is tracked. Several layers are groups `layer_6`, `layer_33`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
 
 
 def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
-    """Write one dataset a row.
+    """Write one dataset per row.
 
     Raises
     ------
     OutputUnwritable
-        An id is empty or repeats, so that it cannot be the name of a dataset.
+        An id is empty or repeats, so it cannot be the name of a dataset.
     """
     with created(path, header) as (file, check):
         groups = [file]
@@ -35,16 +35,18 @@ def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
         for block in blocks:
             bounds = block.bounds() if header.per_token else range(len(block.rows) + 1)
             for row, start, end in zip(block.rows, bounds, bounds[1:], strict=False):
-                check()  # at every row: HDF5 may want to read what it believes to have written
+                check()  # for every row: HDF5 may try to read data whose write failed
                 for group, values in zip(groups, block.values, strict=True):
-                    dataset = _dataset(group, row, values[start:end] if header.per_token else values[start])
+                    dataset = _create_dataset(
+                        group, row, values[start:end] if header.per_token else values[start]
+                    )
                     dataset.attrs["original_id"] = row.id
                     for column in ROW_COLUMNS[1:]:
                         dataset.attrs[column] = getattr(row, column)
 
 
 def read_blocks(file: h5py.File, header: Header) -> Iterator[Block]:
-    """Read the rows, a block at a time."""
+    """Read the rows, one block at a time."""
     groups = _groups(file, header)
     for rows, _, _ in spans(read_rows(file, header), header):
         names = [dataset_name(row.id) for row in rows]
@@ -54,7 +56,7 @@ def read_blocks(file: h5py.File, header: Header) -> Iterator[Block]:
 
 
 def read_rows(file: h5py.File, header: Header) -> Iterator[Row]:
-    """Read the attributes alone."""
+    """Read the rows without their vectors, from the attributes."""
     for dataset in _groups(file, header)[0].values():
         attributes = dataset.attrs
         yield Row(
@@ -63,15 +65,15 @@ def read_rows(file: h5py.File, header: Header) -> Iterator[Row]:
 
 
 def schema(header: Header) -> dict[str, str]:
-    """Say of all datasets what each is."""
+    """Describe the datasets and their attributes, with `ID` for any id."""
     shape = f"{header.dtype} {'(L, D)' if header.per_token else '(D,)'}"
     groups = [""] if len(header.layers) == 1 else [f"{name}/" for name in header.columns]
     attributes = ", ".join(("original_id", *ROW_COLUMNS[1:]))
     return {**{f"{group}ID": shape for group in groups}, "attributes of ID": attributes}
 
 
-def require_own_ids(rows: Iterable[Row]) -> None:
-    """Make sure that flat HDF5 can name a dataset by every id; the ids are kept in memory.
+def require_unique_ids(rows: Iterable[Row]) -> None:
+    """Check that every id can be the name of a flat HDF5 dataset; the ids are kept in memory.
 
     Raises
     ------
@@ -81,12 +83,12 @@ def require_own_ids(rows: Iterable[Row]) -> None:
     seen: set[str] = set()
     for row in rows:
         if not row.id or row.id in seen:
-            raise _unfit(row.id)
+            raise _id_error(row.id)
         seen.add(row.id)
 
 
 def dataset_name(row_id: str) -> str:
-    """Name of an id's dataset: `%` and `/` percent-encoded, and `.`, which HDF5 reads as "this group".
+    """Dataset name of an id: `%`, `/` and the id `.` (to HDF5 "this group") are percent-encoded.
 
     >>> dataset_name("chr1/+ 50%")
     'chr1%2F+ 50%25'
@@ -95,14 +97,14 @@ def dataset_name(row_id: str) -> str:
     return name.replace(".", "%2E") if name == "." else name
 
 
-def _dataset(group: h5py.Group, row: Row, values: Any) -> h5py.Dataset:
+def _create_dataset(group: h5py.Group, row: Row, values: Any) -> h5py.Dataset:
     name = dataset_name(row.id)
     if not name or name in group:
-        raise _unfit(row.id)
+        raise _id_error(row.id)
     return group.create_dataset(name, data=values)
 
 
-def _unfit(row_id: str) -> OutputUnwritable:
+def _id_error(row_id: str) -> OutputUnwritable:
     what = f"the id {row_id!r} repeats" if row_id else "a record has no id"
     return OutputUnwritable(
         f"{what}, and flat HDF5 names a dataset by it; use --h5-layout packed, .parquet or .npy"
@@ -110,5 +112,5 @@ def _unfit(row_id: str) -> OutputUnwritable:
 
 
 def _groups(file: h5py.File, header: Header) -> list[Any]:
-    """Where the datasets of each layer stand in the flat layout."""
+    """Group with the datasets of each layer; with one layer, the file itself."""
     return [file] if len(header.layers) == 1 else [file[name] for name in header.columns]

@@ -1,8 +1,8 @@
 """AnnData's `.h5ad`, for scanpy: records are observations, the D dimensions are variables.
 
 One layer is `X` (N, D); several are `obsm["layer_6"]`, `obsm["layer_33"]`, and there is no `X`. `obs` has the
-other columns, and the ids as its index; `uns["protrna"]` is the provenance. It is written as the format is
-laid down at https://anndata.readthedocs.io/en/stable/fileformat-prose.html, block by block, without AnnData.
+other columns, and the ids as its index; `uns["protrna"]` is the provenance. The file is written block by
+block, without AnnData, as specified at https://anndata.readthedocs.io/en/stable/fileformat-prose.html.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ DIMENSION = "dimension"
 
 
 def dataset_names(header: Header) -> packed.DatasetNames:
-    """Where AnnData keeps what."""
+    """Names in an AnnData file."""
     one = len(header.layers) == 1
     return packed.DatasetNames("obs", ("X",) if one else tuple(f"obsm/{name}" for name in header.columns))
 
 
 def is_ours(file: h5py.File) -> bool:
-    """Whether a file with our provenance is AnnData's; one that AnnData itself wrote lacks our attribute."""
+    """Whether a file with our provenance is `.h5ad`. Files that AnnData itself wrote lack our attribute."""
     return bool(file.attrs.get("encoding-type") == "anndata")
 
 
@@ -45,7 +45,7 @@ def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
 
 
 def _mark_all(file: h5py.File, at: packed.DatasetNames) -> None:
-    """Tell AnnData what everything is."""
+    """Add AnnData's encoding attributes to every group and dataset."""
     _mark(file, "anndata", "0.1.0")
     for name in ("layers", "obsm", "obsp", "uns", "varm", "varp"):
         _mark(file.require_group(name), "dict", "0.1.0")

@@ -1,4 +1,4 @@
-"""An HDF5 file that is being made: it carries the provenance, and outlives a full disk."""
+"""Create HDF5 files with provenance, and close them cleanly when the disk is full."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import h5py
 from protrna_cli.output.rows import PROVENANCE_KEY, Header
 
 
-class _PatientFile(io.FileIO):
-    """A file that remembers its first failure and takes every write after that for done.
+class _DeferredErrorFile(io.FileIO):
+    """A file that keeps its first write error for later and reports every write as successful.
 
-    HDF5 cannot close a file whose writes fail: its handles live on, complain on stderr until the process
-    ends, and keep the disk busy. So it is told that all is well, and the failure is raised after the close.
+    HDF5 cannot close a file whose writes fail: its handles stay open, print errors on stderr until the
+    process ends, and keep using the disk. So HDF5 sees no error, and `check` raises it after the close.
     """
 
     failure: OSError | None = None
@@ -39,16 +39,16 @@ class _PatientFile(io.FileIO):
             return size or 0
 
     def check(self) -> None:
-        """Raise the first failure, if there was one."""
+        """Raise the first write error, if there was one."""
         if self.failure:
             raise self.failure
 
 
 @contextmanager
 def created(path: Path, header: Header) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
-    """Make a file; gives it, and what raises the error when writing has failed: call it now and then."""
-    with _PatientFile(path, "w+") as raw:
-        # Files of HDF5 1.8 (2008) and later: attributes and groups have no bound in them.
+    """Create a file; yields it and a function that raises an earlier write error, to be called regularly."""
+    with _DeferredErrorFile(path, "w+") as raw:
+        # The file format of HDF5 1.8 (2008) and later: it does not limit the size of attributes and groups.
         with h5py.File(raw, "w", libver=("v108", "v110"), track_order=True) as file:
             file.attrs[PROVENANCE_KEY] = header.json
             yield file, raw.check

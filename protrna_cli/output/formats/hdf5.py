@@ -1,4 +1,4 @@
-"""HDF5 in three layouts, told apart when they are read: `flat`, `packed`, and AnnData's, `h5ad`.
+"""Read HDF5 in any of three layouts, detected from the file: `flat`, `packed`, and AnnData's `h5ad`.
 
 The provenance is the root attribute `protrna`.
 """
@@ -16,12 +16,12 @@ from protrna_cli.plan.rows import ROW_COLUMNS, Row
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of an HDF5 file of ours.
+    """Read the header of an HDF5 output.
 
     Raises
     ------
     ValueError
-        It is not HDF5, or not ours.
+        It is not HDF5, or protrna did not write it.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -29,17 +29,17 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise ValueError(f"not a readable HDF5 file ({error})") from error
     if not isinstance(text, str):
-        raise ValueError("an HDF5 file without the provenance of protrna")
+        raise ValueError("an HDF5 file without protrna provenance")
     return Header.from_json(text)
 
 
 def read_blocks(path: Path, header: Header) -> Iterator[Block]:
-    """Read the rows, a block at a time."""
+    """Read the rows, one block at a time."""
     with h5py.File(path, "r") as file:
         if _is_flat(file):
             yield from flat.read_blocks(file, header)
         else:
-            yield from packed.read_blocks(file, header, _places(file, header))
+            yield from packed.read_blocks(file, header, _dataset_names(file, header))
 
 
 def read_rows(path: Path, header: Header) -> Iterator[Row]:
@@ -48,20 +48,20 @@ def read_rows(path: Path, header: Header) -> Iterator[Row]:
         if _is_flat(file):
             yield from flat.read_rows(file, header)
         else:
-            yield from packed.read_rows(file, header, _places(file, header))
+            yield from packed.read_rows(file, header, _dataset_names(file, header))
 
 
 def schema(path: Path, header: Header) -> dict[str, str]:
-    """Name the datasets, with type and shape."""
+    """List the datasets with type and shape."""
     with h5py.File(path, "r") as file:
         return flat.schema(header) if _is_flat(file) else packed.schema(file)
 
 
 def _is_flat(file: h5py.File) -> bool:
-    """Whether the columns are attributes; a record may well have the id `id`."""
+    """Whether the layout is flat: columns are attributes. A dataset `id` may be a record with the id `id`."""
     column = file.get(ROW_COLUMNS[0])
     return not h5ad.is_ours(file) and (column is None or "original_id" in column.attrs)
 
 
-def _places(file: h5py.File, header: Header) -> packed.DatasetNames:
+def _dataset_names(file: h5py.File, header: Header) -> packed.DatasetNames:
     return h5ad.dataset_names(header) if h5ad.is_ours(file) else packed.dataset_names(header)

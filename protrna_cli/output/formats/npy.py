@@ -1,8 +1,8 @@
 """NumPy: `OUT` (N, D), or (ΣL, D) per token, with `OUT.index.tsv` and `OUT.meta.json` beside it.
 
-The index has one line a row: the row's columns, then `start` and `end`, the row's slice of the array. It is
-written as CSV is, but with tabs: a field that holds a tab or a quote is quoted. Several layers stand one
-after the other in one array, (layers, N, D) or (layers, ΣL, D).
+The index has one line per row: the row's columns, then `start` and `end`, the row's slice of the array. It is
+CSV with tabs: a field that contains a tab or a quote is quoted. Several layers are one array, (layers, N, D)
+or (layers, ΣL, D).
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ INDEX_COLUMNS = (*ROW_COLUMNS, "start", "end")
 
 
 class ArrayWriter:
-    """An array being filled: its rows are announced in order, their vectors come in any order.
+    """Writer of an array: rows are announced in order, and their vectors are written in any order.
 
     Parameters
     ----------
     path
-        The array's file; index and provenance are written beside it.
+        Path of the array; index and provenance are written beside it.
     header
-        Its counts fix the size of the array, so that every vector has its place from the start.
+        Its counts determine the size of the array, so the position of every vector is known from the start.
     resume
-        Go on with files that stand there, from this place on: the vectors announced, and the size of the
-        index at that time. What came later is forgotten.
+        Continue the existing files from this position: the number of vectors announced, and the size of the
+        index in bytes at that time. Everything after it is discarded.
     """
 
     def __init__(self, path: Path, header: Header, resume: tuple[int, int] | None = None) -> None:
         self._header = header
         self._dtype = np.dtype(header.dtype).newbyteorder("<")
-        preamble = self._preamble()
-        self._offset = len(preamble)
+        npy_header = self._npy_header()
+        self._offset = len(npy_header)
         self._array = path.open("r+b" if resume else "wb", buffering=0)
         self._index = index_path(path).open("r+" if resume else "w", encoding="utf-8", newline="")
         self._rows = csv.writer(self._index, dialect="excel-tab", lineterminator="\n")
@@ -52,12 +52,12 @@ class ArrayWriter:
             self._index.seek(index_bytes)
             self._index.truncate()
         else:
-            self._array.write(preamble)
+            self._array.write(npy_header)
             self._rows.writerow(INDEX_COLUMNS)
             meta_path(path).write_text(header.json + "\n", encoding="utf-8")
 
-    def _preamble(self) -> bytes:
-        """What stands before the numbers in a .npy file."""
+    def _npy_header(self) -> bytes:
+        """The bytes before the numbers in a .npy file."""
         shape: tuple[int, ...] = (self._header.n_vectors, self._header.width)
         if len(self._header.layers) > 1:
             shape = (len(self._header.layers), *shape)
@@ -68,7 +68,7 @@ class ArrayWriter:
         return buffer.getvalue()
 
     def announce(self, rows: Iterable[Row]) -> list[int]:
-        """Add rows to the index; returns the place of each row's first vector."""
+        """Add rows to the index; returns the position of each row's first vector."""
         starts = []
         for row in rows:
             starts.append(self.announced)
@@ -78,21 +78,21 @@ class ArrayWriter:
         return starts
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
-        """Write vectors (n, D) of the layer-th layer from place `start` on."""
-        place = layer * self._header.n_vectors + start
+        """Write vectors (n, D) from position `start` on; `layer` is an index into the header's layers."""
+        position = layer * self._header.n_vectors + start
         data = np.ascontiguousarray(vectors, self._dtype).reshape(-1).view(np.uint8).data
-        offset = self._offset + place * self._header.width * self._dtype.itemsize
+        offset = self._offset + position * self._header.width * self._dtype.itemsize
         write_all(self._array.fileno(), data, offset)
 
     def sync(self) -> int:
-        """Make all of it durable; returns the size of the index."""
+        """Sync all files to disk; returns the size of the index in bytes."""
         self._index.flush()
         os.fsync(self._index.fileno())
         os.fsync(self._array.fileno())
         return os.fstat(self._index.fileno()).st_size
 
     def close(self) -> None:
-        """Flush and close; the files are whole once every row was announced and filled."""
+        """Flush and close; the files are complete once every row has been announced and filled."""
         self._index.close()
         self._array.close()
 
@@ -106,7 +106,7 @@ class ArrayWriter:
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of it at a place of a file; one call alone may write less, as on a nearly full disk."""
+    """Write all bytes at an offset of a file; one system call may write fewer, as on a nearly full disk."""
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, offset)
@@ -115,11 +115,11 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
     """Write an array with its index and provenance."""
-    with ArrayWriter(path, header) as slots:
+    with ArrayWriter(path, header) as array_writer:
         for block in blocks:
-            starts = slots.announce(block.rows)
+            starts = array_writer.announce(block.rows)
             for layer, values in enumerate(block.values):
-                slots.fill(layer, starts[0], values)
+                array_writer.fill(layer, starts[0], values)
 
 
 def read_header(path: Path) -> Header:
@@ -128,7 +128,7 @@ def read_header(path: Path) -> Header:
     Raises
     ------
     ValueError
-        There is none, or it is not ours.
+        There is none, or protrna did not write it.
     """
     if not meta_path(path).exists():
         raise ValueError(f"an array without {meta_path(path).name} beside it")
@@ -136,15 +136,15 @@ def read_header(path: Path) -> Header:
 
 
 def read_blocks(path: Path, header: Header) -> Iterator[Block]:
-    """Read the rows, a block at a time."""
+    """Read the rows, one block at a time."""
     array = np.load(path, mmap_mode="r").reshape(len(header.layers), header.n_vectors, header.width)
     for rows, start, end in spans(read_rows(path, header), header):
         yield Block(rows, list(array[:, start:end]))
 
 
 def read_rows(path: Path, header: Header) -> Iterator[Row]:
-    """Read the rows of the index."""
-    csv.field_size_limit(1 << 30)  # a FASTA description has no bound
+    """Read the rows without their vectors, from the index."""
+    csv.field_size_limit(1 << 30)  # a FASTA description may have any length
     with index_path(path).open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file, dialect="excel-tab"):
             counts: Any = {name: int(line[name]) for name in COUNT_COLUMNS}
@@ -152,7 +152,7 @@ def read_rows(path: Path, header: Header) -> Iterator[Row]:
 
 
 def schema(path: Path, header: Header) -> dict[str, str]:
-    """Name the array's shape and the columns of the index."""
+    """List the files, with the array's dtype and shape and the index's columns."""
     array = np.load(path, mmap_mode="r")
     return {
         path.name: f"{array.dtype} {array.shape}",

@@ -1,7 +1,7 @@
-"""Packed HDF5: one matrix a layer, and one dataset (N,) a column.
+"""Packed HDF5: one matrix per layer, and one dataset (N,) per column.
 
-`embeddings` (N, D), or (ΣL, D) with `offsets` (N + 1,) per token. Several layers are datasets `layer_6`,
-`layer_33` in the place of `embeddings`. AnnData's files are the same with other names, see `h5ad`.
+`embeddings` is (N, D), or (ΣL, D) with `offsets` (N + 1,) per token. With several layers, datasets `layer_6`,
+`layer_33` replace `embeddings`. AnnData files have the same content under other names, see `h5ad`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from protrna_cli.output.rows import Block, Header, spans
 from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
 
 OFFSETS = "offsets"
-ROWS_A_READ = 4096
+ROWS_PER_READ = 4096
 
 
 class DatasetNames(NamedTuple):
-    """Where a file keeps what.
+    """Names of the groups and datasets in a file.
 
     Attributes
     ----------
     columns
-        The group of the columns.
+        Group of the columns.
     matrices
-        One dataset a layer.
+        Matrices, one dataset per layer.
     """
 
     columns: str
@@ -37,12 +37,12 @@ class DatasetNames(NamedTuple):
 
 
 def dataset_names(header: Header) -> DatasetNames:
-    """Where the packed layout keeps what."""
+    """Names in the packed layout."""
     return DatasetNames("/", ("embeddings",) if len(header.layers) == 1 else header.columns)
 
 
 def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
-    """Write all rows into one dataset a layer."""
+    """Write a whole packed file."""
     with created(path, header) as (file, check):
         fill(file, header, blocks, dataset_names(header), check)
 
@@ -50,7 +50,7 @@ def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
 def fill(
     file: h5py.File, header: Header, blocks: Iterable[Block], at: DatasetNames, check: Callable[[], None]
 ) -> None:
-    """Write the columns and the matrices of a packed file."""
+    """Write the columns and matrices under the names `at`; `check` raises an earlier write error."""
     shape = (header.n_vectors, header.width)
     matrices = [file.create_dataset(name, shape, header.dtype) for name in at.matrices]
     table = file.require_group(at.columns)
@@ -77,16 +77,16 @@ def fill(
 
 
 def read_blocks(file: h5py.File, header: Header, at: DatasetNames) -> Iterator[Block]:
-    """Read the rows, a block at a time."""
+    """Read the rows, one block at a time."""
     for rows, start, end in spans(read_rows(file, header, at), header):
         yield Block(rows, [file[name][start:end] for name in at.matrices])
 
 
 def read_rows(file: h5py.File, header: Header, at: DatasetNames) -> Iterator[Row]:
-    """Read the columns alone."""
+    """Read the rows without their vectors."""
     table = file[at.columns]
-    for start in range(0, header.n_rows, ROWS_A_READ):
-        part = slice(start, start + ROWS_A_READ)
+    for start in range(0, header.n_rows, ROWS_PER_READ):
+        part = slice(start, start + ROWS_PER_READ)
         columns = [
             table[name][part].tolist() if name in COUNT_COLUMNS else table[name].asstr()[part]
             for name in ROW_COLUMNS
@@ -95,13 +95,13 @@ def read_rows(file: h5py.File, header: Header, at: DatasetNames) -> Iterator[Row
 
 
 def schema(file: h5py.File) -> dict[str, str]:
-    """Name the datasets, with type and shape."""
+    """List the datasets with type and shape."""
     found: dict[str, str] = {}
 
-    def note(name: str, item: h5py.Dataset | h5py.Group) -> None:
+    def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset):
             kind = "string" if h5py.check_string_dtype(item.dtype) else item.dtype
             found[name] = f"{kind} {item.shape}"
 
-    file.visititems(note)
+    file.visititems(add)
     return found

@@ -1,8 +1,8 @@
-"""Parquet: one row group a block, vectors as fixed-size lists, zstd over byte-stream-split float32.
+"""Parquet: one row group per block, vectors as fixed-size lists, zstd over byte-stream-split float32.
 
-Layout: columns `id`, `description`, `length`, `n_embedded`, `n_unknown`, `n_windows`, then one column a
-layer: `fixed_size_list<D>` pooled, `list<fixed_size_list<D>>` per token. The provenance is the schema's
-metadata.
+Layout: columns `id`, `description`, `length`, `n_embedded`, `n_unknown`, `n_windows`, then one column per
+layer: `fixed_size_list<D>` pooled, `list<fixed_size_list<D>>` per token. The provenance is in the metadata of
+the schema.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
 
 
 class ParquetStream:
-    """A Parquet file that grows block by block; it can be read once it is closed.
+    """Writer of a Parquet file, block by block; the file can be read once it is closed.
 
     Parameters
     ----------
     where
-        Its path, or a stream, which is written from start to end.
+        Path of the file, or a stream, which is written sequentially.
     header
-        What it will hold.
+        Header of the output.
     """
 
     def __init__(self, where: Path | io.RawIOBase, header: Header) -> None:
@@ -39,8 +39,8 @@ class ParquetStream:
             where,
             self._schema,
             compression="zstd",
-            use_dictionary=False,  # no value of a vector repeats; zstd finds what does in the descriptions
-            use_byte_stream_split=_split_leaves(header),
+            use_dictionary=False,  # values of vectors hardly repeat; zstd finds repeats in descriptions
+            use_byte_stream_split=_split_columns(header),
             write_statistics=list(ROW_COLUMNS),
         )
 
@@ -49,7 +49,7 @@ class ParquetStream:
         self._writer.write_table(_table(block, self._header, self._schema))
 
     def close(self) -> None:
-        """Write the footer, which makes the file whole."""
+        """Write the footer, which completes the file."""
         self._writer.close()
 
 
@@ -61,16 +61,16 @@ def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a Parquet file of ours.
+    """Read the header of a Parquet output.
 
     Raises
     ------
     ValueError
-        It is not Parquet, or not ours.
+        It is not Parquet, or protrna did not write it.
     """
     metadata = pq.read_schema(path).metadata or {}
     if PROVENANCE_KEY.encode() not in metadata:
-        raise ValueError("a Parquet file without the provenance of protrna")
+        raise ValueError("a Parquet file without protrna provenance")
     return Header.from_json(metadata[PROVENANCE_KEY.encode()].decode())
 
 
@@ -83,14 +83,14 @@ def read_blocks(path: Path, header: Header) -> Iterator[Block]:
 
 
 def read_rows(path: Path, header: Header) -> Iterator[Row]:
-    """Read the columns beside the embeddings alone."""
+    """Read the rows without their vectors."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=list(ROW_COLUMNS)):
             yield from _rows(batch)
 
 
 def schema(path: Path, header: Header) -> dict[str, str]:
-    """Name the columns and their Arrow types."""
+    """List the columns with their Arrow types."""
     return {field.name: str(field.type) for field in pq.read_schema(path)}
 
 
@@ -112,10 +112,10 @@ def _scalar(header: Header) -> Any:
     return {"float32": pa.float32(), "float16": pa.float16()}[header.dtype]
 
 
-def _split_leaves(header: Header) -> list[str]:
-    """Parquet's names of the columns whose bytes are split.
+def _split_columns(header: Header) -> list[str]:
+    """Parquet paths of the columns with byte stream split.
 
-    DuckDB 2.0 cannot read float16 whose bytes are.
+    There are none for float16: DuckDB 2.0 cannot read float16 in that encoding.
     """
     if header.dtype == "float16":
         return []

@@ -1,8 +1,8 @@
 """TSV for the TensorBoard Embedding Projector: `OUT`, with `OUT.metadata.tsv` and `OUT.meta.json` beside it.
 
-`OUT` has one line a record and no header: D numbers, each the shortest text that reads back to the same
-float32. The metadata has a header and one line a record: the row's columns. The projector knows no quotes, so
-that a tab or a line end in a description becomes a space. `OUT.meta.json` is the provenance.
+`OUT` has one line per record and no header: D numbers, each the shortest text that reads back to the same
+float32. The metadata has a header, then one line per record with the row's columns. The projector does not
+support quotes, so a tab or a line end in a description becomes a space. `OUT.meta.json` is the provenance.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SPACES = str.maketrans("\t\r\n", "   ")
 
 
 def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
-    """Write the vectors of one layer, one a record, with metadata and provenance."""
+    """Write the vectors of one layer, one per record, with metadata and provenance."""
     meta_path(path).write_text(header.json + "\n", encoding="utf-8")
     schema = pa.schema([(str(i), pa.float32()) for i in range(header.width)])
     options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")

@@ -1,6 +1,6 @@
 """The table of formats. A new format is a module in this folder and a line in `TABLE`.
 
-The modules import pyarrow, h5py or NumPy; each is imported only when its format is asked for.
+The modules import pyarrow, h5py or NumPy; each is imported only when its format is used.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ class Format:
     Attributes
     ----------
     name
-        What `--format` calls it.
+        Its name in `--format`.
     suffixes
-        Of file names, the usual one first.
+        Suffixes of its file names, the usual one first.
     writer
-        The module of this folder that writes it.
+        Module of this folder that writes it.
     reader, magic
-        The module that reads it, and the first four bytes by which it is recognised; None when it is
-        never read.
+        Module that reads it, and the first four bytes that identify it; None for a format that is never
+        read.
     layout
-        What `--h5-layout` calls it, where two formats have one name.
+        Its name in `--h5-layout`, if two formats share a name.
     companions
-        Where its other files stand, given the path of the output.
+        Functions from the path of the output to the paths of its other files.
     unique_ids
-        Whether every row needs an id of its own.
+        Whether ids must be unique and not empty.
     is_export
-        Whether `protrna convert` alone makes it, for other programs; it then holds pooled rows only.
+        Whether only `protrna convert` makes it, for other programs; it then stores pooled rows only.
     one_layer
-        Whether it holds one layer only.
+        Whether it stores one layer only.
     """
 
     name: str
@@ -91,41 +91,41 @@ H5_LAYOUTS = tuple(each.layout for each in TABLE if each.layout)
 def choose_format(
     path: Path, name: str | None = None, h5_layout: str = "flat", exports: bool = False
 ) -> Format:
-    """Find the format that is asked for by name, or else by the suffix of the file.
+    """Choose a format by name, or by the suffix of the file if no name is given.
 
     Parameters
     ----------
     h5_layout
-        Which of the two HDF5 formats; ignored for the others.
+        Which of the two HDF5 layouts; ignored for other formats.
     exports
-        Whether formats made for other programs may be chosen.
+        Whether the formats that only `protrna convert` makes may be chosen.
 
     Raises
     ------
     UsageError
-        The suffix belongs to none of the formats.
+        No format has the suffix.
     """
     among = [each for each in TABLE if exports or not each.is_export]
     suffix = path.suffix.lower()
     for each in among:
-        asked_for = each.name == name if name else suffix in each.suffixes
-        if asked_for and each.layout in (None, h5_layout):
+        matches = each.name == name if name else suffix in each.suffixes
+        if matches and each.layout in (None, h5_layout):
             return each
     suffixes = ", ".join(dict.fromkeys(suffix for each in among for suffix in each.suffixes))
     remedy = f"use {suffixes}, or --format"
     if any(suffix in each.suffixes for each in TABLE):
-        remedy = f"protrna convert makes {suffix} of an output; {remedy}"
+        remedy = f"protrna convert makes {suffix} from an output; {remedy}"
     raise UsageError(f"{path}: no format has the suffix {path.suffix!r}; {remedy}")
 
 
 def reader_of(magic: bytes) -> Reader | None:
-    """Find the module that reads a file with these first four bytes; None if no format begins like that."""
+    """Module that reads a file with these first four bytes; None if no format has them."""
     name = next((each.reader for each in TABLE if each.magic == magic), None)
     return cast("Reader", _module(name)) if name else None
 
 
 def possible_files(path: Path) -> list[Path]:
-    """List every file that an output at this path may consist of, whatever its format."""
+    """List every file that an output at this path may have, in any format."""
     return list(dict.fromkeys(file for each in TABLE if each.magic for file in each.files(path)))
 
 

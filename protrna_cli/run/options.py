@@ -93,7 +93,7 @@ class EmbedOptions:
             raise UsageError(f"--skip-unknown is for --pool mean, not for --pool {self.pool}")
         if self.rules.regions and self.pool == "cls":
             raise UsageError(
-                "--regions is for --pool mean and max, as cls is a vector of the whole record; use one of them"
+                "--regions is for --pool mean and max, as cls is a vector of the whole record; use one"
             )
         if self.resume and self.overwrite:
             raise UsageError("--resume continues a run, but --overwrite starts it again; use one of them")

@@ -99,10 +99,7 @@ def _require_libraries(method: str, suffix: str) -> None:
 
 def _column_index(source: Path, header: Header, layer: int | None) -> int:
     """Index of the header's column to draw."""
-    try:
-        run_key(header)
-    except KeyError as error:
-        raise InputError(f"{source}: its provenance lacks {error}; was it made by protrna embed?") from None
+    run_key(header, str(source))  # refuses an incomplete header
     if header.per_token:
         raise InputError(
             f"{source}: has one vector per residue, but a map needs one per record; "

@@ -78,7 +78,7 @@ def _select_layers(
     indices = [header.layers.index(layer) for layer in kept]
     provenance = {**header.provenance, "layers": list(kept)}
     return (
-        replace(header, layers=kept, provenance=provenance),
+        replace(header, layers=kept, provenance=provenance, checksums=None),
         (Block(block.rows, [block.values[i] for i in indices]) for block in blocks),
     )
 

@@ -64,6 +64,8 @@ def read_parts(parts: Sequence[Path]) -> tuple[list[Path], Header, Iterator[Bloc
 def _order_parts(parts: Sequence[Path]) -> dict[Path, Header]:
     """Read the headers of the parts and order them; all parts of one run must be there."""
     headers = [read_output(part)[0] for part in parts]
+    for part, header in zip(parts, headers, strict=True):
+        run_key(header, str(part))  # refuses an incomplete header
     count = shard_of(headers[0]).count
     by_index: dict[int, tuple[Path, Header]] = {}
     for part, header in zip(parts, headers, strict=True):
@@ -100,4 +102,4 @@ def _merge_headers(headers: list[Header], parts: dict[Path, Header]) -> Header:
     }
     rows = sum(header.n_rows for header in headers)
     residues = sum(header.n_residues for header in headers)
-    return replace(headers[0], n_rows=rows, n_residues=residues, provenance=provenance)
+    return replace(headers[0], n_rows=rows, n_residues=residues, provenance=provenance, checksums=None)

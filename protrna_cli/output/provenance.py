@@ -5,23 +5,41 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from protrna_cli.errors import RunMismatch
+from protrna_cli.errors import InputError, RunMismatch, UsageError
 from protrna_cli.output.rows import Header
 from protrna_cli.plan.rules import Regions, Rules
 from protrna_cli.plan.shard import Shard
+
+COUNTS = ("records", "embedded", "skipped")
 
 RunKey = dict[str, Any]
 """Everything that determines the values of an output: runs with equal keys make equal outputs."""
 
 
-def run_key(header: Header) -> RunKey:
+def run_key(header: Header, name: str = "output") -> RunKey:
     """Collect everything that determines the values of an output; file names and folders do not.
+
+    Parameters
+    ----------
+    name
+        What a message calls the output.
 
     Raises
     ------
-    KeyError
+    InputError
         The header was not written by protrna embed.
     """
+    try:
+        if not all(isinstance(header.provenance[count], int) for count in COUNTS):
+            raise TypeError("a count is not a number")
+        shard_of(header)
+        return _run_key(header)
+    except (KeyError, TypeError, AttributeError, UsageError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
+        raise InputError(f"{name}: its provenance {what}; was it made by protrna embed?") from None
+
+
+def _run_key(header: Header) -> RunKey:
     provenance = header.provenance
     regions = provenance["rules"]["regions"]
     return {

@@ -1,4 +1,4 @@
-"""Read an output of any format; the format is detected from the content."""
+"""Read an output of any format, detected from the content, and check that it is undamaged."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from protrna_cli.errors import InputError, InputUnreadable
-from protrna_cli.output.formats.table import reader_of
+from protrna_cli.errors import InputError, InputUnreadable, ProtrnaError
+from protrna_cli.output.checksum import Checksum
+from protrna_cli.output.formats.table import possible_files, reader_of
 from protrna_cli.output.rows import Block, Header, Reader
 from protrna_cli.plan.rows import Row
+
+SMALL_BYTES = 256 << 20
+"""Outputs up to this size are read whole where a quick check is asked for: it takes about a second."""
 
 
 def read_output(path: Path) -> tuple[Header, Iterator[Block]]:
@@ -18,71 +22,104 @@ def read_output(path: Path) -> tuple[Header, Iterator[Block]]:
     Returns
     -------
     tuple
-        Its header, and an iterator over its blocks in order, which are read lazily.
+        The header, and an iterator that reads the blocks in order as they are needed.
 
     Raises
     ------
     InputUnreadable
         The file cannot be opened.
     InputError
-        It is not an output of protrna.
+        It is not an output of protrna; also from the iterator, if it is damaged.
     """
     reader, header = _open(path)
-    return header, reader.read_blocks(path, header)
+    return header, _blocks(path, reader, header)
 
 
 def read_whole(path: Path) -> tuple[Header, Iterator[Block]]:
-    """Open an output as `read_output` does; reading it to the end fails unless it is complete.
+    """Open an output as `read_output` does; reading it to the end fails unless it is complete and undamaged.
 
     Raises
     ------
     InputUnreadable, InputError
-        As `read_output`; also from the iterator, if the file is damaged or rows are missing.
+        As `read_output`; also from the iterator, if rows are missing or a checksum differs.
     """
     header, blocks = read_output(path)
-    return header, _checked_blocks(path, header, blocks)
+    return header, _complete(path, header, blocks)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
     """Read the rows of an output without their embeddings; raises as `read_output` does."""
     reader, header = _open(path)
-    return reader.read_rows(path, header)
+    with _undamaged(path):
+        yield from reader.read_rows(path, header)
 
 
 def schema_of(path: Path) -> dict[str, str]:
     """List the columns or datasets of an output with type and shape; raises as `read_output` does."""
     reader, header = _open(path)
-    return reader.schema(path, header)
+    with _undamaged(path):
+        return reader.schema(path, header)
+
+
+def check_quickly(path: Path) -> None:
+    """Check that an output is undamaged: its sizes, types and counts, and all of a small one.
+
+    Raises
+    ------
+    InputUnreadable, InputError
+        It is damaged, or cannot be read.
+    """
+    reader, header = _open(path)
+    with _undamaged(path):
+        reader.check(path, header)
+        size = sum(file.stat().st_size for file in possible_files(path) if file.exists())
+    if size <= SMALL_BYTES:
+        for _ in read_whole(path)[1]:
+            pass
 
 
 def _open(path: Path) -> tuple[Reader, Header]:
     """Find the module that reads an output, and read its header."""
-    with _reading(path):
+    try:
         with path.open("rb") as file:
             reader = reader_of(file.read(4))
-        if not reader:
-            raise InputError(f"{path}: neither Parquet, HDF5 nor NumPy; name an output of protrna embed")
+    except OSError as error:
+        raise InputUnreadable(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not reader:
+        raise InputError(f"{path}: neither Parquet, HDF5 nor NumPy; name an output of protrna embed")
+    try:
         return reader, reader.read_header(path)
+    except Exception as error:  # whatever a library raises on damaged bytes
+        raise InputError(f"{path}: {_first_line(error)}; name an output of protrna embed") from error
+
+
+def _blocks(path: Path, reader: Reader, header: Header) -> Iterator[Block]:
+    with _undamaged(path):
+        yield from reader.read_blocks(path, header)
+
+
+def _complete(path: Path, header: Header, blocks: Iterator[Block]) -> Iterator[Block]:
+    checksum, rows = Checksum(header), 0
+    for block in checksum.watch(blocks):
+        rows += len(block.rows)
+        yield block
+    if rows != header.n_rows:
+        flaw = f"it has {rows:,} rows, but its header states {header.n_rows:,}"
+        raise InputError(f"{path}: damaged ({flaw}); make it again with --overwrite")
+    for flaw in checksum.flaws():
+        raise InputError(f"{path}: damaged ({flaw}); make it again with --overwrite")
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn a failure to read an output in this context into our error."""
+def _undamaged(path: Path) -> Iterator[None]:
+    """Turn whatever a library raises while it reads an output into our error."""
     try:
         yield
-    except OSError as error:
-        raise InputUnreadable(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise InputError(f"{path}: {error}; name an output of protrna embed") from error
+    except (ProtrnaError, GeneratorExit):
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: damaged ({_first_line(error)}); make it again with --overwrite") from error
 
 
-def _checked_blocks(path: Path, header: Header, blocks: Iterator[Block]) -> Iterator[Block]:
-    rows = 0
-    try:
-        for block in blocks:
-            rows += len(block.rows)
-            yield block
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: damaged ({error}); make it again") from error
-    if rows != header.n_rows:
-        raise InputError(f"{path}: has {rows:,} rows, but its header states {header.n_rows:,}; make it again")
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

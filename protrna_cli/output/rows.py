@@ -5,9 +5,10 @@ Shapes: N rows, L residues of a row, ΣL residues of all rows of a block, D widt
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,9 @@ import numpy.typing as npt
 from protrna_cli.plan.rows import Row
 
 PROVENANCE_KEY = "protrna"
+
+HEADER = "header"
+"""Name of the header's own checksum."""
 
 BLOCK_BYTES = 64 << 20
 """Most bytes of vectors in a block (64 MiB), to bound the memory for reading; one long row may exceed it."""
@@ -42,6 +46,9 @@ class Header:
         Number of rows, and of embedded residues in all rows.
     provenance
         How the output was made; kept in every file as JSON under the key `protrna`.
+    checksums
+        SHA-256 of the rows and of each column of vectors, see `checksum`; None until the output is written,
+        and in outputs of earlier versions. They are not compared: equal runs may differ in the last bit.
     """
 
     per_token: bool
@@ -51,6 +58,7 @@ class Header:
     n_rows: int
     n_residues: int
     provenance: dict[str, Any]
+    checksums: dict[str, str] | None = field(default=None, compare=False)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -63,14 +71,28 @@ class Header:
         return self.n_residues if self.per_token else self.n_rows
 
     @property
+    def sha256(self) -> str:
+        """SHA-256 of this header as JSON with sorted keys, without the checksums."""
+        described = {key: value for key, value in asdict(self).items() if key != "checksums"}
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+    @property
     def json(self) -> str:
         """The provenance and the rest of this header, as JSON text."""
-        described = {key: value for key, value in asdict(self).items() if key != "provenance"}
+        described = asdict(self)
+        del described["provenance"]
+        if self.checksums is None:
+            del described["checksums"]
         return json.dumps({**self.provenance, "output": described}, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> Header:
+    def from_json(cls, text: str, checksums: str | None = None) -> Header:
         """Restore a header from the text in `json`.
+
+        Parameters
+        ----------
+        checksums
+            Checksums as JSON, if they are kept apart from the header.
 
         Raises
         ------
@@ -80,9 +102,27 @@ class Header:
         try:
             provenance = json.loads(text)
             described = provenance.pop("output")
-            return cls(**{**described, "layers": tuple(described["layers"])}, provenance=provenance)
-        except (TypeError, KeyError, AttributeError) as error:
+            if checksums:
+                described["checksums"] = json.loads(checksums)
+            header = cls(**{**described, "layers": tuple(described["layers"])}, provenance=provenance)
+        except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"not protrna provenance ({error})") from error
+        if not header._is_sound() or (header.checksums or {}).get(HEADER, header.sha256) != header.sha256:
+            raise ValueError("its provenance is damaged")
+        return header
+
+    def _is_sound(self) -> bool:
+        """Whether every field has a value that an output can have."""
+        counts = (self.width, self.n_rows, self.n_residues, *self.layers)
+        sums = self.checksums
+        return (
+            isinstance(self.per_token, bool)
+            and self.dtype in ("float32", "float16")
+            and all(type(count) is int and count >= 0 for count in counts)
+            and 0 < len(self.layers) == len(set(self.layers))
+            and self.width > 0
+            and (sums is None or (isinstance(sums, dict) and all(isinstance(s, str) for s in sums.values())))
+        )
 
 
 @dataclass(frozen=True)
@@ -130,8 +170,14 @@ def spans(rows: Iterable[Row], header: Header) -> Iterator[tuple[list[Row], int,
 class Writer(Protocol):
     """The module that writes a format."""
 
-    def write(self, path: Path, header: Header, blocks: Iterable[Block]) -> None:
-        """Write a whole output; the caller renames it into place."""
+    def write(self, path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
+        """Write a whole output; the caller renames it into place.
+
+        Parameters
+        ----------
+        seal
+            Returns the header with its checksums, once all blocks have been read.
+        """
 
 
 class Reader(Protocol):
@@ -145,6 +191,9 @@ class Reader(Protocol):
 
     def read_rows(self, path: Path, header: Header) -> Iterator[Row]:
         """Read the rows of an output without their embeddings, in order."""
+
+    def check(self, path: Path, header: Header) -> None:
+        """Compare the sizes, types and counts of a file with its header; raises ValueError if one differs."""
 
     def schema(self, path: Path, header: Header) -> dict[str, str]:
         """List the columns or datasets with type and shape."""

@@ -17,6 +17,7 @@ from types import TracebackType
 
 from protrna_cli.disk import creating, sync, writing
 from protrna_cli.fasta.records import Skipped
+from protrna_cli.output.checksum import Checksum
 from protrna_cli.output.formats import npy
 from protrna_cli.output.formats.table import Format
 from protrna_cli.output.paths import partial_path
@@ -147,10 +148,13 @@ class PartialOutput:
         """
         with self._writing():
             self._vectors.close()
-            made = self._array
-            if format.name != "npy":
+            blocks = _checked(npy.read_blocks(self._array, self._header), check)
+            if format.name == "npy":
+                made = self._array
+                npy.write_header(made, _sealed(self._header, blocks))
+            else:
                 made = self._folder / self._output.name
-                format.write(made, self._header, _checked(npy.read_blocks(self._array, self._header), check))
+                format.write(made, self._header, blocks)
             skipped = self._folder / "skipped.tsv" if self.position.skipped_bytes else None
             publish(made, self._output, format, skipped)
         self._remove()
@@ -181,6 +185,14 @@ class PartialOutput:
         self._journal.close()
         if self._journal.position == Position():
             self._remove()  # nothing was committed, so there is nothing to resume
+
+
+def _sealed(header: Header, blocks: Iterator[Block]) -> Header:
+    """Read all blocks, and return the header with their checksums."""
+    checksum = Checksum(header)
+    for block in blocks:
+        checksum.add(block)
+    return checksum.seal()
 
 
 def _checked(blocks: Iterator[Block], check: Callable[[], None]) -> Iterator[Block]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from protrna_cli.errors import ReaderGone, WriteFailed
 from protrna_cli.fasta.records import Skipped
+from protrna_cli.output.checksum import Checksum
 from protrna_cli.output.formats.npy import write_all
 from protrna_cli.output.formats.parquet import ParquetStream
 from protrna_cli.output.rows import Block, Header, Values, spans
@@ -51,6 +52,7 @@ class Stream:
         self._pipe = _Pipe(descriptor)
         with self._sending():
             self._parquet = ParquetStream(self._pipe, header)
+            self._checksum = Checksum(header)
             self._chunk = tempfile.TemporaryFile(prefix="protrna-", buffering=0)  # noqa: SIM115
 
     def open_chunk(self, rows: list[Row], skipped: Sequence[Skipped]) -> list[int]:
@@ -80,7 +82,9 @@ class Stream:
         with self._sending():
             array = np.memmap(self._chunk, self._header.dtype, "r", shape=self._shape)
             for rows, start, end in spans(self._rows, self._header):
-                self._parquet.add(Block(rows, list(array[:, start:end])))
+                block = Block(rows, list(array[:, start:end]))
+                self._checksum.add(block)
+                self._parquet.add(block)
 
     @contextmanager
     def _sending(self) -> Iterator[None]:
@@ -108,7 +112,7 @@ class Stream:
         self._chunk.close()
         self._pipe.shut = self._pipe.shut or kind is not None
         with self._sending():
-            self._parquet.close()
+            self._parquet.close(self._checksum.seal())
 
 
 class _Pipe(io.RawIOBase):

@@ -16,9 +16,10 @@ from protrna_cli.errors import InputError, OutputUnwritable, RunMismatch, UsageE
 from protrna_cli.fasta.census import Census
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.formats.table import Format, choose_format
-from protrna_cli.output.parts import read_joined
+from protrna_cli.output.parts import parts_of, read_joined
 from protrna_cli.output.paths import partial_path, shard_path, skipped_path
-from protrna_cli.output.provenance import compare_keys, run_key
+from protrna_cli.output.provenance import RunKey, compare_keys, run_key
+from protrna_cli.output.read import check_quickly
 from protrna_cli.output.rows import Header
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.report import Progress
@@ -141,20 +142,40 @@ def is_whole(path: Path, header: Header) -> bool:
     Raises
     ------
     RunMismatch
-        It was made by another run, and there is no unfinished run beside it.
+        It was made by another run, or not by protrna embed, and there is no unfinished run beside it.
+    InputError
+        It is damaged, and there is no unfinished run beside it.
     """
     if not path.exists():
         return False
     try:
-        found = run_key(read_joined(path)[0])
+        found = _key_of(path)
         compare_keys(found, run_key(header), str(path))
-    except (RunMismatch, InputError, KeyError) as error:
+        _check_undamaged(path, header)
+    except (RunMismatch, InputError):
         if partial_path(path).exists():
             return False
-        if isinstance(error, RunMismatch):
-            raise
-        raise RunMismatch(f"{path}: exists, but was not made by protrna embed; choose another -o") from None
+        raise
     return True
+
+
+def _key_of(path: Path) -> RunKey:
+    try:
+        return run_key(read_joined(path)[0], str(path))
+    except InputError as error:
+        raise RunMismatch(
+            f"{error}; --resume found it in place of the output: use --overwrite to replace it, or choose "
+            "another -o"
+        ) from None
+
+
+def _check_undamaged(path: Path, header: Header) -> None:
+    for part in parts_of(path):
+        check_quickly(part)
+    if header.provenance["skipped"] and not skipped_path(path).exists():
+        raise InputError(
+            f"{path}: damaged ({skipped_path(path).name} is missing); make it again with --overwrite"
+        )
 
 
 def remove_partial(path: Path) -> None:

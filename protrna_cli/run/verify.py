@@ -15,7 +15,8 @@ from protrna_cli.fasta.bed import read_bed
 from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.records import Record, Skipped, rows_of
 from protrna_cli.fasta.sources import open_sources
-from protrna_cli.output.parts import read_joined
+from protrna_cli.output.checksum import Checksum
+from protrna_cli.output.parts import parts_of, read_joined
 from protrna_cli.output.paths import partial_path, skipped_path
 from protrna_cli.output.provenance import rules_of, run_key, shard_of
 from protrna_cli.output.read import read_output
@@ -49,12 +50,8 @@ def find_flaws(
     UsageError
         The regions are missing, or are not those that the output was made with.
     """
-    # `read_output` accepts missing rows; they are reported here one by one.
-    header, blocks = read_joined(path) if path.is_dir() else read_output(path)
-    try:
-        run_key(header)
-    except KeyError as error:
-        raise InputError(f"{path}: its provenance lacks {error}; was it made by protrna embed?") from None
+    header = read_joined(path)[0] if path.is_dir() else read_output(path)[0]
+    run_key(header, str(path))  # refuses an incomplete header
     regions = read_bed(regions_file) if regions_file else None
     made_with = header.provenance["rules"]["regions"]
     if (regions and regions.sha256) != (made_with and made_with["sha256"]):
@@ -63,13 +60,11 @@ def find_flaws(
                 f"{path}: made with --regions {made_with['name']}; give the same file to --regions"
             )
         raise UsageError(f"{path}: made without --regions; leave --regions out")
-    flaws = _flaws(path, header, blocks, inputs, rules_of(header, regions))
+    flaws = _flaws(path, header, inputs, rules_of(header, regions))
     return [flaw for flaw, _ in zip(flaws, range(MAX_FLAWS), strict=False)]
 
 
-def _flaws(
-    path: Path, header: Header, blocks: Iterator[Block], inputs: Sequence[str | PathLike[str]], rules: Rules
-) -> Iterator[str]:
+def _flaws(path: Path, header: Header, inputs: Sequence[str | PathLike[str]], rules: Rules) -> Iterator[str]:
     if partial_path(path).exists():
         yield f"{partial_path(path)}: the output has an unfinished run beside it"
     with open_sources(inputs) as sources:
@@ -82,8 +77,31 @@ def _flaws(
             yield "the input is not the one that the output was made from: its SHA-256 differs"
         items = counted_input.records(shard_of(header), header.width)
         skipped: list[Skipped] = []
-        yield from _row_flaws(_expected(items, skipped, header, rules), _rows(blocks, header), header)
+        changed: list[str] = []
+        rows = _rows(_blocks(path, changed), header)
+        try:
+            yield from _row_flaws(_expected(items, skipped, header, rules), rows, header)
+        except _Unreadable as damage:
+            yield str(damage)
+            return
+        yield from changed
         yield from _skipped_flaws(path, skipped)
+
+
+class _Unreadable(Exception):
+    """Damage at which reading an output ends."""
+
+
+def _blocks(path: Path, changed: list[str]) -> Iterator[Block]:
+    """Read an output, missing rows or not; adds parts whose checksums differ to `changed`."""
+    try:
+        for part in parts_of(path):
+            header, blocks = read_output(part)
+            checksum = Checksum(header)
+            yield from checksum.watch(blocks)
+            changed += [f"{part}: {flaw}" for flaw in checksum.flaws()]
+    except InputError as damage:
+        raise _Unreadable(str(damage)) from damage
 
 
 def _expected(
@@ -130,6 +148,8 @@ def _row_flaws(
                 yield f"{where}: its vectors have shape {values.shape}, not {shape}"
             elif not np.isfinite(values).all():
                 yield f"{where}: its embedding is not finite"
+            elif not values.any(axis=1).all():
+                yield f"{where}: its embedding is zero"
     if count != header.n_rows:
         yield f"it has {count:,} rows, but its header states {header.n_rows:,}"
 

@@ -60,7 +60,7 @@ def test_the_text_output(run: Run, tmp_path: Path) -> None:
     [matrix] = make(tmp_path / "out.npy", "npy", "flat", False, (6,))
     lines = run("info", tmp_path / "out.npy").out.splitlines()
     assert lines[:2] == [
-        f"{tmp_path / 'out.npy'}: 6 rows, 12 residues, 561 bytes",
+        f"{tmp_path / 'out.npy'}: 6 rows, 12 residues, 811 bytes",
         "pooled, layer 6, width 8, float16",
     ]
     assert "out.npy: float16 (6, 8)" in lines

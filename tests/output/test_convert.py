@@ -272,7 +272,7 @@ def cut_the_array(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (lose_a_row, "has 45 rows, but its header states 46"),
+        (lose_a_row, "it has 45 rows, but its header states 46"),
         (cut_a_line, "damaged"),
         (cut_the_array, "damaged"),
     ],

@@ -180,7 +180,7 @@ def test_an_unknown_suffix_is_an_error() -> None:
         (b"", InputError, "neither Parquet, HDF5 nor NumPy"),
         (b">seq\nACGU\n", InputError, "neither Parquet, HDF5 nor NumPy"),
         (b"PAR1 and nothing more", InputError, "name an output of protrna embed"),
-        (b"\x89HDF\r\n\x1a\n cut", InputError, "not a readable HDF5 file"),
+        (b"\x89HDF\r\n\x1a\n cut", InputError, "name an output of protrna embed"),
         (b"\x93NUMPY alone", InputError, r"without out\.meta\.json"),
     ],
 )

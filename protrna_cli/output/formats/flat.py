@@ -7,7 +7,7 @@ Creation order is tracked. Several layers are groups `layer_6`, `layer_33`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from protrna_cli.output.rows import Block, Header, spans
 from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
 
 
-def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
+def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
     """Write one dataset per row.
 
     Raises
@@ -28,7 +28,7 @@ def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
     OutputUnwritable
         An id is empty or repeats, so it cannot be the name of a dataset.
     """
-    with created(path, header) as (file, check):
+    with created(path, seal) as (file, check):
         groups = [file]
         if len(header.layers) > 1:
             groups = [file.create_group(name, track_order=True) for name in header.columns]
@@ -49,19 +49,38 @@ def read_blocks(file: h5py.File, header: Header) -> Iterator[Block]:
     """Read the rows, one block at a time."""
     groups = _groups(file, header)
     for rows, _, _ in spans(read_rows(file, header), header):
-        names = [dataset_name(row.id) for row in rows]
         yield Block(
-            rows, [np.concatenate([np.atleast_2d(group[name][()]) for name in names]) for group in groups]
+            rows, [np.concatenate([_vectors(group, row, header) for row in rows]) for group in groups]
         )
 
 
 def read_rows(file: h5py.File, header: Header) -> Iterator[Row]:
     """Read the rows without their vectors, from the attributes."""
-    for dataset in _groups(file, header)[0].values():
+    for name, dataset in _groups(file, header)[0].items():
         attributes = dataset.attrs
+        if dataset_name(attributes["original_id"]) != name:
+            raise ValueError(f"dataset {name!r} belongs to the id {attributes['original_id']!r}")
         yield Row(
             attributes["original_id"], attributes["description"], *(int(attributes[c]) for c in COUNT_COLUMNS)
         )
+
+
+def check(file: h5py.File, header: Header) -> None:
+    """Compare the number of datasets with the header; raises ValueError if it differs."""
+    for group in _groups(file, header):
+        if len(group) != header.n_rows:
+            raise ValueError(f"it has {len(group):,} datasets, but its header states {header.n_rows:,} rows")
+
+
+def _vectors(group: h5py.Group, row: Row, header: Header) -> Any:
+    """Read the vectors (n, D) of a row."""
+    dataset = group[dataset_name(row.id)]
+    shape = (row.n_embedded, header.width) if header.per_token else (header.width,)
+    if (dataset.shape, dataset.dtype) != (shape, np.dtype(header.dtype)):
+        raise ValueError(
+            f"dataset {dataset.name!r} is {dataset.dtype} {dataset.shape}, not {header.dtype} {shape}"
+        )
+    return np.atleast_2d(dataset[()])
 
 
 def schema(header: Header) -> dict[str, str]:

@@ -7,7 +7,7 @@ block, without AnnData, as specified at https://anndata.readthedocs.io/en/stable
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import h5py
@@ -32,15 +32,15 @@ def is_ours(file: h5py.File) -> bool:
     return bool(file.attrs.get("encoding-type") == "anndata")
 
 
-def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
+def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
     """Write a whole `.h5ad` file of pooled rows."""
     at = dataset_names(header)
-    with created(path, header) as (file, check):
+    with created(path, seal) as (file, check):
         packed.fill(file, header, blocks, at, check)
         width = header.width if at.matrices == ("X",) else 0
         names = [str(i) for i in range(width)]
         file.create_dataset(f"var/{DIMENSION}", data=names, dtype=h5py.string_dtype())
-        file.create_dataset(f"uns/{PROVENANCE_KEY}", data=header.json)
+        file.create_dataset(f"uns/{PROVENANCE_KEY}", data=seal().json)
         _mark_all(file, at)
 
 

@@ -45,11 +45,22 @@ class _DeferredErrorFile(io.FileIO):
 
 
 @contextmanager
-def created(path: Path, header: Header) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
-    """Create a file; yields it and a function that raises an earlier write error, to be called regularly."""
+def created(path: Path, seal: Callable[[], Header]) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """Create a file, which gets its provenance when the context ends without an error.
+
+    Parameters
+    ----------
+    seal
+        Returns the header with its checksums.
+
+    Yields
+    ------
+    tuple
+        The file, and a function that raises an earlier write error, to be called regularly.
+    """
     with _DeferredErrorFile(path, "w+") as raw:
         # The file format of HDF5 1.8 (2008) and later: it does not limit the size of attributes and groups.
         with h5py.File(raw, "w", libver=("v108", "v110"), track_order=True) as file:
-            file.attrs[PROVENANCE_KEY] = header.json
             yield file, raw.check
+            file.attrs[PROVENANCE_KEY] = seal().json
         raw.check()

@@ -23,11 +23,8 @@ def read_header(path: Path) -> Header:
     ValueError
         It is not HDF5, or protrna did not write it.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            text = file.attrs.get(PROVENANCE_KEY)
-    except OSError as error:
-        raise ValueError(f"not a readable HDF5 file ({error})") from error
+    with opened(path) as file:
+        text = file.attrs.get(PROVENANCE_KEY)
     if not isinstance(text, str):
         raise ValueError("an HDF5 file without protrna provenance")
     return Header.from_json(text)
@@ -35,7 +32,7 @@ def read_header(path: Path) -> Header:
 
 def read_blocks(path: Path, header: Header) -> Iterator[Block]:
     """Read the rows, one block at a time."""
-    with h5py.File(path, "r") as file:
+    with opened(path) as file:
         if _is_flat(file):
             yield from flat.read_blocks(file, header)
         else:
@@ -44,17 +41,31 @@ def read_blocks(path: Path, header: Header) -> Iterator[Block]:
 
 def read_rows(path: Path, header: Header) -> Iterator[Row]:
     """Read the rows without their vectors."""
-    with h5py.File(path, "r") as file:
+    with opened(path) as file:
         if _is_flat(file):
             yield from flat.read_rows(file, header)
         else:
             yield from packed.read_rows(file, header, _dataset_names(file, header))
 
 
+def check(path: Path, header: Header) -> None:
+    """Compare shapes and types with the header; raises ValueError if one differs."""
+    with opened(path) as file:
+        if _is_flat(file):
+            flat.check(file, header)
+        else:
+            packed.check(file, header, _dataset_names(file, header))
+
+
 def schema(path: Path, header: Header) -> dict[str, str]:
     """List the datasets with type and shape."""
-    with h5py.File(path, "r") as file:
+    with opened(path) as file:
         return flat.schema(header) if _is_flat(file) else packed.schema(file)
+
+
+def opened(path: Path) -> h5py.File:
+    """Open a file for reading, without a lock: file systems without locks would refuse it."""
+    return h5py.File(path, "r", locking=False)
 
 
 def _is_flat(file: h5py.File) -> bool:

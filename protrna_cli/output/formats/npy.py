@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,7 +30,7 @@ class ArrayWriter:
     Parameters
     ----------
     path
-        Path of the array; index and provenance are written beside it.
+        Path of the array; its index is written beside it.
     header
         Its counts determine the size of the array, so the position of every vector is known from the start.
     resume
@@ -54,7 +54,6 @@ class ArrayWriter:
         else:
             self._array.write(npy_header)
             self._rows.writerow(INDEX_COLUMNS)
-            meta_path(path).write_text(header.json + "\n", encoding="utf-8")
 
     def _npy_header(self) -> bytes:
         """The bytes before the numbers in a .npy file."""
@@ -113,13 +112,19 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
+def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
     """Write an array with its index and provenance."""
     with ArrayWriter(path, header) as array_writer:
         for block in blocks:
             starts = array_writer.announce(block.rows)
             for layer, values in enumerate(block.values):
                 array_writer.fill(layer, starts[0], values)
+    write_header(path, seal())
+
+
+def write_header(path: Path, header: Header) -> None:
+    """Write the provenance beside an array."""
+    meta_path(path).write_text(header.json + "\n", encoding="utf-8")
 
 
 def read_header(path: Path) -> Header:
@@ -137,7 +142,7 @@ def read_header(path: Path) -> Header:
 
 def read_blocks(path: Path, header: Header) -> Iterator[Block]:
     """Read the rows, one block at a time."""
-    array = np.load(path, mmap_mode="r").reshape(len(header.layers), header.n_vectors, header.width)
+    array = _mapped(path, header).reshape(len(header.layers), header.n_vectors, header.width)
     for rows, start, end in spans(read_rows(path, header), header):
         yield Block(rows, list(array[:, start:end]))
 
@@ -146,9 +151,46 @@ def read_rows(path: Path, header: Header) -> Iterator[Row]:
     """Read the rows without their vectors, from the index."""
     csv.field_size_limit(1 << 30)  # a FASTA description may have any length
     with index_path(path).open(encoding="utf-8", newline="") as file:
+        start = 0
         for line in csv.DictReader(file, dialect="excel-tab"):
             counts: Any = {name: int(line[name]) for name in COUNT_COLUMNS}
-            yield Row(line["id"], line["description"], **counts)
+            row = Row(line["id"], line["description"], **counts)
+            end = start + (row.n_embedded if header.per_token else 1)
+            if (line["start"], line["end"]) != (str(start), str(end)):
+                raise ValueError(
+                    f"{index_path(path).name}: start and end of the id {row.id!r} are {line['start']} and "
+                    f"{line['end']}, not {start} and {end}"
+                )
+            yield row
+            start = end
+
+
+def check(path: Path, header: Header) -> None:
+    """Compare the array's size and type, and the number of lines of the index, with the header.
+
+    Raises
+    ------
+    ValueError
+        One of them differs.
+    """
+    _mapped(path, header)
+    with index_path(path).open("rb") as index:
+        lines = sum(block.count(b"\n") for block in iter(lambda: index.read(1 << 20), b""))
+    if lines != header.n_rows + 1:
+        raise ValueError(
+            f"{index_path(path).name} has {lines - 1:,} rows, but the header states {header.n_rows:,}"
+        )
+
+
+def _mapped(path: Path, header: Header) -> Any:
+    """Map the array into memory; raises ValueError if its shape or type is not the header's."""
+    array = np.load(path, mmap_mode="r")
+    shape: tuple[int, ...] = (header.n_vectors, header.width)
+    if len(header.layers) > 1:
+        shape = (len(header.layers), *shape)
+    if (array.dtype, array.shape) != (np.dtype(header.dtype), shape):
+        raise ValueError(f"its array is {array.dtype} {array.shape}, not {header.dtype} {shape}")
+    return array
 
 
 def schema(path: Path, header: Header) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -41,9 +41,9 @@ def dataset_names(header: Header) -> DatasetNames:
     return DatasetNames("/", ("embeddings",) if len(header.layers) == 1 else header.columns)
 
 
-def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
+def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
     """Write a whole packed file."""
-    with created(path, header) as (file, check):
+    with created(path, seal) as (file, check):
         fill(file, header, blocks, dataset_names(header), check)
 
 
@@ -78,6 +78,7 @@ def fill(
 
 def read_blocks(file: h5py.File, header: Header, at: DatasetNames) -> Iterator[Block]:
     """Read the rows, one block at a time."""
+    check(file, header, at)
     for rows, start, end in spans(read_rows(file, header, at), header):
         yield Block(rows, [file[name][start:end] for name in at.matrices])
 
@@ -91,7 +92,33 @@ def read_rows(file: h5py.File, header: Header, at: DatasetNames) -> Iterator[Row
             table[name][part].tolist() if name in COUNT_COLUMNS else table[name].asstr()[part]
             for name in ROW_COLUMNS
         ]
-        yield from (Row(*values) for values in zip(*columns, strict=True))
+        rows = [Row(*values) for values in zip(*columns, strict=True)]
+        if header.per_token:
+            _check_offsets(file[OFFSETS][start : start + len(rows) + 1], rows)
+        yield from rows
+
+
+def check(file: h5py.File, header: Header, at: DatasetNames) -> None:
+    """Compare shapes and types with the header; raises ValueError if one differs."""
+    expected: dict[str, tuple[Any, tuple[int, ...]]] = {
+        name: (np.dtype(header.dtype), (header.n_vectors, header.width)) for name in at.matrices
+    }
+    for name in ROW_COLUMNS:
+        dtype = np.dtype(np.int64) if name in COUNT_COLUMNS else h5py.string_dtype()
+        expected[f"{at.columns}/{name}"] = dtype, (header.n_rows,)
+    if header.per_token:
+        expected[OFFSETS] = np.dtype(np.int64), (header.n_rows + 1,)
+    for name, (dtype, shape) in expected.items():
+        dataset = file[name]
+        if (dataset.dtype, dataset.shape) != (dtype, shape):
+            raise ValueError(f"{name} is {dataset.dtype} {dataset.shape}, not {dtype} {shape}")
+
+
+def _check_offsets(offsets: Any, rows: list[Row]) -> None:
+    """Compare some consecutive offsets (n + 1,) with the lengths of their rows."""
+    wrong = np.flatnonzero(np.diff(offsets) != [row.n_embedded for row in rows])
+    if wrong.size:
+        raise ValueError(f"the offsets of the id {rows[wrong[0]].id!r} do not fit its length")
 
 
 def schema(file: h5py.File) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 Layout: columns `id`, `description`, `length`, `n_embedded`, `n_unknown`, `n_windows`, then one column per
 layer: `fixed_size_list<D>` pooled, `list<fixed_size_list<D>>` per token. The provenance is in the metadata of
-the schema.
+the schema, the checksums are in those of the file.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ import pyarrow.parquet as pq
 
 from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header, Values
 from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
+
+CHECKSUMS_KEY = "protrna_checksums"
+"""Of the file's own metadata: the schema, with the provenance, is fixed before the first row."""
 
 
 class ParquetStream:
@@ -48,16 +52,19 @@ class ParquetStream:
         """Write a block as a row group."""
         self._writer.write_table(_table(block, self._header, self._schema))
 
-    def close(self) -> None:
-        """Write the footer, which completes the file."""
+    def close(self, sealed: Header | None = None) -> None:
+        """Write the footer, which completes the file, with the checksums of a sealed header."""
+        if sealed:
+            self._writer.add_key_value_metadata({CHECKSUMS_KEY: json.dumps(sealed.checksums)})
         self._writer.close()
 
 
-def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
+def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
     """Write a whole Parquet file."""
     with closing(ParquetStream(path, header)) as writer:
         for block in blocks:
             writer.add(block)
+        writer.close(seal())
 
 
 def read_header(path: Path) -> Header:
@@ -68,15 +75,20 @@ def read_header(path: Path) -> Header:
     ValueError
         It is not Parquet, or protrna did not write it.
     """
-    metadata = pq.read_schema(path).metadata or {}
+    with pq.ParquetFile(path) as file:
+        metadata = {**(file.metadata.metadata or {}), **(file.schema_arrow.metadata or {})}
     if PROVENANCE_KEY.encode() not in metadata:
         raise ValueError("a Parquet file without protrna provenance")
-    return Header.from_json(metadata[PROVENANCE_KEY.encode()].decode())
+    checksums = metadata.get(CHECKSUMS_KEY.encode())
+    return Header.from_json(
+        metadata[PROVENANCE_KEY.encode()].decode(), checksums.decode() if checksums else None
+    )
 
 
 def read_blocks(path: Path, header: Header) -> Iterator[Block]:
     """Read the rows, one row group at a time."""
     with pq.ParquetFile(path) as file:
+        _check_columns(file, header)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             yield Block(list(_rows(table)), [_vectors(table[name], header) for name in header.columns])
@@ -87,6 +99,32 @@ def read_rows(path: Path, header: Header) -> Iterator[Row]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=list(ROW_COLUMNS)):
             yield from _rows(batch)
+
+
+def check(path: Path, header: Header) -> None:
+    """Compare the columns and the number of rows with the header.
+
+    Raises
+    ------
+    ValueError
+        They differ.
+    """
+    with pq.ParquetFile(path) as file:
+        _check_columns(file, header)
+        if file.metadata.num_rows != header.n_rows:
+            raise ValueError(
+                f"it has {file.metadata.num_rows:,} rows, but its header states {header.n_rows:,}"
+            )
+
+
+def _check_columns(file: pq.ParquetFile, header: Header) -> None:
+    found, expected = file.schema_arrow, _schema(header)
+    if not found.equals(expected):
+        raise ValueError(f"its columns are {_columns_text(found)}, not {_columns_text(expected)}")
+
+
+def _columns_text(schema: Any) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
 
 
 def schema(path: Path, header: Header) -> dict[str, str]:

@@ -7,7 +7,7 @@ support quotes, so a tab or a line end in a description becomes a space. `OUT.me
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
@@ -22,9 +22,8 @@ from protrna_cli.plan.rows import ROW_COLUMNS, Row
 _SPACES = str.maketrans("\t\r\n", "   ")
 
 
-def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
+def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
     """Write the vectors of one layer, one per record, with metadata and provenance."""
-    meta_path(path).write_text(header.json + "\n", encoding="utf-8")
     schema = pa.schema([(str(i), pa.float32()) for i in range(header.width)])
     options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     with (
@@ -36,6 +35,7 @@ def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
             columns = np.ascontiguousarray(block.values[0].T, np.float32)
             vectors.write_table(pa.Table.from_arrays([pa.array(each) for each in columns], schema=schema))
             _write_rows(metadata, block.rows)
+    meta_path(path).write_text(seal().json + "\n", encoding="utf-8")
 
 
 def _write_rows(metadata: IO[str], rows: list[Row]) -> None:

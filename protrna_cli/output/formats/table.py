@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from protrna_cli.errors import UsageError
+from protrna_cli.output.checksum import Checksum
 from protrna_cli.output.paths import index_path, meta_path, metadata_path
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ class Format:
         return [*(companion(path) for companion in self.companions), path]
 
     def write(self, path: Path, header: Header, blocks: Iterable[Block]) -> None:
-        """Write a whole output; the caller renames it into place."""
-        cast("Writer", _module(self.writer)).write(path, header, blocks)
+        """Write a whole output with its checksums; the caller renames it into place."""
+        checksum = Checksum(header)
+        cast("Writer", _module(self.writer)).write(path, header, checksum.watch(blocks), checksum.seal)
 
 
 H5_SUFFIXES = (".h5", ".hdf5")

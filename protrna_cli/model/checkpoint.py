@@ -81,7 +81,7 @@ def is_checkpoint(path: Path) -> bool:
     try:
         with h5py.File(path, "r") as file:
             return "layer_names" in file.attrs
-    except (OSError, RuntimeError):
+    except Exception:  # whatever h5py raises on damaged bytes
         return False
 
 

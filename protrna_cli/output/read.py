@@ -61,6 +61,19 @@ def schema_of(path: Path) -> dict[str, str]:
         return reader.schema(path, header)
 
 
+def check_structure(path: Path) -> None:
+    """Check all that reading an output does not: unused bytes, numbers of lines, what stands behind its end.
+
+    Raises
+    ------
+    InputUnreadable, InputError
+        It is damaged, or cannot be read.
+    """
+    reader, header = _open(path)
+    with _undamaged(path):
+        reader.check(path, header, thorough=True)
+
+
 def check_quickly(path: Path) -> None:
     """Check that an output is undamaged: its sizes, types and counts, and all of a small one.
 

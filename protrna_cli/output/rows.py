@@ -192,8 +192,14 @@ class Reader(Protocol):
     def read_rows(self, path: Path, header: Header) -> Iterator[Row]:
         """Read the rows of an output without their embeddings, in order."""
 
-    def check(self, path: Path, header: Header) -> None:
-        """Compare the sizes, types and counts of a file with its header; raises ValueError if one differs."""
+    def check(self, path: Path, header: Header, thorough: bool = False) -> None:
+        """Compare the sizes, types and counts of a file with its header; raises ValueError if one differs.
+
+        Parameters
+        ----------
+        thorough
+            Also check what takes as long as reading the file.
+        """
 
     def schema(self, path: Path, header: Header) -> dict[str, str]:
         """List the columns or datasets with type and shape."""

@@ -19,7 +19,7 @@ from protrna_cli.output.checksum import Checksum
 from protrna_cli.output.parts import parts_of, read_joined
 from protrna_cli.output.paths import partial_path, skipped_path
 from protrna_cli.output.provenance import rules_of, run_key, shard_of
-from protrna_cli.output.read import read_output
+from protrna_cli.output.read import check_structure, read_output
 from protrna_cli.output.rows import Block, Header, Values
 from protrna_cli.plan.rows import ROW_COLUMNS, Row
 from protrna_cli.plan.rules import Rules
@@ -100,6 +100,8 @@ def _blocks(path: Path, changed: list[str]) -> Iterator[Block]:
             checksum = Checksum(header)
             yield from checksum.watch(blocks)
             changed += [f"{part}: {flaw}" for flaw in checksum.flaws()]
+            if not changed:
+                check_structure(part)
     except InputError as damage:
         raise _Unreadable(str(damage)) from damage
 

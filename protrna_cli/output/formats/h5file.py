@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 
 from protrna_cli.output.rows import PROVENANCE_KEY, Header
+
+CHECK_BYTES = 1 << 30
+"""Files up to this size are hashed whenever they are opened: it takes less than a second."""
+
+_TRAILER = re.compile(rb"\nprotrna SHA-256 ([0-9a-f]{64})\n")
+_TRAILER_BYTES = len("\nprotrna SHA-256 \n") + 64
 
 
 class _DeferredErrorFile(io.FileIO):
@@ -64,3 +73,72 @@ def created(path: Path, seal: Callable[[], Header]) -> Iterator[tuple[h5py.File,
             yield file, raw.check
             file.attrs[PROVENANCE_KEY] = seal().json
         raw.check()
+        raw.write(_trailer(_sha256(path, raw.seek(0, io.SEEK_END))))
+        raw.check()
+
+
+def opened(path: Path) -> h5py.File:
+    """Open a file for reading, if its bytes are those that were written.
+
+    It is opened without a lock, which some network file systems would refuse.
+
+    Raises
+    ------
+    ValueError
+        Its bytes have changed. Files larger than `CHECK_BYTES` are not hashed here.
+    """
+    status = path.stat()
+    if status.st_size <= CHECK_BYTES:
+        check_bytes(path, status.st_size, status.st_mtime_ns)
+    return h5py.File(path, "r", locking=False)
+
+
+@lru_cache(maxsize=4)
+def check_bytes(path: Path, size: int, changed: int) -> None:
+    """Compare the SHA-256 of a file with the one behind it, before HDF5 parses it.
+
+    libhdf5 can crash or loop for ever on damaged metadata, so that such a file must not be opened at all.
+
+    Parameters
+    ----------
+    size, changed
+        Size in bytes, and time of change in nanoseconds: the result is remembered as long as they stay.
+
+    Raises
+    ------
+    ValueError
+        They differ, or a file that had a SHA-256 has lost it. Files of earlier versions have none.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, size - _TRAILER_BYTES))
+        match = _TRAILER.fullmatch(file.read())
+        if not match and _has_checksums(file):
+            raise ValueError("its SHA-256 is missing: cut short, or written anew by another program")
+    if match and _sha256(path, size - _TRAILER_BYTES) != match[1].decode():
+        raise ValueError("its bytes changed since it was written")
+
+
+def _has_checksums(file: IO[bytes]) -> bool:
+    """Whether the provenance of a file, found in its bytes without HDF5, has checksums."""
+    file.seek(0)
+    behind = b""
+    while block := file.read(1 << 20):
+        if b'"checksums": {' in behind + block:
+            return True
+        behind = block[-16:]
+    return False
+
+
+def _trailer(sha256: str) -> bytes:
+    """Bytes behind the HDF5 file, which readers of HDF5 ignore."""
+    return f"\nprotrna SHA-256 {sha256}\n".encode()
+
+
+def _sha256(path: Path, size: int) -> str:
+    """Hash the first `size` bytes of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while size and (block := file.read(min(size, 1 << 20))):
+            digest.update(block)
+            size -= len(block)
+    return digest.hexdigest()

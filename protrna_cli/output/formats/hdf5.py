@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 
 from protrna_cli.output.formats import flat, h5ad, packed
+from protrna_cli.output.formats.h5file import CHECK_BYTES, check_bytes, opened
 from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header
 from protrna_cli.plan.rows import ROW_COLUMNS, Row
 
@@ -48,8 +49,17 @@ def read_rows(path: Path, header: Header) -> Iterator[Row]:
             yield from packed.read_rows(file, header, _dataset_names(file, header))
 
 
-def check(path: Path, header: Header) -> None:
-    """Compare shapes and types with the header; raises ValueError if one differs."""
+def check(path: Path, header: Header, thorough: bool = False) -> None:
+    """Compare shapes and types, and thoroughly all bytes, with what was written.
+
+    Raises
+    ------
+    ValueError
+        They differ.
+    """
+    status = path.stat()
+    if thorough or status.st_size <= CHECK_BYTES:
+        check_bytes(path, status.st_size, status.st_mtime_ns)
     with opened(path) as file:
         if _is_flat(file):
             flat.check(file, header)
@@ -61,11 +71,6 @@ def schema(path: Path, header: Header) -> dict[str, str]:
     """List the datasets with type and shape."""
     with opened(path) as file:
         return flat.schema(header) if _is_flat(file) else packed.schema(file)
-
-
-def opened(path: Path) -> h5py.File:
-    """Open a file for reading, without a lock: file systems without locks would refuse it."""
-    return h5py.File(path, "r", locking=False)
 
 
 def _is_flat(file: h5py.File) -> bool:

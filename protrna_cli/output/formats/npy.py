@@ -165,7 +165,7 @@ def read_rows(path: Path, header: Header) -> Iterator[Row]:
             start = end
 
 
-def check(path: Path, header: Header) -> None:
+def check(path: Path, header: Header, thorough: bool = False) -> None:
     """Compare the array's size and type, and the number of lines of the index, with the header.
 
     Raises

@@ -76,13 +76,13 @@ def read_header(path: Path) -> Header:
         It is not Parquet, or protrna did not write it.
     """
     with pq.ParquetFile(path) as file:
-        metadata = {**(file.metadata.metadata or {}), **(file.schema_arrow.metadata or {})}
-    if PROVENANCE_KEY.encode() not in metadata:
+        metadata, of_schema = file.metadata.metadata or {}, file.schema_arrow.metadata or {}
+    provenance, checksums = of_schema.get(PROVENANCE_KEY.encode()), metadata.get(CHECKSUMS_KEY.encode())
+    if provenance is None:
         raise ValueError("a Parquet file without protrna provenance")
-    checksums = metadata.get(CHECKSUMS_KEY.encode())
-    return Header.from_json(
-        metadata[PROVENANCE_KEY.encode()].decode(), checksums.decode() if checksums else None
-    )
+    if metadata.get(PROVENANCE_KEY.encode()) != provenance:  # Arrow keeps it in two places
+        raise ValueError("its provenance is damaged")
+    return Header.from_json(provenance.decode(), checksums.decode() if checksums else None)
 
 
 def read_blocks(path: Path, header: Header) -> Iterator[Block]:
@@ -101,7 +101,7 @@ def read_rows(path: Path, header: Header) -> Iterator[Row]:
             yield from _rows(batch)
 
 
-def check(path: Path, header: Header) -> None:
+def check(path: Path, header: Header, thorough: bool = False) -> None:
     """Compare the columns and the number of rows with the header.
 
     Raises

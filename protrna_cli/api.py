@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from os import PathLike
@@ -14,6 +15,7 @@ from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.sources import open_sources
 from protrna_cli.model.structure import PUBLISHED_SIZE
 from protrna_cli.output.formats.table import choose_format
+from protrna_cli.output.protect import is_null_device
 from protrna_cli.run import rates
 from protrna_cli.run.estimate import Estimate, estimate
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
@@ -30,7 +32,7 @@ from protrna_cli.run.runner import (
     summary_of,
 )
 from protrna_cli.run.stop import Stop
-from protrna_cli.run.targets import Target, need_unique_ids, refuse_existing, targets_of
+from protrna_cli.run.targets import Target, need_unique_ids, protect_targets, refuse_existing, targets_of
 from protrna_cli.weights.locate import locate
 from protrna_cli.weights.names import PUBLISHED
 
@@ -100,7 +102,8 @@ def embed_fasta(
     inputs
         One or more paths, or `-` for standard input; their records are read in this order.
     output_path
-        The output file; a shard adds its number before the suffix, as in `out.3-of-7.parquet`.
+        The output file; a shard adds its number before the suffix, as in `out.3-of-7.parquet`. The null
+        device takes them as Parquet, as a pipe does in `stream_fasta`.
     progress
         Callbacks for the progress of the run.
     stop
@@ -115,15 +118,19 @@ def embed_fasta(
     """
     options = options or EmbedOptions()
     progress, stop = progress or Progress(), stop or Stop()
+    if is_null_device(Path(output_path)):
+        with Path(os.devnull).open("wb") as null:
+            return stream_fasta(inputs, null.fileno(), options, progress, stop, watcher, name=os.devnull)
     targets = targets_of(Path(output_path), options)
     checkpoint = locate(options.model, options.weights_dir)
     checkpoint.check_reachable(options.offline)
+    protect_targets(targets, _as_list(inputs), checkpoint, options)
     with ExitStack() as stack:
         for target in targets:
             stack.enter_context(locked(target.path))
-        sources = stack.enter_context(open_sources(_as_list(inputs)))
         for target in targets:
             refuse_existing(target, options)
+        sources = stack.enter_context(open_sources(_as_list(inputs)))
         with stop.abandoning():
             counted_input = take_census(sources, options.rules, need_unique_ids(targets, options))
             checkpoint.obtain(watcher)
@@ -137,6 +144,7 @@ def stream_fasta(
     progress: Progress | None = None,
     stop: Stop | None = None,
     watcher: Watcher | None = None,
+    name: str = "-",
 ) -> Summary:
     """Embed FASTA files into a pipe as Parquet, as `protrna embed -o -` does; see `protrna_cli.run.stream`.
 
@@ -146,6 +154,8 @@ def stream_fasta(
         File descriptor to write to. It stays open.
     inputs, progress, stop, watcher
         As in `embed_fasta`.
+    name
+        What was given to `-o`, for messages.
 
     Raises
     ------
@@ -159,12 +169,13 @@ def stream_fasta(
     """
     options = options or EmbedOptions()
     progress, stop = progress or Progress(), stop or Stop()
-    options.refuse_for_pipe()
+    options.refuse_for_pipe(name)
     from protrna_cli.run.stream import Stream  # imports pyarrow, which other formats do not need
 
     checkpoint = locate(options.model, options.weights_dir)
     checkpoint.check_reachable(options.offline)
-    target = Target(Path("<stdout>"), choose_format(Path("<stdout>"), "parquet"), options.per_token)
+    output = Path("<stdout>" if name == "-" else name)
+    target = Target(output, choose_format(output, "parquet"), options.per_token)
     try:
         with open_sources(_as_list(inputs)) as sources:
             with stop.abandoning():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,11 @@ from protrna_cli.text import reason
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
 """Error numbers of a file system without file locks, such as some network file systems."""
+
+LOCK_CONTENT = re.compile(rb"(process \d+ on \S*\n)?")
+"""Content of a lock file of ours; it is empty for a moment after it is made."""
+
+NOT_A_LOCK = "protrna did not make it, but its lock needs that name; move it away and run again"
 
 
 @contextmanager
@@ -79,6 +86,11 @@ def write_whole(path: Path, content: bytes | str) -> None:
             unfinished.unlink()
 
 
+def lock_path(path: Path) -> Path:
+    """Lock file of an output."""
+    return path.with_name(f"{path.name}.lock")
+
+
 @contextmanager
 def locked(
     path: Path, wait: Callable[[str], None] | None = None, remedy: str = "choose another -o"
@@ -107,9 +119,9 @@ def locked(
     OutputBusy
         Another process holds the lock, and `wait` is not given.
     OutputUnwritable
-        The lock file cannot be created.
+        The lock file cannot be created, or a file that protrna did not make has its name.
     """
-    lock = path.with_name(f"{path.name}.lock")
+    lock = lock_path(path)
     with creating(path, remedy):
         try:
             descriptor, held = _acquire(lock, wait)
@@ -128,11 +140,11 @@ def locked(
 def _acquire(lock: Path, wait: Callable[[str], None] | None) -> tuple[int, bool]:
     """Open and lock a lock file; returns its descriptor, and whether the file system supports locks."""
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _open_lock(lock)
         try:
             held = _flock(descriptor, lock, wait)
             # The last holder may have removed the file between our open and our lock.
-            if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
+            if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.lstat()):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
                 return descriptor, held
@@ -140,6 +152,18 @@ def _acquire(lock: Path, wait: Callable[[str], None] | None) -> tuple[int, bool]
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _open_lock(lock: Path) -> int:
+    """Open or make a lock file. A link is not followed, and a file that we did not make is refused."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(lock.lstat().st_mode):
+            raise OutputUnwritable(f"{lock}: {NOT_A_LOCK}")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    if not LOCK_CONTENT.fullmatch(os.pread(descriptor, 1000, 0)):
+        os.close(descriptor)
+        raise OutputUnwritable(f"{lock}: {NOT_A_LOCK}")
+    return descriptor
 
 
 def _flock(descriptor: int, lock: Path, wait: Callable[[str], None] | None) -> bool:

@@ -27,7 +27,8 @@ Examples:
     required=True,
     metavar="OUT",
     help="Output file: .parquet, .h5, .npy, .h5ad (AnnData, for scanpy) or .tsv (vectors for the TensorBoard "
-    "Embedding Projector, plus OUT.metadata.tsv).",
+    "Embedding Projector, plus OUT.metadata.tsv). A symbolic link is refused: name the file that it points "
+    "to.",
 )
 @format_of_output(exports=True)
 @click.option(

@@ -16,6 +16,7 @@ from protrna_cli.cluster.job_array import resolve_shard
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
 from protrna_cli.output.formats.table import choose_format
+from protrna_cli.output.protect import is_null_device
 from protrna_cli.plan.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
 from protrna_cli.run.options import DTYPE_BYTES, POOLS, PRECISIONS, EmbedOptions
 from protrna_cli.run.stop import SignalStop
@@ -40,7 +41,8 @@ Examples:
     required=True,
     metavar="OUT",
     type=click.Path(),
-    help="Output file: .parquet, .h5 or .npy; - writes Parquet to standard output.",
+    help="Output file: .parquet, .h5 or .npy; - writes Parquet to standard output, /dev/null discards it. "
+    "A symbolic link is refused: name the file that it points to.",
 )
 @click.option("--per-token", is_flag=True, help="One vector per residue instead of one per record.")
 @click.option(
@@ -201,10 +203,11 @@ def embed(
         raise UsageError("--dask writes a folder of Parquet parts, but -o - is a pipe; give -o a folder")
     if as_json and not dry_run:
         raise UsageError("--json needs --dry-run; for progress as JSON use --progress json")
-    if not dask and output != STDOUT:
+    as_parquet = bool(dask) or output == STDOUT or is_null_device(Path(output))
+    if not as_parquet:
         choose_format(Path(output), embed_options.format)  # report a wrong suffix before loading libraries
     if dry_run:
-        _print_estimate(inputs, output, embed_options, as_json, as_parquet=bool(dask) or output == STDOUT)
+        _print_estimate(inputs, output, embed_options, as_json, as_parquet)
         return
     if embed_options.model == DEMO and not quiet:
         say(f"note: {DEMO_NOTICE}")

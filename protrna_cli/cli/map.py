@@ -20,7 +20,13 @@ Examples:
 
 @click.command("map", epilog=EPILOG)
 @click.argument("source", metavar="OUT", type=click.Path())
-@click.option("-o", "--output", required=True, metavar="MAP", help="Output picture: .html or .png.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="MAP",
+    help="Output picture: .html or .png. A symbolic link is refused: name the file that it points to.",
+)
 @click.option(
     "--color-by",
     default="length",

@@ -20,7 +20,7 @@ from protrna_cli.text import counted
     required=True,
     metavar="OUT",
     type=click.Path(),
-    help="Output file: .parquet, .h5 or .npy.",
+    help="Output file: .parquet, .h5 or .npy. A symbolic link is refused: name the file that it points to.",
 )
 @format_of_output()
 @overwrite()

@@ -8,7 +8,6 @@ them.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +18,17 @@ from typing import TYPE_CHECKING
 
 from protrna_cli._version import version
 from protrna_cli.cluster.client import connected, local_processes, worker_processes
-from protrna_cli.cluster.manifest import Manifest, manifest_path, part_path, put_in_place, refuse_foreign
+from protrna_cli.cluster.manifest import Manifest, part_path, protect_folder, put_in_place
 from protrna_cli.cluster.worker import embed_part, until_idle
 from protrna_cli.disk import creating, locked, writing
-from protrna_cli.errors import ClusterError, Stopped, UsageError
+from protrna_cli.errors import ClusterError, RunMismatch, Stopped, UsageError
 from protrna_cli.fasta.census import Census, take_census
 from protrna_cli.fasta.sources import Source, open_sources
 from protrna_cli.machine import available_cpus
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.parts import read_parts
-from protrna_cli.output.paths import partial_path
+from protrna_cli.output.paths import journal_path, manifest_path, partial_path
+from protrna_cli.output.protect import make_partial, remove_partial
 from protrna_cli.output.provenance import compare_keys, run_key
 from protrna_cli.output.rows import Header
 from protrna_cli.plan import chunks
@@ -37,7 +37,7 @@ from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.runner import plan_shard, summary_of
 from protrna_cli.run.stop import Stop
-from protrna_cli.run.targets import Target, is_whole, refuse_existing, remove_partial
+from protrna_cli.run.targets import Target, inputs_of_run, is_whole, refuse_existing
 from protrna_cli.text import counted
 from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
 from protrna_cli.weights.locate import locate
@@ -108,10 +108,10 @@ def embed_distributed(
     checkpoint = locate(options.model, options.weights_dir)
     checkpoint.check_reachable(options.offline)
     started = time.perf_counter()
+    protect_folder(folder, target.format, inputs_of_run(inputs, checkpoint, options), options.overwrite)
     with locked(folder), open_sources(inputs) as sources:
         _refuse_pipes(sources)
         refuse_existing(target, options)
-        refuse_foreign(folder)
         with stop.abandoning():
             checkpoint.obtain(watcher)
             earlier = _unfinished_manifest(folder, sources, options)
@@ -129,7 +129,7 @@ def embed_distributed(
             processes = worker_processes(client, progress)
             n_parts = earlier.n_parts if earlier else _part_count(census, processes)
             manifest = Manifest(run_key(header), _paths(sources), options.rules, n_parts, census)
-            _prepare(folder, manifest, options.overwrite)
+            _prepare(folder, manifest, fresh=earlier is None)
             shared = _SharedArguments(
                 folder, _for_workers(checkpoint), _task_options(options), census, n_parts
             )
@@ -158,6 +158,11 @@ def _refuse_pipes(sources: Sequence[Source]) -> None:
 
 def _unfinished_manifest(folder: Path, sources: Sequence[Source], options: EmbedOptions) -> Manifest | None:
     """Read the manifest of an unfinished run; takes the census again if the input or the rules changed."""
+    if options.resume and journal_path(folder).exists():
+        raise RunMismatch(
+            f"{partial_path(folder)}: an unfinished run without --dask; "
+            "leave --dask out to continue it, or use --overwrite to start again"
+        )
     if not options.resume or not manifest_path(folder).exists():
         return None
     manifest = Manifest.read(folder)
@@ -180,12 +185,12 @@ def _part_count(census: Census, processes: int) -> int:
     return max(1, min(count, MAX_PARTS))
 
 
-def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> None:
-    """Make the folder for the unfinished parts, and write the manifest to it."""
+def _prepare(folder: Path, manifest: Manifest, fresh: bool) -> None:
+    """Make the folder for the unfinished parts unless the run continues, and write the manifest to it."""
     with creating(folder):
-        if overwrite and partial_path(folder).exists():
-            shutil.rmtree(partial_path(folder))
-        (partial_path(folder) / "parts").mkdir(parents=True, exist_ok=True)
+        if fresh:
+            make_partial(folder)
+        (partial_path(folder) / "parts").mkdir(exist_ok=True)
         manifest.write(folder)
 
 

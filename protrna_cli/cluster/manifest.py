@@ -12,17 +12,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from protrna_cli.disk import sync, write_whole
-from protrna_cli.errors import OutputUnwritable
+from protrna_cli.errors import OutputUnwritable, RunMismatch
 from protrna_cli.fasta.census import Census, CountedInput, Mark
 from protrna_cli.fasta.records import Place
 from protrna_cli.fasta.sources import Source
-from protrna_cli.output.paths import is_part, part_name, partial_path, skipped_path
+from protrna_cli.output.formats.table import Format
+from protrna_cli.output.paths import is_part, manifest_path, part_name, partial_path, skipped_path
+from protrna_cli.output.protect import (
+    refuse_foreign_companions,
+    refuse_to_replace,
+    refuse_unless_file,
+    remove_partial,
+    written_files,
+)
 from protrna_cli.output.provenance import RunKey
 from protrna_cli.output.rewrite import join_skipped
 from protrna_cli.plan.rules import Regions, Rules
@@ -69,8 +77,19 @@ class Manifest:
         ------
         OSError
             The manifest cannot be read.
+        RunMismatch
+            It is damaged.
         """
-        fields: dict[str, Any] = json.loads(manifest_path(folder).read_text(encoding="utf-8"))
+        text = manifest_path(folder).read_bytes()
+        try:
+            return cls._of(json.loads(text))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise RunMismatch(
+                f"{manifest_path(folder)}: a damaged manifest; use --overwrite to start again"
+            ) from None
+
+    @classmethod
+    def _of(cls, fields: dict[str, Any]) -> Manifest:
         census = Census(**fields["census"])
         census.stamps = [(size, changed) for size, changed in census.stamps]
         census.marks = [Mark(Place(*place), *counts) for place, *counts in census.marks]
@@ -80,24 +99,25 @@ class Manifest:
         return cls(**{**fields, "rules": rules, "census": census})
 
 
-def manifest_path(folder: Path) -> Path:
-    """Path of the manifest of an unfinished folder of parts."""
-    return partial_path(folder) / "manifest.json"
-
-
 def part_path(folder: Path, shard: Shard) -> Path:
     """Path of a shard's part until the run is finished."""
     return partial_path(folder) / "parts" / part_name(shard)
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Refuse to replace anything but a folder of parts.
+def protect_folder(folder: Path, format: Format, read: Iterable[str], overwrite: bool) -> None:
+    """Refuse a folder of parts as `protect` does a file: only another folder of parts may be replaced.
 
     Raises
     ------
+    UsageError
+        It would replace a file that is read.
     OutputUnwritable
-        It is a file, or contains something else.
+        It is a link or a file, or contains something else, or so does what is beside it.
     """
+    refuse_to_replace(written_files(folder, format), read)
+    refuse_foreign_companions(folder, format, overwrite)
+    if folder.is_symlink():
+        refuse_unless_file(folder, "name that folder with -o")
     if folder.exists() and not (folder.is_dir() and all(map(is_part, folder.iterdir()))):
         raise OutputUnwritable(f"{folder}: not a folder that protrna embed --dask made; choose another -o")
 
@@ -120,4 +140,4 @@ def put_in_place(folder: Path, parts: Sequence[Path]) -> None:
         folder.rename(partial / "replaced")
     (partial / "parts").rename(folder)
     sync(folder.parent)
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_partial(folder)

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from protrna_cli._version import version
-from protrna_cli.cluster.manifest import Manifest, manifest_path, part_path
+from protrna_cli.cluster.manifest import Manifest, part_path
 from protrna_cli.disk import locked
 from protrna_cli.errors import (
     ClusterError,
@@ -28,6 +28,7 @@ from protrna_cli.errors import (
 )
 from protrna_cli.fasta.sources import Source, open_sources
 from protrna_cli.output.formats.table import choose_format
+from protrna_cli.output.paths import manifest_path
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.report import Progress, Summary

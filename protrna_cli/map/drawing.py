@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from protrna_cli.disk import locked, write_whole, writing
+from protrna_cli.disk import lock_path, locked, write_whole, writing
 from protrna_cli.errors import InputError, MissingExtra, NotFinite, OutputUnwritable, UsageError
 from protrna_cli.map.colouring import colour_by
 from protrna_cli.map.picture import Picture, subtitle
 from protrna_cli.map.projection import MIN_RECORDS, Points, project
 from protrna_cli.output.parts import read_joined
+from protrna_cli.output.protect import files_read, refuse_to_replace, refuse_unless_output
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.rows import Row
@@ -57,7 +58,8 @@ def draw_map(
     InputUnreadable, InputError
         The output cannot be read, has one vector per residue, or has too few records that differ.
     UsageError
-        The output has no such layer, or `color_by` does not fit its records.
+        The output has no such layer, `color_by` does not fit its records, or the picture would replace a file
+        that is read.
     MissingExtra
         The extra `plot` is not installed.
     NotFinite
@@ -67,6 +69,8 @@ def draw_map(
     """
     suffix = target.suffix.lower()
     _require_libraries(method, suffix)
+    refuse_to_replace([target, lock_path(target)], [*files_read(source), color_by])
+    refuse_unless_output(target)
     with locked(target):
         if target.exists() and not overwrite:
             raise OutputUnwritable(f"{target}: exists; use --overwrite to replace it, or choose another -o")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from protrna_cli.errors import OutputUnwritable, UsageError
 from protrna_cli.output.formats import flat
-from protrna_cli.output.formats.table import RUN_FORMATS, Format, possible_files
+from protrna_cli.output.formats.table import RUN_FORMATS, Format
 from protrna_cli.output.parts import parts_of, read_joined
+from protrna_cli.output.protect import files_read, protect
 from protrna_cli.output.read import read_rows
 from protrna_cli.output.rewrite import make_output
 from protrna_cli.output.rows import Block, Header
@@ -47,8 +48,8 @@ def convert(
     WriteFailed
         Writing failed; the source is unchanged.
     """
+    protect(target, format, files_read(source), overwrite)
     header, blocks = read_joined(source)
-    _refuse_own_files(source, target, format)
     if layers:
         header, blocks = _select_layers(source, header, blocks, layers)
     _refuse_unsupported(source, header, format)
@@ -56,12 +57,6 @@ def convert(
         _check_ids(source)
     make_output(target, format, overwrite, header, blocks, parts_of(source))
     return header
-
-
-def _refuse_own_files(source: Path, target: Path, format: Format) -> None:
-    own = {file.resolve() for file in possible_files(source)}
-    if own.intersection(file.resolve() for file in format.files(target)):
-        raise UsageError(f"{target}: is the output to convert, or one of its files; choose another -o")
 
 
 def _select_layers(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from protrna_cli.output.formats.table import Format
 from protrna_cli.output.parts import parts_of, read_parts
+from protrna_cli.output.protect import files_read, protect
 from protrna_cli.output.rewrite import make_output
 from protrna_cli.output.rows import Header
 
@@ -26,6 +27,8 @@ def merge(parts: Sequence[Path], target: Path, format: Format, overwrite: bool) 
 
     Raises
     ------
+    UsageError
+        The target is a part, or one of its files.
     RunMismatch
         A part is missing, is given twice, or belongs to another run.
     InputUnreadable, InputError
@@ -35,6 +38,7 @@ def merge(parts: Sequence[Path], target: Path, format: Format, overwrite: bool) 
     WriteFailed
         Writing failed; the parts are unchanged.
     """
+    protect(target, format, [file for path in parts for file in files_read(path)], overwrite)
     ordered, header, blocks = read_parts([part for path in parts for part in parts_of(path)])
     make_output(target, format, overwrite, header, blocks, ordered)
     return header

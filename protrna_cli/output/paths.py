@@ -18,6 +18,16 @@ def partial_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.partial")
 
 
+def journal_path(output: Path) -> Path:
+    """Journal of an unfinished output, from which `--resume` continues."""
+    return partial_path(output) / "journal"
+
+
+def manifest_path(folder: Path) -> Path:
+    """Manifest of an unfinished folder of parts, from which `--dask --resume` continues."""
+    return partial_path(folder) / "manifest.json"
+
+
 def index_path(output: Path) -> Path:
     """Index of a NumPy array: the columns of its rows."""
     return output.with_name(f"{output.name}.index.tsv")

@@ -9,7 +9,8 @@ from pathlib import Path
 from protrna_cli.disk import locked, writing
 from protrna_cli.errors import OutputUnwritable
 from protrna_cli.output.formats.table import Format
-from protrna_cli.output.paths import is_part, partial_path, skipped_path
+from protrna_cli.output.paths import journal_path, manifest_path, partial_path
+from protrna_cli.output.protect import make_partial, remove_partial, skipped_of
 from protrna_cli.output.publish import publish
 from protrna_cli.output.rows import Block, Header
 
@@ -22,7 +23,7 @@ def make_output(
     blocks: Iterable[Block],
     sources: Sequence[Path],
 ) -> None:
-    """Write an output and move it into place; a failure leaves nothing behind.
+    """Write an output that `protect` allowed, and move it into place; a failure leaves nothing behind.
 
     Parameters
     ----------
@@ -36,29 +37,24 @@ def make_output(
     WriteFailed
         Writing failed; the sources are unchanged.
     """
-    folder = partial_path(target)
     with locked(target):
-        if not overwrite and any(file.exists() for file in format.files(target)):
-            raise OutputUnwritable(f"{target}: exists; use --overwrite to replace it, or choose another -o")
-        if (folder / "journal").exists():
+        for file in format.files(target):
+            if file.exists() and not overwrite:
+                raise OutputUnwritable(f"{file}: exists; use --overwrite to replace it, or choose another -o")
+        if journal_path(target).exists() or manifest_path(target).exists():
             raise OutputUnwritable(
-                f"{folder}: an unfinished run; finish it with protrna embed --resume, or remove it"
+                f"{partial_path(target)}: an unfinished run; finish it with protrna embed --resume, "
+                "or remove it"
             )
-        shutil.rmtree(folder, ignore_errors=True)  # left by a killed process; it cannot be resumed
         try:
             with writing(target, "free space and run again"):
-                folder.mkdir()
+                folder = make_partial(target)  # in place of one that a killed process left
                 made = folder / target.name
                 format.write(made, header, blocks)
-                skipped = join_skipped(map(_skipped_of, sources), folder / "skipped.tsv")
+                skipped = join_skipped(map(skipped_of, sources), folder / "skipped.tsv")
                 publish(made, target, format, skipped)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _skipped_of(source: Path) -> Path:
-    """List of an output's skipped records; the parts of a folder share one."""
-    return skipped_path(source.parent if is_part(source) else source)
+            remove_partial(target)
 
 
 def join_skipped(paths: Iterable[Path], target: Path) -> Path | None:

@@ -31,5 +31,8 @@ class Row:
     n_windows: int
 
 
+SKIPPED_COLUMNS = ("file", "record", "id", "line", "position", "reason")
+"""Columns of a list of skipped records: the attributes of each."""
+
 ROW_COLUMNS = tuple(field.name for field in fields(Row))
 COUNT_COLUMNS = ROW_COLUMNS[2:]

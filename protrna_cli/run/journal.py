@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from protrna_cli.errors import RunMismatch
 from protrna_cli.output.provenance import RunKey, compare_keys
 
 
@@ -36,6 +37,20 @@ class Position:
     vectors: int = 0
     index_bytes: int = 0
     skipped_bytes: int = 0
+
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> Position:
+        """Restore a position from a line of a journal.
+
+        Raises
+        ------
+        ValueError, TypeError
+            The line is not a position.
+        """
+        position = cls(**entry)
+        if not all(type(value) is int and value >= 0 for value in asdict(position).values()):
+            raise ValueError("not counts")
+        return position
 
 
 class Journal:
@@ -65,14 +80,17 @@ class Journal:
         Raises
         ------
         RunMismatch
-            It belongs to another run; the message names the field that differs.
+            It belongs to another run, and the message names the field that differs; or it is damaged.
         """
         lines = path.read_bytes().split(b"\n")[:-1]  # an incomplete last line is ignored
         if not lines:
             path.unlink()
             return cls.create(path, key)
-        compare_keys(json.loads(lines[0]), key, str(path.parent))
-        position = Position(**json.loads(lines[-1])) if len(lines) > 1 else Position()
+        try:
+            compare_keys(dict(json.loads(lines[0])), key, str(path.parent))
+            position = Position.of(json.loads(lines[-1])) if len(lines) > 1 else Position()
+        except (ValueError, TypeError):
+            raise RunMismatch(f"{path}: a damaged journal; use --overwrite to start again") from None
         os.truncate(path, sum(len(line) + 1 for line in lines))
         return cls(path.open("ab", buffering=0), position)
 

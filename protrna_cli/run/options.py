@@ -98,8 +98,13 @@ class EmbedOptions:
         if self.resume and self.overwrite:
             raise UsageError("--resume continues a run, but --overwrite starts it again; use one of them")
 
-    def refuse_for_pipe(self) -> None:
+    def refuse_for_pipe(self, output: str) -> None:
         """Refuse options that need an output file, for a run whose output is a pipe.
+
+        Parameters
+        ----------
+        output
+            The output as messages name it: `-`, or the null device.
 
         Raises
         ------
@@ -108,16 +113,22 @@ class EmbedOptions:
             records, whose list is a file beside the output.
         """
         if self.format not in (None, "parquet"):
-            raise UsageError(f"-o - is always Parquet, not {self.format}; give -o a file")
+            raise UsageError(f"-o {output} is always Parquet, not {self.format}; give -o a file")
         if self.resume or self.overwrite:
-            raise UsageError("--resume and --overwrite need a file, but -o - is a pipe; give -o a file")
+            raise UsageError(
+                f"--resume and --overwrite need a file, but -o {output} is not one; give -o a file"
+            )
         if self.per_token_output:
-            raise UsageError("--per-token-output needs a file as -o, but -o - is a pipe; give -o a file")
+            raise UsageError(
+                f"--per-token-output needs a file as -o, but -o {output} is not one; give -o a file"
+            )
         if "skip" in (self.rules.on_invalid, self.rules.long):
-            raise UsageError("skipped records are listed beside OUT, but -o - is a pipe; give -o a file")
+            raise UsageError(
+                f"skipped records are listed beside OUT, but -o {output} is not a file; give -o one"
+            )
         if self.rules.regions:
             raise UsageError(
-                "records without a region are listed beside OUT, but -o - is a pipe; give -o a file"
+                f"records without a region are listed beside OUT, but -o {output} is not a file; give -o one"
             )
 
     def refuse_for_cluster(self) -> None:

@@ -8,26 +8,25 @@ from __future__ import annotations
 import csv
 import io
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from protrna_cli.disk import creating, sync, writing
+from protrna_cli.errors import RunMismatch
 from protrna_cli.fasta.records import Skipped
 from protrna_cli.output.checksum import Checksum
 from protrna_cli.output.formats import npy
 from protrna_cli.output.formats.table import Format
-from protrna_cli.output.paths import partial_path
+from protrna_cli.output.paths import journal_path, manifest_path, partial_path
+from protrna_cli.output.protect import make_partial, remove_partial
 from protrna_cli.output.provenance import RunKey
 from protrna_cli.output.publish import publish
 from protrna_cli.output.rows import Block, Header, Values
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.rows import SKIPPED_COLUMNS, Row
 from protrna_cli.run.journal import Journal, Position
-
-SKIPPED_COLUMNS = tuple(field.name for field in fields(Skipped) if field.compare)
 
 
 class PartialOutput:
@@ -50,9 +49,9 @@ class PartialOutput:
     Raises
     ------
     OutputUnwritable
-        The folder cannot be created.
+        The folder cannot be created, or was not made by protrna.
     RunMismatch
-        The folder belongs to another run.
+        The folder belongs to another run, or its journal is damaged.
     """
 
     def __init__(self, output: Path, header: Header, key: RunKey, resume: bool = False) -> None:
@@ -61,13 +60,16 @@ class PartialOutput:
         self._folder = partial_path(output)
         self._array = self._folder / "vectors.npy"
         with creating(output):
-            if resume and (self._folder / "journal").exists():
-                self._journal = Journal.resume(self._folder / "journal", key)
+            if resume and journal_path(output).exists():
+                self._journal = Journal.resume(journal_path(output), key)
             else:
-                if self._folder.exists():
-                    shutil.rmtree(self._folder)
-                self._folder.mkdir()
-                self._journal = Journal.create(self._folder / "journal", key)
+                if resume and manifest_path(output).exists():
+                    raise RunMismatch(
+                        f"{self._folder}: an unfinished run with --dask; "
+                        "add --dask to continue it, or use --overwrite to start again"
+                    )
+                make_partial(output)
+                self._journal = Journal.create(journal_path(output), key)
             self._open_files()
             for folder in (self._folder, output.parent):  # the file names must survive a crash too
                 sync(folder)
@@ -171,7 +173,7 @@ class PartialOutput:
         return writing(self._output, "make room, then run the same command with --resume")
 
     def _remove(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_partial(self._output)
 
     def __enter__(self) -> PartialOutput:
         return self

@@ -14,6 +14,7 @@ from protrna_cli.fasta.census import Census, CountedInput
 from protrna_cli.machine import available_cpus, available_memory
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.paths import skipped_path
+from protrna_cli.output.protect import remove_partial
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Header
 from protrna_cli.plan.rules import Rules
@@ -24,7 +25,7 @@ from protrna_cli.run.partial import PartialOutput
 from protrna_cli.run.pipeline import Product, Request
 from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.stop import Stop
-from protrna_cli.run.targets import Target, check_space, is_whole, make_header, remove_partial
+from protrna_cli.run.targets import Target, check_space, is_whole, make_header
 from protrna_cli.text import counted, shortened, size_text
 from protrna_cli.weights.checkpoint import Checkpoint
 from protrna_cli.weights.locate import weights_folder

@@ -5,6 +5,7 @@ The checks: may the output be written, is it complete already, and does it fit o
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,13 +18,15 @@ from protrna_cli.fasta.census import Census
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.formats.table import Format, choose_format
 from protrna_cli.output.parts import parts_of, read_joined
-from protrna_cli.output.paths import partial_path, shard_path, skipped_path
+from protrna_cli.output.paths import journal_path, partial_path, shard_path, skipped_path
+from protrna_cli.output.protect import protect, written_files
 from protrna_cli.output.provenance import RunKey, compare_keys, run_key
 from protrna_cli.output.read import check_quickly
 from protrna_cli.output.rows import Header
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.report import Progress
 from protrna_cli.text import size_text
+from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
 from protrna_cli.weights.names import DEMO_NOTICE
 
 
@@ -116,6 +119,39 @@ def make_header(
     return Header(target.per_token, layers, size.width, options.dtype, *counts, provenance)
 
 
+def protect_targets(
+    targets: Sequence[Target],
+    inputs: Sequence[str | os.PathLike[str]],
+    checkpoint: Checkpoint,
+    options: EmbedOptions,
+) -> None:
+    """Refuse outputs that would replace what the run reads, one another, or what protrna did not make.
+
+    Raises
+    ------
+    UsageError, OutputUnwritable
+        As `protect`.
+    """
+    read = inputs_of_run(inputs, checkpoint, options)
+    for target in targets:
+        others = [
+            file for other in targets if other != target for file in written_files(other.path, other.format)
+        ]
+        protect(target.path, target.format, [*read, *others], options.overwrite)
+
+
+def inputs_of_run(
+    inputs: Sequence[str | os.PathLike[str]], checkpoint: Checkpoint, options: EmbedOptions
+) -> list[str]:
+    """List every path that a run reads."""
+    read = [os.fspath(each) for each in inputs]
+    if options.rules.regions:
+        read.append(options.rules.regions.file)
+    if isinstance(checkpoint, CheckpointFile):
+        read.append(str(checkpoint.path))
+    return read
+
+
 def refuse_existing(target: Target, options: EmbedOptions) -> None:
     """Refuse an existing output, unless the options ask to resume or replace it.
 
@@ -124,7 +160,10 @@ def refuse_existing(target: Target, options: EmbedOptions) -> None:
     OutputUnwritable
         The output, or an unfinished run of it, exists.
     """
-    if options.resume or options.overwrite:
+    if options.overwrite:
+        return
+    if options.resume:
+        _refuse_companions_alone(target)
         return
     for file in [*target.format.files(target.path), skipped_path(target.path)]:
         if file.exists():
@@ -134,6 +173,18 @@ def refuse_existing(target: Target, options: EmbedOptions) -> None:
         raise OutputUnwritable(
             f"{partial}: an unfinished run; use --resume to continue it, or --overwrite to start again"
         )
+
+
+def _refuse_companions_alone(target: Target) -> None:
+    """Refuse companions without their output, where there is nothing to resume: they belong to others."""
+    if target.path.exists() or journal_path(target.path).exists():
+        return
+    for file in target.format.files(target.path):
+        if file.exists():
+            raise OutputUnwritable(
+                f"{file}: exists, but there is nothing to resume; "
+                "use --overwrite to replace it, or choose another -o"
+            )
 
 
 def is_whole(path: Path, header: Header) -> bool:
@@ -176,11 +227,6 @@ def _check_undamaged(path: Path, header: Header) -> None:
         raise InputError(
             f"{path}: damaged ({skipped_path(path).name} is missing); make it again with --overwrite"
         )
-
-
-def remove_partial(path: Path) -> None:
-    """Remove the folder of an unfinished run beside a complete output."""
-    shutil.rmtree(partial_path(path), ignore_errors=True)
 
 
 def check_space(headers: Mapping[Target, Header], progress: Progress) -> None:

@@ -113,6 +113,7 @@ def copy(source: Path, partial: Path, target: Path, watcher: Watcher) -> None:
             size = source.stat().st_size
             discard(partial)
             _check_space(partial, size)
+            _start_file(partial, _Origin(str(source)))
             watcher.start(str(source), target, size, 0)
             _append(partial, received(file.read, str(source), size), watcher)
     except OSError as error:
@@ -129,7 +130,7 @@ def copy(source: Path, partial: Path, target: Path, watcher: Watcher) -> None:
 def discard(partial: Path) -> None:
     """Remove a partial file and its `NAME.partial.json`."""
     partial.unlink(missing_ok=True)
-    _origin_path(partial).unlink(missing_ok=True)
+    origin_path(partial).unlink(missing_ok=True)
 
 
 def _fetch_rest(remote: RemoteFile, partial: Path, target: Path, watcher: Watcher, timeout: float) -> None:
@@ -170,14 +171,29 @@ class _Origin:
 def _resume_position(remote: RemoteFile, partial: Path) -> tuple[int, _Origin]:
     """Count the bytes of `remote` already in `partial`: same checksum, or without one the same address."""
     nothing = _Origin(remote.address)
-    try:
-        have = partial.stat().st_size
-        origin = _Origin(**json.loads(_origin_path(partial).read_text("utf-8")))
-    except (OSError, ValueError, TypeError):  # missing, or incomplete
+    have, origin = _size(partial), _read_origin(partial)
+    if not have or not origin:
         return 0, nothing
     same = origin.md5 == remote.md5 if origin.md5 and remote.md5 else origin.address == remote.address
     # Without a size to compare, the rest might be the rest of another file.
     return (have, origin) if same and origin.size is not None and have <= origin.size else (0, nothing)
+
+
+def find_foreign(partial: Path) -> Path | None:
+    """Find what protrna did not make: a record that is not one, or a partial file without a record."""
+    if _read_origin(partial):
+        return None
+    if origin_path(partial).exists():
+        return origin_path(partial)
+    return partial if _size(partial) else None
+
+
+def _read_origin(partial: Path) -> _Origin | None:
+    """Read which file a partial file belongs to; None if that is not recorded."""
+    try:
+        return _Origin(**json.loads(origin_path(partial).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _range_headers(remote: RemoteFile, have: int, origin: _Origin) -> dict[str, str]:
@@ -193,7 +209,7 @@ def _range_headers(remote: RemoteFile, have: int, origin: _Origin) -> dict[str, 
 def _start_file(partial: Path, origin: _Origin) -> None:
     with writing(partial, DISK_FULL_REMEDY):
         partial.write_bytes(b"")  # first, so the old bytes are never recorded as those of the new file
-        write_whole(_origin_path(partial), json.dumps(asdict(origin)))
+        write_whole(origin_path(partial), json.dumps(asdict(origin)))
 
 
 def _append(partial: Path, blocks: Iterator[bytes], watcher: Watcher) -> None:
@@ -219,5 +235,6 @@ def _size(partial: Path) -> int:
     return partial.stat().st_size if partial.exists() else 0
 
 
-def _origin_path(partial: Path) -> Path:
+def origin_path(partial: Path) -> Path:
+    """Path of the record of which file a partial file belongs to."""
     return partial.with_name(f"{partial.name}.json")

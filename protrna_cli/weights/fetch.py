@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from protrna_cli.disk import creating, locked, sync, writing
-from protrna_cli.errors import WeightsError
+from protrna_cli.disk import creating, lock_path, locked, sync, writing
+from protrna_cli.errors import OutputUnwritable, WeightsError
 from protrna_cli.model.checkpoint import find_flaw
-from protrna_cli.weights.download import RemoteFile, copy, discard, download
+from protrna_cli.output.paths import partial_path
+from protrna_cli.output.protect import refuse_to_replace, refuse_unless_file
+from protrna_cli.weights.download import RemoteFile, copy, discard, download, find_foreign, origin_path
 from protrna_cli.weights.mirrors import MIRRORS, Mirror, is_remote, look_up
 from protrna_cli.weights.names import MISSING_WEIGHTS_REMEDY
 from protrna_cli.weights.transport import RetryPolicy, Unavailable, without_query
@@ -19,12 +21,15 @@ from protrna_cli.weights.verification import (
     Verification,
     file_hash,
     now,
+    read_verification,
+    record_path,
     verify_checkpoint,
     write_verification,
 )
 from protrna_cli.weights.watcher import Watcher
 
 ANOTHER_FOLDER = "choose another folder with --weights-dir or PROTRNA_HOME"
+MOVE_AWAY = f"move it away, or {ANOTHER_FOLDER}"
 
 
 def fetch(
@@ -47,13 +52,16 @@ def fetch(
     ------
     WeightsError
         No mirror provides a valid checkpoint; `target` is not created.
+    UsageError
+        It would replace the file to copy.
     OutputUnwritable
-        The folder cannot be created or written.
+        The folder cannot be created or written, or what protrna did not make has a name that is needed.
     WriteFailed
         The disk is full; the next call resumes the download.
     """
     mirrors = MIRRORS if mirrors is None else mirrors
     watcher, retry_policy = watcher or Watcher(), retry_policy or RetryPolicy()
+    refuse_unless_file(Path(os.path.realpath(target)), MOVE_AWAY)
     before = _file_version(target)
     if before:
         try:
@@ -61,10 +69,26 @@ def fetch(
             return
         except WeightsError as damage:
             watcher.note(f"{damage}; fetching it again")
+    _protect(target, mirrors)
     with _fetch_lock(target, watcher) as partial:
         if _file_version(target) not in (None, before):
             return  # another process has fetched it in the meantime
         _fetch_from_first(mirrors, partial, target, watcher, retry_policy)
+
+
+def _protect(target: Path, mirrors: Sequence[Mirror]) -> None:
+    """Refuse to replace the file to copy, and what protrna did not make."""
+    partial, record = partial_path(target), record_path(target)
+    written = [target, record, partial, origin_path(partial)]
+    copied = [mirror.address for mirror in mirrors if not is_remote(mirror.address)]
+    refuse_to_replace([*written, lock_path(target)], copied, ANOTHER_FOLDER)
+    for file in written:
+        refuse_unless_file(file, MOVE_AWAY)
+    foreign = find_foreign(partial)
+    if record.exists() and not read_verification(target):
+        foreign = record
+    if foreign:
+        raise OutputUnwritable(f"{foreign}: protrna did not make it, but needs that name; {MOVE_AWAY}")
 
 
 def _fetch_from_first(
@@ -150,7 +174,7 @@ def _fetch_lock(target: Path, watcher: Watcher) -> Iterator[Path]:
 
     with locked(target, wait, ANOTHER_FOLDER) as held:
         if held:
-            yield target.with_name(f"{target.name}.partial")
+            yield partial_path(target)
             return
         watcher.note(f"{target.parent} is on a file system without locks: fetching without a lock")
         own = target.with_name(f"{target.name}.{socket.gethostname()}-{os.getpid()}.partial")

@@ -73,14 +73,14 @@ def file_hash(path: Path, algorithm: str) -> str:
 def read_verification(checkpoint: Path) -> Verification | None:
     """Read the record of a checkpoint; None if there is none."""
     try:
-        return Verification(**json.loads(_record_path(checkpoint).read_text("utf-8")))
+        return Verification(**json.loads(record_path(checkpoint).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
 def write_verification(checkpoint: Path, record: Verification) -> None:
     """Write the record of a checkpoint completely or not at all."""
-    write_whole(_record_path(checkpoint), json.dumps(asdict(record), indent=1) + "\n")
+    write_whole(record_path(checkpoint), json.dumps(asdict(record), indent=1) + "\n")
 
 
 def checked_sha256(checkpoint: Path) -> str:
@@ -112,7 +112,8 @@ def verify_checkpoint(checkpoint: Path) -> Verification:
     Returns
     -------
     Verification
-        The new record, also written beside the checkpoint if the folder is writable.
+        The new record, also written beside the checkpoint if the folder is writable and no other file has the
+        record's name.
 
     Raises
     ------
@@ -121,12 +122,14 @@ def verify_checkpoint(checkpoint: Path) -> Verification:
     """
     found = checked_sha256(checkpoint)
     read_checkpoint(checkpoint, lambda name, values: None)
-    known = read_verification(checkpoint) or Verification(checkpoint.stat().st_size, found, "")
-    record = replace(known, verified=now())
-    with contextlib.suppress(OSError):  # in a shared read-only folder the existing record stays
-        write_verification(checkpoint, record)
+    known = read_verification(checkpoint)
+    record = replace(known or Verification(checkpoint.stat().st_size, found, ""), verified=now())
+    if known or not record_path(checkpoint).exists():
+        with contextlib.suppress(OSError):  # in a shared read-only folder the existing record stays
+            write_verification(checkpoint, record)
     return record
 
 
-def _record_path(checkpoint: Path) -> Path:
+def record_path(checkpoint: Path) -> Path:
+    """Path of the record of a checkpoint."""
     return checkpoint.with_name(f"{checkpoint.name}.json")

@@ -219,11 +219,12 @@ def test_an_existing_folder_of_other_files_is_refused(tmp_path: Path, source: Pa
     target = tmp_path / "out"
     target.mkdir()
     (target / "thesis.tex").write_text("all of it")
+    for overwrite in (False, True):
+        with pytest.raises(OutputUnwritable, match="not a folder that protrna embed --dask made"):
+            embed(cluster, source, target, overwrite=overwrite)
+    (target / "thesis.tex").unlink()
     with pytest.raises(OutputUnwritable, match="exists; use --overwrite"):
         embed(cluster, source, target)
-    with pytest.raises(OutputUnwritable, match="not a folder that protrna embed --dask made"):
-        embed(cluster, source, target, overwrite=True)
-    (target / "thesis.tex").unlink()
     embed(cluster, source, target, overwrite=True)
     embed(cluster, source, target, overwrite=True, pool="max")
     assert len(pd.read_parquet(target)) == 84

@@ -24,6 +24,7 @@ from protrna_cli.errors import OutputUnwritable
 from protrna_cli.output import rows as output_rows
 from protrna_cli.output.convert import convert
 from protrna_cli.output.paths import partial_path, skipped_path
+from protrna_cli.output.protect import make_partial
 from protrna_cli.output.read import read_output, read_rows
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.rows import ROW_COLUMNS, Row
@@ -344,8 +345,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, large: Path, name: str) -> 
 
 def test_files_of_a_killed_conversion_are_replaced(run: Run, tmp_path: Path, large: Path) -> None:
     out = tmp_path / "out.npy"
-    partial_path(out).mkdir()
-    (partial_path(out) / "out.npy").write_bytes(b"half")
+    (make_partial(out) / "out.npy").write_bytes(b"half")
     assert run("convert", large, "-o", out).code == 0
     assert sorted(tmp_path.iterdir()) == sorted(named("npy").files(out))
 

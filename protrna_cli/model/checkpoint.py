@@ -49,7 +49,8 @@ def read_checkpoint(path: Path, place: Placer) -> tuple[ModelSize, ModelWeights]
         The file cannot be read, is not HDF5, or is not a complete ProtRNA checkpoint.
     """
     with _naming(path), _opened(path) as file:
-        return _read_all(file, place)
+        size, groups = _survey(file)
+        return size, _read_all(size, groups, place)
 
 
 def read_size(path: Path) -> tuple[ModelSize, str]:
@@ -66,11 +67,27 @@ def read_size(path: Path) -> tuple[ModelSize, str]:
         return size, ", ".join(sorted(dtypes))
 
 
-def find_flaw(path: Path) -> str | None:
-    """Describe what is wrong with a checkpoint, reading every value; None if nothing is."""
+def check_size(path: Path, size: ModelSize) -> None:
+    """Refuse a checkpoint of another size than this.
+
+    Raises
+    ------
+    WeightsError
+        It has another size, or cannot be read, as in `read_size`.
+    """
+    found = read_size(path)[0]
+    if found != size:
+        raise WeightsError(f"{path}: {_another_size(found, size)}; move it away before you fetch that one")
+
+
+def find_flaw(path: Path, size: ModelSize) -> str | None:
+    """Describe what is wrong with a checkpoint of this size, reading every value; None if nothing is."""
     try:
         with _opened(path) as file:
-            _read_all(file, lambda name, values: None)
+            found, groups = _survey(file)
+            if found != size:
+                return _another_size(found, size)
+            _read_all(found, groups, lambda name, values: None)
     except _Flaw as flaw:
         return str(flaw)
     return None
@@ -134,8 +151,14 @@ def _why_unreadable(path: Path, error: Exception) -> _Flaw:
     return _Flaw(f"truncated or damaged HDF5 ({str(error).splitlines()[0]})")
 
 
-def _read_all(file: h5py.File, place: Placer) -> tuple[ModelSize, ModelWeights]:
-    size, groups = _survey(file)
+def _another_size(found: ModelSize, published: ModelSize) -> str:
+    return (
+        f"a model of {found}, but the published one has {published}; "
+        "use a checkpoint of your own with --model PATH"
+    )
+
+
+def _read_all(size: ModelSize, groups: dict[str, list[h5py.Dataset]], place: Placer) -> ModelWeights:
     layers = [
         LayerWeights(*_read(groups[f"layer_._{i}"], LayerWeights._fields, place)) for i in range(size.layers)
     ]
@@ -143,7 +166,7 @@ def _read_all(file: h5py.File, place: Placer) -> tuple[ModelSize, ModelWeights]:
     del tied_embedding  # a second copy of the embedding
     [embedding] = _read(groups["embedding"], ("embedding",), place)
     final_norm = NormWeights(*_read(groups["emb_layer_norm_after"], NormWeights._fields, place))
-    return size, ModelWeights(embedding, tuple(layers), final_norm, HeadWeights(*head))
+    return ModelWeights(embedding, tuple(layers), final_norm, HeadWeights(*head))
 
 
 def _survey(file: h5py.File) -> tuple[ModelSize, dict[str, list[h5py.Dataset]]]:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from protrna_cli.disk import write_whole
 from protrna_cli.errors import WeightsError
-from protrna_cli.model.checkpoint import read_checkpoint
+from protrna_cli.model import structure
+from protrna_cli.model.checkpoint import check_size, read_checkpoint
 
 READ_BYTES = 1 << 20
 
@@ -126,6 +127,18 @@ def verify_checkpoint(checkpoint: Path) -> Verification:
     with contextlib.suppress(OSError):  # in a shared read-only folder the existing record stays
         write_verification(checkpoint, record)
     return record
+
+
+def verify_published(checkpoint: Path) -> Verification:
+    """Check the published checkpoint as `verify_checkpoint` does, and that it has the published size.
+
+    Raises
+    ------
+    WeightsError
+        As in `verify_checkpoint`; also if it is a checkpoint of another size.
+    """
+    check_size(checkpoint, structure.PUBLISHED_SIZE)
+    return verify_checkpoint(checkpoint)
 
 
 def _record_path(checkpoint: Path) -> Path:

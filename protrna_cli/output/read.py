@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from protrna_cli.disk import open_regular
 from protrna_cli.errors import InputError, InputUnreadable
 from protrna_cli.output.formats.table import reader_of
 from protrna_cli.output.rows import Block, Header, Reader
@@ -58,7 +59,7 @@ def schema_of(path: Path) -> dict[str, str]:
 def _open(path: Path) -> tuple[Reader, Header]:
     """Find the module that reads an output, and read its header."""
     with _reading(path):
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             reader = reader_of(file.read(4))
         if not reader:
             raise InputError(f"{path}: neither Parquet, HDF5 nor NumPy; name an output of protrna embed")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from protrna_cli.disk import write_whole
+from protrna_cli.disk import open_regular, write_whole
 from protrna_cli.errors import WeightsError
 from protrna_cli.model import structure
 from protrna_cli.model.checkpoint import check_size, read_checkpoint
@@ -62,10 +62,10 @@ def file_hash(path: Path, algorithm: str) -> str:
     Raises
     ------
     OSError
-        The file cannot be read.
+        It is not a file, or cannot be read.
     """
     digest = hashlib.new(algorithm)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(READ_BYTES):
             digest.update(block)
     return digest.hexdigest()

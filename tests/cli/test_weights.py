@@ -12,6 +12,7 @@ from protrna_cli.model import structure
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.weights import fetch as fetching
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run, on_a_terminal
+from tests.tools.special import SPECIAL_FILES, special_file
 from tests.tools.zenodo import Zenodo
 
 NAME = "ProtRNA_pretrained.h5"
@@ -189,6 +190,23 @@ def test_errors_have_a_code_and_one_line(
     assert last.startswith("protrna: error: ")
     assert message in last
     assert not (home / NAME).exists()
+
+
+@pytest.mark.parametrize("name", SPECIAL_FILES)
+def test_what_is_not_a_file_is_refused_at_once(run: Run, home: Path, tmp_path: Path, name: str) -> None:
+    path = special_file(tmp_path, name)
+    for words in (
+        ["weights", "verify", path],
+        ["embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", path],
+        ["weights", "fetch", "--from", path],
+    ):
+        outcome = run(*words)
+        assert outcome.code == 69
+        last = outcome.err.splitlines()[-1]
+        assert last.startswith("protrna: error: ")
+        assert str(path) in last
+        assert ("folder" if name == "folder" else "a pipe, a socket or a device, not a file") in last
+    assert not (tmp_path / "out.npy").exists()
 
 
 def test_a_terminal_shows_the_download_progress(zenodo: Zenodo, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from protrna_cli.fasta.bed import read_bed
 from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.records import Record, Skipped, rows_of
 from protrna_cli.fasta.sources import open_sources
-from protrna_cli.output.parts import read_joined
+from protrna_cli.output.parts import is_folder, read_joined
 from protrna_cli.output.paths import partial_path, skipped_path
 from protrna_cli.output.provenance import rules_of, run_key, shard_of
 from protrna_cli.output.read import read_output
@@ -50,7 +50,7 @@ def find_flaws(
         The regions are missing, or are not those that the output was made with.
     """
     # `read_output` accepts missing rows; they are reported here one by one.
-    header, blocks = read_joined(path) if path.is_dir() else read_output(path)
+    header, blocks = read_joined(path) if is_folder(path) else read_output(path)
     try:
         run_key(header)
     except KeyError as error:

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from protrna_cli.errors import OutputBusy, OutputUnwritable, WriteFailed
 from protrna_cli.text import reason
@@ -89,6 +90,20 @@ def write_whole(path: Path, content: bytes | str) -> None:
 def lock_path(path: Path) -> Path:
     """Lock file of an output."""
     return path.with_name(f"{path.name}.lock")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; refuses what may wait for ever or never end.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened, or is a folder, a pipe, a socket or a device.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "a pipe, a socket or a device, not a file", str(path))
+    return path.open("rb")
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def counted(number: int, noun: str) -> str:
     """Write a number with its noun, in the singular or plural.
@@ -32,6 +34,15 @@ def shortened(name: str) -> str:
     "'tRNA_Phe_yeast'"
     """
     return repr(name if len(name) <= 60 else f"{name[:40]}…{name[-16:]}")
+
+
+def printable(text: str) -> str:
+    r"""Replace what a line cannot show: control characters, and bytes of a file name that are not UTF-8.
+
+    >>> printable("in\udcff.fa\n")
+    'in\ufffd.fa\ufffd'
+    """
+    return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", "\ufffd", text)
 
 
 def reason(error: BaseException | str) -> str:

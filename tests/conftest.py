@@ -115,11 +115,12 @@ def golden_records() -> list[tuple[str, str]]:
     return [(name, "".join(lines)) for name, *lines in (record.split("\n") for record in records)]
 
 
-def on_a_terminal(*words: object, columns: int) -> tuple[int, str]:
-    """Run `python -m protrna_cli` on a pseudo-terminal; returns its exit code and its output."""
+def on_a_terminal(*words: object, columns: int, first: str = "pass") -> tuple[int, str]:
+    """Run `protrna` on a pseudo-terminal, after these statements; returns its exit code and its output."""
     parent_end, child_end = pty.openpty()
     fcntl.ioctl(child_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    command = [sys.executable, "-m", "protrna_cli", *map(str, words)]
+    script = f"{first}; from protrna_cli.cli.main import main; main()"
+    command = [sys.executable, "-c", script, *map(str, words)]
     with subprocess.Popen(command, stderr=child_end, stdout=child_end) as process:
         os.close(child_end)
         shown = b""

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 
 import click
 
-from protrna_cli.errors import UsageError
+from protrna_cli.errors import OutputUnwritable, UsageError
+from protrna_cli.text import printable
 
 
 def say(text: str) -> None:
-    """Print one message on stderr."""
-    click.echo(f"protrna: {text}", err=True)
+    """Print one message on stderr, as one line."""
+    click.echo(f"protrna: {printable(text)}", err=True)
 
 
 @contextmanager
@@ -63,7 +64,11 @@ def claim_stdout() -> int:
     ------
     UsageError
         Standard output is a terminal.
+    OutputUnwritable
+        Standard output is closed.
     """
+    if sys.__stdout__ is None:  # closed before this process began; `main` has put the null device there
+        raise OutputUnwritable("standard output is closed; add > out.parquet, or a pipe, or give -o a file")
     if os.isatty(1):
         raise UsageError(
             "-o - writes a binary file, but standard output is a terminal; add > out.parquet, or a pipe"

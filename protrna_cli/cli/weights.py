@@ -62,17 +62,18 @@ def fetch(name: str, to: str | None, origin: str | None, quiet: bool, verbose: b
     """Download the published checkpoint (2.4 GiB) and verify it.
 
     An interrupted download is resumed. A checkpoint that is already there is verified, and downloaded again
-    if it is damaged. The only NAME is protrna.
+    if it is damaged. A checkpoint of another size is refused; use it with protrna embed --model PATH.
+    The only NAME is protrna.
     """
     del name, verbose  # there is only one name, and no library prints anything here
     from protrna_cli.weights.fetch import fetch as fetch_checkpoint
     from protrna_cli.weights.mirrors import Mirror, is_remote
-    from protrna_cli.weights.verification import verify_checkpoint
+    from protrna_cli.weights.verification import verify_published
 
     target = weights_folder(to) / PUBLISHED_FILE
     if is_offline() and (origin is None or is_remote(origin)):
         locate(PUBLISHED, to).check_reachable()
-        verify_checkpoint(target)
+        verify_published(target)
     else:
         named = [Mirror(origin)] if origin else None
         fetch_checkpoint(target, named, watcher_for("auto", quiet))
@@ -88,12 +89,13 @@ def verify_(name_or_path: str, weights_dir: str | None, quiet: bool, verbose: bo
     """Check a checkpoint.
 
     Compares the recorded SHA-256, and checks every group, every shape, and that all values are finite.
+    The published one must also have the published size.
     """
     del verbose
     path = _existing_file(name_or_path, weights_dir)
-    from protrna_cli.weights.verification import verify_checkpoint
+    from protrna_cli.weights.verification import verify_checkpoint, verify_published
 
-    record = verify_checkpoint(path)
+    record = verify_published(path) if name_or_path == PUBLISHED else verify_checkpoint(path)
     if not quiet:
         say(f"verified: {path}, SHA-256 {record.sha256}")
 

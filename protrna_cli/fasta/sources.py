@@ -14,7 +14,6 @@ import gzip
 import io
 import lzma
 import os
-import shutil
 import stat
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from protrna_cli.errors import InputError, InputUnreadable, UsageError, WriteFailed
+from protrna_cli.text import reason
 
 STDIN = "-"
 BINARY = "a binary file or UTF-16, not text; give FASTA as plain text"
@@ -150,6 +150,10 @@ def open_sources(names: Sequence[str | os.PathLike[str]]) -> Iterator[list[Sourc
 
 def _source(text: str, stack: ExitStack) -> Source:
     if text == STDIN:
+        if sys.stdin is None:  # closed before this process began
+            raise InputUnreadable(
+                "<stdin>: standard input is closed; give it a file or a pipe, or name a file"
+            )
         return Source("<stdin>", spool=_spooled(sys.stdin.buffer, "<stdin>", stack))
     path = Path(text)
     try:
@@ -167,16 +171,30 @@ def _source(text: str, stack: ExitStack) -> Source:
 def _spooled(stream: IO[bytes], name: str, stack: ExitStack) -> IO[bytes]:
     try:
         spool = stack.enter_context(tempfile.TemporaryFile(prefix="protrna-"))  # noqa: SIM115
-        shutil.copyfileobj(stream, spool, 1 << 20)
+        for block in _blocks(stream, name):
+            spool.write(block)
         spool.flush()
     except OSError as error:
-        if error.errno == errno.EISDIR:
-            raise InputUnreadable(f"{name}: a folder; name its files") from None
         raise WriteFailed(
             f"{name}: cannot be copied to {tempfile.gettempdir()} ({error.strerror}); "
             "free space there or set TMPDIR to a folder that has some"
         ) from None
     return spool
+
+
+def _blocks(stream: IO[bytes], name: str) -> Iterator[bytes]:
+    """Read a stream to its end, block by block."""
+    try:
+        while block := stream.read(1 << 20):
+            yield block
+    except OSError as error:
+        if error.errno == errno.EISDIR:
+            raise InputUnreadable(f"{name}: a folder; name its files") from None
+        raise InputUnreadable(
+            f"{name}: cannot be read ({reason(error)}); check where it comes from"
+        ) from None
+    if block != b"":  # None: a stream that does not wait for its next bytes, which is not its end
+        raise InputUnreadable(f"{name}: its next bytes are not ready; save it as a file, and name that")
 
 
 class _StoredBytes(io.RawIOBase):

@@ -8,6 +8,8 @@ the saving process had created. Every shape is checked, and every dataset must b
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from protrna_cli.disk import open_regular
 from protrna_cli.errors import WeightsError
 from protrna_cli.model.structure import (
     VOCABULARY,
@@ -27,7 +30,17 @@ from protrna_cli.model.structure import (
     Shape,
     weight_shapes,
 )
-from protrna_cli.text import counted
+from protrna_cli.text import counted, printable, size_text
+
+LONGEST_REASON = 500
+DEEPEST = 16
+"""Groups inside each other; the published checkpoint has five."""
+
+LARGEST_RATIO = 100
+"""Values may be compressed, but hardly to a tenth: far fewer bytes than this mean that they are not there."""
+
+_DAMAGE = (LookupError, ValueError, TypeError)
+"""What h5py raises for damaged names and types, beside OSError and RuntimeError."""
 
 _FIRST, _LAST = ("embedding",), ("emb_layer_norm_after", "lm_head")
 
@@ -49,7 +62,8 @@ def read_checkpoint(path: Path, place: Placer) -> tuple[ModelSize, ModelWeights]
         The file cannot be read, is not HDF5, or is not a complete ProtRNA checkpoint.
     """
     with _naming(path), _opened(path) as file:
-        return _read_all(file, place)
+        size, groups = _survey(file)
+        return size, _read_all(size, groups, place)
 
 
 def read_size(path: Path) -> tuple[ModelSize, str]:
@@ -66,11 +80,27 @@ def read_size(path: Path) -> tuple[ModelSize, str]:
         return size, ", ".join(sorted(dtypes))
 
 
-def find_flaw(path: Path) -> str | None:
-    """Describe what is wrong with a checkpoint, reading every value; None if nothing is."""
+def check_size(path: Path, size: ModelSize) -> None:
+    """Refuse a checkpoint of another size than this.
+
+    Raises
+    ------
+    WeightsError
+        It has another size, or cannot be read, as in `read_size`.
+    """
+    found = read_size(path)[0]
+    if found != size:
+        raise WeightsError(f"{path}: {_another_size(found, size)}; move it away before you fetch that one")
+
+
+def find_flaw(path: Path, size: ModelSize) -> str | None:
+    """Describe what is wrong with a checkpoint of this size, reading every value; None if nothing is."""
     try:
         with _opened(path) as file:
-            _read_all(file, lambda name, values: None)
+            found, groups = _survey(file)
+            if found != size:
+                return _another_size(found, size)
+            _read_all(found, groups, lambda name, values: None)
     except _Flaw as flaw:
         return str(flaw)
     return None
@@ -79,9 +109,9 @@ def find_flaw(path: Path) -> str | None:
 def is_checkpoint(path: Path) -> bool:
     """Whether a file looks like a checkpoint: HDF5 with the attribute `layer_names`."""
     try:
-        with h5py.File(path, "r") as file:
+        with _open(path) as file:
             return "layer_names" in file.attrs
-    except Exception:  # whatever h5py raises on damaged bytes
+    except (OSError, RuntimeError, *_DAMAGE):
         return False
 
 
@@ -89,7 +119,7 @@ class _Flaw(Exception):
     """What is wrong with a file and how to fix it, without the file's name."""
 
     def __init__(self, reason: str, remedy: str = "run protrna weights fetch") -> None:
-        super().__init__(reason)
+        super().__init__(printable(reason[:LONGEST_REASON]))  # it may quote names from the file
         self.remedy = remedy
 
 
@@ -106,19 +136,27 @@ def _naming(path: Path) -> Iterator[None]:
 def _opened(path: Path) -> Iterator[h5py.File]:
     """Open a checkpoint; raise `_Flaw` if that fails."""
     try:
-        with h5py.File(path, "r") as file:
+        with _open(path) as file:
             yield file
     except FileNotFoundError:
         raise _Flaw("no such checkpoint") from None
+    except MemoryError as error:
+        raise _Flaw("does not fit into memory", "use a machine with more memory") from error
     except (OSError, RuntimeError) as error:
         raise _why_unreadable(path, error) from error
+
+
+def _open(path: Path) -> h5py.File:
+    """Open an HDF5 file without a lock: some file systems have none, and nothing is written."""
+    open_regular(path).close()
+    return h5py.File(path, "r", locking=False)
 
 
 def _why_unreadable(path: Path, error: Exception) -> _Flaw:
     try:
         if path.is_dir():
             return _Flaw("a folder, not a checkpoint")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(512)
     except OSError as denied:
         return _Flaw(f"cannot be read ({denied.strerror})")
@@ -131,11 +169,21 @@ def _why_unreadable(path: Path, error: Exception) -> _Flaw:
         return _Flaw("an HTML page, such as a server's error or login page, saved as this file")
     if not start.startswith(b"\x89HDF\r\n\x1a\n"):
         return _Flaw("not an HDF5 file" if start else "an empty file")
+    if isinstance(error, OSError) and error.errno:  # from the system, so the file need not be damaged
+        lock = "unable to lock" in str(error)
+        remedy = ("unset HDF5_USE_FILE_LOCKING",) if lock else ()
+        return _Flaw(f"cannot be {'locked' if lock else 'read'} ({os.strerror(error.errno)})", *remedy)
     return _Flaw(f"truncated or damaged HDF5 ({str(error).splitlines()[0]})")
 
 
-def _read_all(file: h5py.File, place: Placer) -> tuple[ModelSize, ModelWeights]:
-    size, groups = _survey(file)
+def _another_size(found: ModelSize, published: ModelSize) -> str:
+    return (
+        f"a model of {found}, but the published one has {published}; "
+        "use a checkpoint of your own with --model PATH"
+    )
+
+
+def _read_all(size: ModelSize, groups: dict[str, list[h5py.Dataset]], place: Placer) -> ModelWeights:
     layers = [
         LayerWeights(*_read(groups[f"layer_._{i}"], LayerWeights._fields, place)) for i in range(size.layers)
     ]
@@ -143,7 +191,7 @@ def _read_all(file: h5py.File, place: Placer) -> tuple[ModelSize, ModelWeights]:
     del tied_embedding  # a second copy of the embedding
     [embedding] = _read(groups["embedding"], ("embedding",), place)
     final_norm = NormWeights(*_read(groups["emb_layer_norm_after"], NormWeights._fields, place))
-    return size, ModelWeights(embedding, tuple(layers), final_norm, HeadWeights(*head))
+    return ModelWeights(embedding, tuple(layers), final_norm, HeadWeights(*head))
 
 
 def _survey(file: h5py.File) -> tuple[ModelSize, dict[str, list[h5py.Dataset]]]:
@@ -153,7 +201,8 @@ def _survey(file: h5py.File) -> tuple[ModelSize, dict[str, list[h5py.Dataset]]]:
         size = _size(groups)
         _check_all_used(file, groups)
         _check_shapes(groups, weight_shapes(size))
-    except (LookupError, ValueError, TypeError) as error:  # from h5py, for damaged names and types
+        _check_stored(groups)
+    except _DAMAGE as error:
         raise _Flaw(f"damaged HDF5 ({str(error).splitlines()[0]})") from error
     return size, groups
 
@@ -187,16 +236,15 @@ def _group_names(file: h5py.File) -> list[str]:
 
 def _datasets(file: h5py.File, name: str) -> list[h5py.Dataset]:
     """List the datasets of a group in order, with `inv_freq` in its published position."""
-    group = file.get(name)
+    group = _member(file, name)
     if not isinstance(group, h5py.Group):
         raise _not_protrna(f"group {name} is missing")
     datasets = []
     for weight in _names(group, "weight_names"):
-        dataset = group.get(weight)
+        dataset = _member(group, weight)
         if not isinstance(dataset, h5py.Dataset):
             raise _not_protrna(f"{name}/{weight} is missing")
-        # With links and external storage a checkpoint could read any file on this machine as weights.
-        if dataset.file.filename != file.filename or dataset.is_virtual or dataset.external:
+        if dataset.is_virtual or dataset.external:
             raise _not_protrna(f"{name}/{weight} is stored outside the file")
         datasets.append(dataset)
     if name.startswith("layer_._"):
@@ -205,6 +253,25 @@ def _datasets(file: h5py.File, name: str) -> list[h5py.Dataset]:
         datasets.sort(key=lambda each: "inv_freq" in each.name)
         datasets.insert(place, datasets.pop())
     return datasets
+
+
+def _member(group: h5py.Group, path: str) -> object:
+    """Find a member of a group by its path; None if there is none.
+
+    Soft and external links are refused unopened. With them, and with external storage, a checkpoint could
+    read any file on this machine as weights, or wait for a pipe.
+    """
+    node: object = group
+    for name in path.split("/"):
+        if not isinstance(node, h5py.Group):
+            return None
+        links, key = node.id.links, name.encode()
+        if not links.exists(key):
+            return None
+        if links.get_info(key).type != h5py.h5l.TYPE_HARD:
+            raise _not_protrna(f"{path} is a link, which may name what is stored outside the file")
+        node = node[name]
+    return node
 
 
 def _size(groups: dict[str, list[h5py.Dataset]]) -> ModelSize:
@@ -219,22 +286,52 @@ def _size(groups: dict[str, list[h5py.Dataset]]) -> ModelSize:
     vocabulary, width = groups["embedding"][0].shape
     if vocabulary != VOCABULARY:
         raise _not_protrna(f"its vocabulary has {vocabulary} tokens, not {VOCABULARY}")
-    head_width = 2 * groups["layer_._0"][LayerWeights._fields.index("inv_freq")].size
-    if not head_width or width % head_width:
+    inv_freq = groups["layer_._0"][LayerWeights._fields.index("inv_freq")].shape
+    if inv_freq is None or len(inv_freq) != 1:
+        raise _not_protrna("inv_freq of layer_._0 is not a vector")
+    head_width = 2 * inv_freq[0]
+    if not head_width or not width or width % head_width:
         raise _not_protrna(f"width {width} does not divide into heads of {head_width}")
     return ModelSize(layers, width, width // head_width)
 
 
 def _check_all_used(file: h5py.File, groups: dict[str, list[h5py.Dataset]]) -> None:
-    used = [dataset.name for datasets in groups.values() for dataset in datasets]
-    present: set[str] = set()
-    file.visititems(lambda _, item: present.add(item.name) if isinstance(item, h5py.Dataset) else None)
-    if repeated := sorted({name for name in used if used.count(name) > 1}):
+    used = [dataset for datasets in groups.values() for dataset in datasets]
+    if repeated := [name for name, n in Counter(dataset.name for dataset in used).items() if n > 1]:
         raise _not_protrna(f"{repeated[0]} is listed twice")
-    if extra := sorted(present.difference(used)):
+    places = {h5py.h5o.get_info(dataset.id).addr for dataset in used}
+    extra: list[str] = []
+
+    def look(name: bytes, found: h5py.h5o.ObjInfo) -> None:
+        if name.count(b"/") >= DEEPEST:
+            raise _not_protrna(f"it has more than {DEEPEST} groups inside each other")
+        if found.type == h5py.h5o.TYPE_DATASET and found.addr not in places:
+            extra.append(f"/{name.decode(errors='replace')}")
+
+    h5py.h5o.visit(file.id, look, info=True)  # opens nothing, so that links and damaged objects do no harm
+    if extra:
         raise _not_protrna(
-            f"it has {counted(len(extra), 'weight')} that the model does not use, such as {extra[0]}"
+            f"it has {counted(len(extra), 'weight')} that the model does not use, such as {min(extra)}"
         )
+
+
+def _check_stored(groups: dict[str, list[h5py.Dataset]]) -> None:
+    """Refuse values that cannot be read, or that are not stored and would only fill the memory with zeros."""
+    used = [dataset for datasets in groups.values() for dataset in datasets]
+    for dataset in used:
+        properties = dataset.id.get_create_plist()
+        filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+        if missing := [code for code in filters if not h5py.h5z.filter_avail(code)]:
+            raise _Flaw(
+                f"{dataset.name} is compressed with HDF5 filter {missing[0]}, which is not installed here",
+                "save it without compression (h5repack -f NONE)",
+            )
+    stored = [dataset.id.get_storage_size() for dataset in used]
+    if 0 in stored:
+        raise _not_protrna(f"{used[stored.index(0)].name} has no values")
+    stated = sum(dataset.nbytes for dataset in used)
+    if stated > LARGEST_RATIO * sum(stored):
+        raise _not_protrna(f"it states {size_text(stated)} of values, but stores {size_text(sum(stored))}")
 
 
 def _check_group(datasets: list[h5py.Dataset], shapes: tuple[Shape, ...]) -> None:
@@ -251,9 +348,11 @@ def _check_group(datasets: list[h5py.Dataset], shapes: tuple[Shape, ...]) -> Non
 
 def _read(datasets: list[h5py.Dataset], names: Sequence[str], place: Placer) -> Iterator[object]:
     for name, dataset in zip(names, datasets, strict=True):
-        values = dataset[()].astype(np.float32, copy=False)
-        # The sum costs a tenth of isfinite over every value, and any value that is not finite shows in it.
-        if not np.isfinite(values.sum()):
+        with np.errstate(over="ignore", invalid="ignore"):  # found below
+            values = dataset[()].astype(np.float32, copy=False)
+            # The sum costs a tenth of isfinite over every value; any value that is not finite shows in it.
+            total = values.sum()
+        if not np.isfinite(total):
             raise _not_protrna(f"{dataset.name} has values that are not finite")
         yield place(name, values)
 

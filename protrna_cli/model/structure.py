@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protrna_cli.errors import UsageError
+from protrna_cli.text import counted
 
 VOCABULARY = 38
 
@@ -30,6 +31,9 @@ class ModelSize:
     layers: int
     width: int
     heads: int
+
+    def __str__(self) -> str:
+        return f"{counted(self.layers, 'layer')} × {self.width}, {counted(self.heads, 'head')}"
 
     @property
     def head_width(self) -> int:

@@ -13,6 +13,7 @@ from protrna_cli.output.provenance import compare_keys, run_key, shard_of
 from protrna_cli.output.read import read_output, read_whole
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.shard import WHOLE
+from protrna_cli.text import reason
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -21,14 +22,25 @@ def parts_of(path: Path) -> list[Path]:
     Raises
     ------
     InputUnreadable
-        It is a folder without parts.
+        It is a folder without parts, or cannot be read.
     """
-    if not path.is_dir():
+    if not is_folder(path):
         return [path]
-    parts = sorted(filter(is_part, path.iterdir()))
+    try:
+        parts = sorted(filter(is_part, path.iterdir()))
+    except OSError as error:
+        raise InputUnreadable(f"{path}: cannot be read ({reason(error)}); name another output") from None
     if not parts:
         raise InputUnreadable(f"{path}: a folder without parts; name an output of protrna embed")
     return parts
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder; False if that cannot be seen, and reading it says why."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def read_joined(path: Path) -> tuple[Header, Iterator[Block]]:
@@ -39,7 +51,7 @@ def read_joined(path: Path) -> tuple[Header, Iterator[Block]]:
     InputUnreadable, InputError, RunMismatch
         As `read_whole` and `read_parts`.
     """
-    return read_parts(parts_of(path))[1:] if path.is_dir() else read_whole(path)
+    return read_parts(parts_of(path))[1:] if is_folder(path) else read_whole(path)
 
 
 def read_parts(parts: Sequence[Path]) -> tuple[list[Path], Header, Iterator[Block]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from protrna_cli.disk import open_regular
 from protrna_cli.errors import InputError, InputUnreadable, ProtrnaError
 from protrna_cli.output.checksum import Checksum
 from protrna_cli.output.formats.table import possible_files, reader_of
@@ -94,7 +95,7 @@ def check_quickly(path: Path) -> None:
 def _open(path: Path) -> tuple[Reader, Header]:
     """Find the module that reads an output, and read its header."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             reader = reader_of(file.read(4))
     except OSError as error:
         raise InputUnreadable(f"{path}: cannot be read ({error.strerror or error})") from error

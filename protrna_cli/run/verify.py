@@ -16,7 +16,7 @@ from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.records import Record, Skipped, rows_of
 from protrna_cli.fasta.sources import open_sources
 from protrna_cli.output.checksum import Checksum
-from protrna_cli.output.parts import parts_of, read_joined
+from protrna_cli.output.parts import is_folder, parts_of, read_joined
 from protrna_cli.output.paths import partial_path, skipped_path
 from protrna_cli.output.provenance import rules_of, run_key, shard_of
 from protrna_cli.output.read import check_structure, read_output
@@ -50,7 +50,7 @@ def find_flaws(
     UsageError
         The regions are missing, or are not those that the output was made with.
     """
-    header = read_joined(path)[0] if path.is_dir() else read_output(path)[0]
+    header = read_joined(path)[0] if is_folder(path) else read_output(path)[0]
     run_key(header, str(path))  # refuses an incomplete header
     regions = read_bed(regions_file) if regions_file else None
     made_with = header.provenance["rules"]["regions"]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from protrna_cli.disk import write_whole, writing
+from protrna_cli.disk import open_regular, write_whole, writing
 from protrna_cli.errors import WriteFailed
 from protrna_cli.text import reason, size_text
 from protrna_cli.weights.transport import (
@@ -109,7 +109,7 @@ def copy(source: Path, partial: Path, target: Path, watcher: Watcher) -> None:
         The disk is full or cannot be written.
     """
     try:
-        with source.open("rb") as file:
+        with open_regular(source) as file:
             size = source.stat().st_size
             discard(partial)
             _check_space(partial, size)

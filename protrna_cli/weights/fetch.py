@@ -10,7 +10,8 @@ from pathlib import Path
 
 from protrna_cli.disk import creating, lock_path, locked, sync, writing
 from protrna_cli.errors import OutputUnwritable, WeightsError
-from protrna_cli.model.checkpoint import find_flaw
+from protrna_cli.model import structure
+from protrna_cli.model.checkpoint import check_size, find_flaw
 from protrna_cli.output.paths import partial_path
 from protrna_cli.output.protect import refuse_to_replace, refuse_unless_file
 from protrna_cli.weights.download import RemoteFile, copy, discard, download, find_foreign, origin_path
@@ -38,7 +39,7 @@ def fetch(
     watcher: Watcher | None = None,
     retry_policy: RetryPolicy | None = None,
 ) -> None:
-    """Make sure that `target` is a verified checkpoint: verify it, or download it if missing or damaged.
+    """Make sure that `target` is the published model: verify it, or download it if missing or damaged.
 
     Parameters
     ----------
@@ -51,7 +52,8 @@ def fetch(
     Raises
     ------
     WeightsError
-        No mirror provides a valid checkpoint; `target` is not created.
+        No mirror provides a valid checkpoint of the published size; `target` is not created. Or `target` is a
+        whole checkpoint of another size: somebody's model, which is not replaced.
     UsageError
         It would replace the file to copy.
     OutputUnwritable
@@ -66,9 +68,11 @@ def fetch(
     if before:
         try:
             verify_checkpoint(target)
-            return
         except WeightsError as damage:
             watcher.note(f"{damage}; fetching it again")
+        else:
+            check_size(target, structure.PUBLISHED_SIZE)
+            return
     _protect(target, mirrors)
     with _fetch_lock(target, watcher) as partial:
         if _file_version(target) not in (None, before):
@@ -136,7 +140,7 @@ def _download_flaw(partial: Path, remote: RemoteFile) -> str | None:
     """Describe what is wrong with a downloaded file; None if it is valid."""
     if remote.md5 and (found := file_hash(partial, "md5")) != remote.md5:
         return f"its MD5 is {found}, but its record states {remote.md5}"
-    return find_flaw(partial)
+    return find_flaw(partial, structure.PUBLISHED_SIZE)
 
 
 def _install(partial: Path, target: Path, remote: RemoteFile) -> None:

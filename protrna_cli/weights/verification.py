@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from protrna_cli.disk import write_whole
+from protrna_cli.disk import open_regular, write_whole
 from protrna_cli.errors import WeightsError
-from protrna_cli.model.checkpoint import read_checkpoint
+from protrna_cli.model import structure
+from protrna_cli.model.checkpoint import check_size, read_checkpoint
 
 READ_BYTES = 1 << 20
 
@@ -61,10 +62,10 @@ def file_hash(path: Path, algorithm: str) -> str:
     Raises
     ------
     OSError
-        The file cannot be read.
+        It is not a file, or cannot be read.
     """
     digest = hashlib.new(algorithm)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(READ_BYTES):
             digest.update(block)
     return digest.hexdigest()
@@ -128,6 +129,18 @@ def verify_checkpoint(checkpoint: Path) -> Verification:
         with contextlib.suppress(OSError):  # in a shared read-only folder the existing record stays
             write_verification(checkpoint, record)
     return record
+
+
+def verify_published(checkpoint: Path) -> Verification:
+    """Check the published checkpoint as `verify_checkpoint` does, and that it has the published size.
+
+    Raises
+    ------
+    WeightsError
+        As in `verify_checkpoint`; also if it is a checkpoint of another size.
+    """
+    check_size(checkpoint, structure.PUBLISHED_SIZE)
+    return verify_checkpoint(checkpoint)
 
 
 def record_path(checkpoint: Path) -> Path:

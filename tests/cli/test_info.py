@@ -13,6 +13,7 @@ from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.rows import Row
 from tests.conftest import GOLDEN, Run
 from tests.tools.formats import named
+from tests.tools.special import SPECIAL_FILES, special_file
 
 NAMES = ["a", "b", "a", "c", "a", "d"]
 KINDS = [("parquet", "flat"), ("npy", "flat"), ("h5", "packed")]
@@ -89,6 +90,15 @@ def test_an_output_without_rows(run: Run, tmp_path: Path) -> None:
     shown = json.loads(run("info", tmp_path / "out.h5", "--json").out)
     assert (shown["rows_read"], shown["norms"], shown["first"]) == (0, {}, [])
     assert "of all 0 rows:" in run("info", tmp_path / "out.h5").out
+
+
+@pytest.mark.parametrize("name", SPECIAL_FILES)
+def test_what_is_not_a_file_is_refused_at_once(run: Run, tmp_path: Path, name: str) -> None:
+    path = special_file(tmp_path, name)
+    outcome = run("info", path)
+    [line] = outcome.err.splitlines()
+    assert outcome.code == 66
+    assert line.startswith(f"protrna: error: {path}: ")
 
 
 def test_a_checkpoint_as_json(run: Run) -> None:

@@ -8,12 +8,21 @@ import h5py
 import numpy as np
 import pytest
 
+from protrna_cli.model import structure
+from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.weights import fetch as fetching
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run, on_a_terminal
+from tests.tools.special import SPECIAL_FILES, special_file
 from tests.tools.zenodo import Zenodo
 
 NAME = "ProtRNA_pretrained.h5"
 SHA256 = hashlib.sha256(TOY.read_bytes()).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def small_published_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the size of the toy checkpoint for that of the published model."""
+    monkeypatch.setattr(structure, "PUBLISHED_SIZE", ModelSize(layers=3, width=40, heads=5))
 
 
 @pytest.fixture
@@ -144,6 +153,22 @@ def test_fetch_from_an_address(run: Run, home: Path, zenodo: Zenodo) -> None:
     assert (home / NAME).read_bytes() == TOY.read_bytes()
 
 
+def test_a_model_of_another_size_is_never_the_published_one(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = tmp_path / "new"
+    assert run("weights", "fetch", "--from", TOY).code == 0
+    monkeypatch.setattr(structure, "PUBLISHED_SIZE", PUBLISHED_SIZE)
+    words = "a model of 3 layers × 40, 5 heads, but the published one has 33 layers × 1280, 20 heads; use a"
+    for command in (["verify"], ["fetch"], ["fetch", "--from", TOY], ["fetch", "--from", TOY, "--to", new]):
+        outcome = run("weights", *command)
+        assert outcome.code == 69
+        assert words in outcome.err.splitlines()[-1]
+        assert "--model PATH" in outcome.err
+    assert list(new.iterdir()) == []
+    assert run("weights", "verify", home / NAME).code == 0  # a checkpoint of one's own, by its path
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -167,10 +192,28 @@ def test_errors_have_a_code_and_one_line(
     assert not (home / NAME).exists()
 
 
+@pytest.mark.parametrize("name", SPECIAL_FILES)
+def test_what_is_not_a_file_is_refused_at_once(run: Run, home: Path, tmp_path: Path, name: str) -> None:
+    path = special_file(tmp_path, name)
+    for words in (
+        ["weights", "verify", path],
+        ["embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", path],
+        ["weights", "fetch", "--from", path],
+    ):
+        outcome = run(*words)
+        assert outcome.code == 69
+        last = outcome.err.splitlines()[-1]
+        assert last.startswith("protrna: error: ")
+        assert str(path) in last
+        assert ("folder" if name == "folder" else "a pipe, a socket or a device, not a file") in last
+    assert not (tmp_path / "out.npy").exists()
+
+
 def test_a_terminal_shows_the_download_progress(zenodo: Zenodo, tmp_path: Path) -> None:
     zenodo.pace = 0.02
+    small = "from protrna_cli.model import structure as s; s.PUBLISHED_SIZE = s.ModelSize(3, 40, 5)"
     words = ["weights", "fetch", "--from", zenodo.share.address, "--to", tmp_path]
-    code, shown = on_a_terminal(*words, columns=100)
+    code, shown = on_a_terminal(*words, columns=100, first=small)
     assert code == 0
     assert "331k/331k" in shown
     assert "B/s" in shown

@@ -19,6 +19,8 @@ import h5py
 import pytest
 
 from protrna_cli.errors import OutputUnwritable, WeightsError, WriteFailed
+from protrna_cli.model import structure
+from protrna_cli.model.structure import ModelSize
 from protrna_cli.weights.fetch import fetch
 from protrna_cli.weights.mirrors import MIRRORS, Mirror, look_up
 from protrna_cli.weights.transport import RetryPolicy
@@ -29,6 +31,12 @@ from tests.tools.zenodo import Zenodo
 
 NAME = "ProtRNA_pretrained.h5"
 QUICK = RetryPolicy(timeout=0.5, retries=2, pause=0.01)
+
+
+@pytest.fixture(autouse=True)
+def small_published_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the size of `content` for that of the published model."""
+    monkeypatch.setattr(structure, "PUBLISHED_SIZE", ModelSize(layers=2, width=96, heads=4))
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +136,10 @@ def test_a_server_that_always_breaks_the_connection_is_given_up(zenodo: Zenodo, 
     ("etag", "grown"), [("strong", False), ("strong", True), ("weak", False), ("", True)]
 )
 def test_a_partial_file_is_never_joined_to_another_file(
-    zenodo: Zenodo, target: Path, tmp_path: Path, etag: str, grown: bool
+    zenodo: Zenodo, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, etag: str, grown: bool
 ) -> None:
     """The file at an address without a record changes, which its ETag or its size shows."""
+    monkeypatch.setattr(structure, "PUBLISHED_SIZE", ModelSize(3 if grown else 2, 96, 4))
     zenodo.etag, zenodo.cuts = etag, [50_000]
     with pytest.raises(WeightsError):
         fetch(target, [zenodo.share], retry_policy=RetryPolicy(retries=0))
@@ -342,6 +351,37 @@ def test_certificates_are_checked(
     assert_whole(target, content)
 
 
+# Another model.
+
+
+@pytest.mark.parametrize("way", ["file", "record", "address"])
+def test_a_model_of_another_size_is_refused_and_leaves_nothing(
+    zenodo: Zenodo, target: Path, tmp_path: Path, way: str
+) -> None:
+    other = tmp_path / "mine.h5"
+    write_checkpoint(other, layers=1, width=24, heads=3)
+    zenodo.content = other.read_bytes()
+    mirror = {"file": Mirror(str(other)), "record": zenodo.record(), "address": zenodo.share}[way]
+    words = (
+        "a model of 1 layer × 24, 3 heads, but the published one has 2 layers × 96, 4 heads; "
+        "use a checkpoint of your own with --model PATH"
+    )
+    with pytest.raises(WeightsError, match=words) as caught:
+        fetch(target, [mirror], retry_policy=QUICK)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in target.parent.iterdir()] == []
+
+
+def test_a_model_of_another_size_that_is_there_is_not_replaced(zenodo: Zenodo, target: Path) -> None:
+    """It is whole, so it may be all that somebody has of it."""
+    target.parent.mkdir()
+    write_checkpoint(target, layers=1, width=24, heads=3)
+    before = target.read_bytes()
+    with pytest.raises(WeightsError, match=r"has 2 layers × 96, 4 heads; .*; move it away before you fetch"):
+        fetch(target, [zenodo.record()], retry_policy=QUICK)
+    assert (target.read_bytes(), zenodo.log) == (before, [])
+
+
 # Disks and folders.
 
 
@@ -489,6 +529,8 @@ def fetching_process(zenodo: Zenodo, target: Path, first: str = "pass") -> "subp
     script = (
         f"{first}\n"
         "import sys\nfrom pathlib import Path\n"
+        "from protrna_cli.model import structure\n"
+        "structure.PUBLISHED_SIZE = structure.ModelSize(2, 96, 4)\n"
         "from protrna_cli.weights.fetch import fetch\nfrom protrna_cli.weights.mirrors import zenodo\n"
         "fetch(Path(sys.argv[1]), [zenodo(1, sys.argv[2])])"
     )

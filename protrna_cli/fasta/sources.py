@@ -151,9 +151,7 @@ def open_sources(names: Sequence[str | os.PathLike[str]]) -> Iterator[list[Sourc
 def _source(text: str, stack: ExitStack) -> Source:
     if text == STDIN:
         if sys.stdin is None:  # closed before this process began
-            raise InputUnreadable(
-                "<stdin>: standard input is closed; give it a file or a pipe, or name a file"
-            )
+            raise InputUnreadable("<stdin>: standard input is closed; name a file, or give it a pipe")
         return Source("<stdin>", spool=_spooled(sys.stdin.buffer, "<stdin>", stack))
     path = Path(text)
     try:
@@ -190,9 +188,7 @@ def _blocks(stream: IO[bytes], name: str) -> Iterator[bytes]:
     except OSError as error:
         if error.errno == errno.EISDIR:
             raise InputUnreadable(f"{name}: a folder; name its files") from None
-        raise InputUnreadable(
-            f"{name}: cannot be read ({reason(error)}); check where it comes from"
-        ) from None
+        raise InputUnreadable(f"{name}: cannot be read ({reason(error)}); check its origin") from None
     if block != b"":  # None: a stream that does not wait for its next bytes, which is not its end
         raise InputUnreadable(f"{name}: its next bytes are not ready; save it as a file, and name that")
 

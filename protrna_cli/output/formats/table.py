@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from protrna_cli.errors import UsageError
-from protrna_cli.output.checksum import Checksum
 from protrna_cli.output.paths import index_path, meta_path, metadata_path
 
 if TYPE_CHECKING:
@@ -63,6 +62,8 @@ class Format:
 
     def write(self, path: Path, header: Header, blocks: Iterable[Block]) -> None:
         """Write a whole output with its checksums; the caller renames it into place."""
+        from protrna_cli.output.checksum import Checksum  # it needs NumPy, which --help must not wait for
+
         checksum = Checksum(header)
         cast("Writer", _module(self.writer)).write(path, header, checksum.watch(blocks), checksum.seal)
 

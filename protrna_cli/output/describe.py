@@ -166,7 +166,8 @@ def describe(path: Path, whole: bool = False) -> Description:
     deadline = time.monotonic() + SECONDS
     for block in blocks:
         for of_layer, values in zip(norms, block.values, strict=True):
-            of_layer.append(np.linalg.norm(values.astype(np.float64), axis=1))
+            with np.errstate(invalid="ignore", over="ignore"):  # damaged values may be any bits
+                of_layer.append(np.linalg.norm(values.astype(np.float64), axis=1))
         _add_rows(found, block, ids, embeddings)
         if not whole and time.monotonic() > deadline:
             break

@@ -214,9 +214,10 @@ def _key_of(path: Path) -> RunKey:
     try:
         return run_key(read_joined(path)[0], str(path))
     except InputError as error:
+        found = str(error).removeprefix(f"{path}: ").partition(";")[0]
         raise RunMismatch(
-            f"{error}; --resume found it in place of the output: use --overwrite to replace it, or choose "
-            "another -o"
+            f"{path}: exists, but was not made by protrna embed, or is damaged ({found}); use --overwrite to "
+            "replace it, or choose another -o"
         ) from None
 
 

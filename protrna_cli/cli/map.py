@@ -29,7 +29,9 @@ Examples:
     help="A column of OUT; else a file with lines id<TAB>family; else a regular expression that is searched "
     "in 'id description' and whose first group, or whole match, is the family.",
 )
-@click.option("--method", type=click.Choice(METHODS), default="umap", show_default=True, help="Projection.")
+@click.option(
+    "--method", type=click.Choice(list(METHODS)), default="umap", show_default=True, help="Projection."
+)
 @click.option("--layer", type=int, metavar="N", help="Layer to draw, if OUT has several.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of umap and tsne."

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -21,7 +22,7 @@ from protrna_cli.map import METHODS
 from protrna_cli.map.colouring import COLOURS, MAX_FAMILIES, OTHER_COLOUR, Families, Scale, colour_by
 from protrna_cli.map.figure import png
 from protrna_cli.map.picture import Picture
-from protrna_cli.map.projection import Projection, project
+from protrna_cli.map.projection import ROUNDING, Projection, project
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.rows import Block
 from protrna_cli.plan.rows import Row
@@ -216,6 +217,92 @@ def test_the_smallest_map_has_three_records(method: str) -> None:
         project(np.ones((4, 5), np.float32), method, seed=0)
 
 
+@st.composite
+def nasty_vectors(draw: st.DrawFn) -> Any:
+    """Vectors of any size, many of them equal, nearly equal, or unequal by many powers of ten."""
+    number = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, 1.0, -3.0])
+    width = draw(st.integers(1, 6))
+    few = draw(st.lists(st.lists(number, min_size=width, max_size=width), min_size=1, max_size=6))
+    exact = np.array(draw(st.lists(st.sampled_from(few), min_size=3, max_size=40)))
+    noise = np.random.default_rng(draw(st.integers(0, 9))).standard_normal(exact.shape)
+    limit = np.finfo(np.float32).max
+    noisy = exact * (1 + draw(st.sampled_from([0, 1e-7, 1e-4, 1])) * noise)
+    return np.clip(noisy, -limit, limit).astype(np.float32)
+
+
+def difference(vectors: Any) -> float:
+    """Largest distance of a vector from the first one, relative to the length of the longest."""
+    exact = vectors.astype(float)
+    distances = np.sqrt(((exact - exact[0]) ** 2).sum(axis=1))
+    return float(distances.max() / (np.sqrt((exact**2).sum(axis=1)).max() or 1))
+
+
+@settings(deadline=None)
+@given(nasty_vectors())
+@example(np.ones((500, 320), np.float32))
+@example(np.array([[0], [1e-42], [2e-42]], np.float32))
+def test_principal_components_draw_any_vectors_or_say_why_not(vectors: Any) -> None:
+    try:
+        found = project(vectors, "pca", 0)
+    except InputError as error:
+        alike, large = "equal within rounding" in str(error), "no finite points" in str(error)
+        assert alike != large
+        assert difference(vectors) < 1.001 * ROUNDING if alike else np.abs(vectors).max() > 1e37
+        return
+    assert difference(vectors) > 0.999 * ROUNDING
+    assert found.points.shape == (len(vectors), 2)
+    assert not any("nan" in name for name in found.axes)
+    drawn, exact = (each.astype(float) for each in (found.points, vectors))
+    lengths, real = (np.sqrt(((each - each[0]) ** 2).sum(axis=1)) for each in (drawn, exact))
+    assert (lengths <= 1.001 * real + 1e-5 * np.abs(exact).max()).all(), "nothing is drawn farther than it is"
+
+
+@settings(deadline=None, max_examples=25)
+@given(nasty_vectors())
+@example(np.array([[0, 0], [0, 1], [0, 2], [0, -0.0]], np.float32))
+def test_neighbours_are_drawn_for_any_vectors_or_the_message_says_why_not(vectors: Any) -> None:
+    for method in ("tsne", "umap"):
+        try:
+            points = project(vectors, method, 0).points
+        except InputError as error:
+            assert re.search("equal within rounding|only 2 different ones|no finite points", str(error))
+        else:
+            assert np.isfinite(points).all()
+            _, first, places = np.unique(vectors, axis=0, return_index=True, return_inverse=True)
+            assert np.array_equal(points, points[first[places]]), "equal vectors are one point"
+
+
+@pytest.mark.parametrize("size", [1e-30, 1, 1e30])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_differs_only_by_rounding_is_not_drawn(method: str, size: float) -> None:
+    """The message says so before the projection, whatever the length of the vectors."""
+    rng = np.random.default_rng(1)
+    one, other = rng.standard_normal((2, 320))
+    noise = 1e-7 * rng.standard_normal((200, 320))
+
+    def drawn(vectors: Any) -> Any:
+        return project((size * vectors).astype(np.float32), method, 0).points
+
+    with pytest.raises(
+        InputError, match="all 200 embeddings are equal within rounding; draw an output whose"
+    ):
+        drawn(one + noise)
+    pairs = np.where(np.arange(200)[:, None] % 2, one, other) + noise
+    all_but_one = np.where(np.arange(200)[:, None], one, other) + noise
+    for vectors in (pairs, all_but_one):
+        if method == "pca":
+            assert np.isfinite(drawn(vectors)).all()
+        else:
+            with pytest.raises(InputError, match=r"only 2 different ones within .*: use --method pca"):
+                drawn(vectors)
+
+
+def test_one_dimension_is_a_line() -> None:
+    found = project(np.array([[1.0], [2.0], [4.0]], np.float32), "pca", 0)
+    assert found.axes == ("PC 1 (100.0% of the variance)", "PC 2 (0.0% of the variance)")
+    assert np.ptp(found.points, axis=0) == pytest.approx([3, 0])
+
+
 # The PNG
 
 
@@ -281,6 +368,15 @@ def test_notes_are_printed_unless_quiet(run: Run, tmp_path: Path) -> None:
     assert grey == "protrna: note: 2 of 44 records have no family; they are grey"
     assert largest == "protrna: note: 21 families: the 20 largest have a colour, the rest are grey"
     assert run(*words, "--overwrite", "-q").err == ""
+
+
+def test_a_message_about_the_vectors_names_the_file(run: Run, tmp_path: Path) -> None:
+    rows, vectors = blobs(4, 2)
+    output = write_vectors(tmp_path / "out.npy", rows, np.ones_like(vectors))
+    outcome = run("map", output, "-o", tmp_path / "map.png")
+    message = f"{output}: all 8 embeddings are equal within rounding; draw an output whose records differ"
+    assert (outcome.code, outcome.err) == (65, f"protrna: error: {message}\n")
+    assert not (tmp_path / "map.png").exists()
 
 
 def test_one_layer_of_several_is_chosen(run: Run, tmp_path: Path) -> None:

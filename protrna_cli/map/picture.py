@@ -66,4 +66,9 @@ def subtitle(header: Header, layer: int, method: str, colouring: Colouring) -> s
 
 def point_size(count: int) -> float:
     """Diameter of a point in pixels of 1/96 inch, such that `count` points can be distinguished."""
-    return min(max(250 / math.sqrt(count), 3.5), 10.0)
+    return min(max(250 / math.sqrt(count), 2.5), 10.0)
+
+
+def point_opacity(count: int) -> float:
+    """Opacity of a point, 0 to 1, such that among `count` points those below others show through."""
+    return min(max(math.sqrt(2000 / count), 0.5), 1.0)

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from protrna_cli.errors import InputError, UsageError
 from protrna_cli.fasta.census import Census
 from protrna_cli.map import METHODS
 from protrna_cli.map.colouring import COLOURS, MAX_FAMILIES, OTHER_COLOUR, Families, Scale, colour_by
-from protrna_cli.map.figure import png
-from protrna_cli.map.picture import Picture
+from protrna_cli.map.figure import draw, png
+from protrna_cli.map.page import html
+from protrna_cli.map.picture import Picture, point_size
 from protrna_cli.map.projection import ROUNDING, Projection, project
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.rows import Block
@@ -319,6 +321,87 @@ def test_the_png_is_large_and_reproducible(columns: str) -> None:
     assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
 
 
+LONG = "Small nucleolar RNAs of the box C/D type, and their kin in archaea"
+
+
+@pytest.mark.parametrize("color_by", ["length", "id"])
+@pytest.mark.parametrize("title", ["out.parquet", "x" * 200, "W" * 150, "out of the " * 15])
+@pytest.mark.parametrize("size", [1e-7, 1, 1e6])
+def test_nothing_in_the_png_is_printed_over_anything_else(color_by: str, title: str, size: float) -> None:
+    """Heading, legend or colour bar, and axes with their exponents, such as 1e6, have places of their own."""
+    rows = rows_of(*(f"{i}_{LONG.replace(' ', '_')}" for i in range(25)))
+    points = (size * np.random.default_rng(0).standard_normal((25, 2))).astype(np.float32)
+    projection = Projection(points, ("PC 1", "PC 2"), metric=True)
+    notice = "model demo: synthetic weights, the embeddings have no biological meaning"
+    figure = draw(Picture(title, LONG * 2, notice, rows, projection, colour_by(rows, color_by)))
+    figure.draw_without_rendering()
+    heading = [text.get_window_extent() for text in figure.texts]
+    (body,) = figure.subfigs
+    boxes = [each.get_tightbbox() for each in [*body.axes, *body.legends]]
+    for above, below in itertools.pairwise(heading):
+        assert above.y0 > below.y1
+    for box in boxes:
+        assert heading[-1].y0 > box.y1
+    for left, right in itertools.pairwise(boxes):
+        assert left.x1 < right.x0
+    for box in [*heading, *boxes]:
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+
+
+@pytest.mark.parametrize("color_by", ["length", r"family=(\S+)"])
+def test_many_points_are_small_and_let_those_below_show_through(color_by: str) -> None:
+    counts = [3, 46, 1000, 5000, 28_000]
+    drawn = []
+    for count in counts:
+        rows = rows_of(*(f"r{i} family={i % 3}" for i in range(count)))
+        points = Projection(np.zeros((count, 2), np.float32), ("", ""))
+        picture = Picture("", "", "", rows, points, colour_by(rows, color_by))
+        looks = {
+            (float(each.get_sizes()[0]), float(each.get_facecolors()[0, 3]))
+            for each in draw(picture).subfigs[0].axes[0].collections
+        }
+        assert len(looks) == 1
+        drawn += looks
+        glyphs = [
+            each["attributes"]["glyph"]["attributes"]
+            for each in models(html(picture))
+            if each["name"] == "GlyphRenderer"
+        ]
+        assert {(each["size"]["value"], each["fill_alpha"]["field"]) for each in glyphs} == {
+            (point_size(count), "opacity")
+        }
+    sizes, opacities = zip(*drawn, strict=True)
+    assert list(sizes) == sorted(sizes, reverse=True)
+    assert sizes[0] > 10 * sizes[-1]
+    assert list(opacities) == sorted(opacities, reverse=True)
+    assert (opacities[1], opacities[-1]) == (1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [([76] * 4, [76]), ([0] * 4, [0]), ([1, 10**6], [1, 10, 1000, 10**6]), ([0, 10**6], [0, 200_000, 10**6])],
+)
+def test_a_scale_has_its_name_and_whole_numbers(values: list[int], ticks: list[int]) -> None:
+    rows = [Row(f"r{i}", "", value, value, 0, 1) for i, value in enumerate(values * 2)]
+    points = np.random.default_rng(0).standard_normal((len(rows), 2)).astype(np.float32)
+    picture = Picture("", "", "", rows, Projection(points, ("", "")), colour_by(rows, "length"))
+    figure = draw(picture)
+    figure.draw_without_rendering()
+    bar = figure.subfigs[0].axes[1]
+    assert bar.get_ylabel() == "length"
+    low, high = bar.get_ylim()
+    shown = [
+        label.get_text()
+        for place, label in zip(bar.get_yticks(), bar.get_yticklabels(), strict=True)
+        if low <= place <= high
+    ]
+    assert {f"{tick:,}" for tick in ticks} <= {*shown}
+    assert len({*shown}) == len(shown), "no number is shown twice"
+    (page,) = [each for each in models(html(picture)) if each["name"] == "ColorBar"]
+    assert page["attributes"]["title"] == "length"
+
+
 def test_the_png_shows_any_name() -> None:
     """Names that matplotlib would parse as a formula, omit, or has no glyph for."""
     names = ["$x$", "_hidden", "日本", "$\\frac{", "<b>", "x" * 999]
@@ -330,6 +413,20 @@ def test_the_png_shows_any_name() -> None:
         wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         columns = np.flatnonzero((image == wanted).all(axis=2).any(axis=0))
         assert columns.max() - columns.min() > 100, f"{colour} is in the legend and among the points"
+
+
+def models(page: str) -> Iterator[dict[str, Any]]:
+    """Iterate over the parts that a page is made of, as Bokeh describes them."""
+    (text,) = re.findall(r'<script type="application/json".*?>(.*?)</script>', page, re.DOTALL)
+    todo: list[Any] = [json.loads(text)]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, dict):
+            if each.get("type") == "object":
+                yield each
+            todo += each.values()
+        elif isinstance(each, list):
+            todo += each
 
 
 # The command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import click
@@ -57,7 +58,9 @@ def map_(
     """
     if Path(output).suffix.lower() not in SUFFIXES:
         raise UsageError(f"{output}: a map must be {' or '.join(SUFFIXES)}; choose another -o")
-    with quiet_libraries(verbose):
+    with quiet_libraries(verbose), warnings.catch_warnings():
+        if not verbose:
+            warnings.simplefilter("ignore")
         from protrna_cli.map.drawing import draw_map
 
         picture = draw_map(Path(source), Path(output), color_by, method, layer, seed, overwrite)

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,7 +31,7 @@ from protrna_cli.output.rows import Block
 from protrna_cli.plan.rows import Row
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.targets import Target, make_header
-from tests.conftest import Run
+from tests.conftest import Outcome, Run
 from tests.tools.formats import named
 
 WIDTH = 8
@@ -465,6 +466,27 @@ def test_notes_are_printed_unless_quiet(run: Run, tmp_path: Path) -> None:
     assert grey == "protrna: note: 2 of 44 records have no family; they are grey"
     assert largest == "protrna: note: 21 families: the 20 largest have a colour, the rest are grey"
     assert run(*words, "--overwrite", "-q").err == ""
+
+
+def test_libraries_say_nothing(
+    run: Run, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What matplotlib warns of, such as its layout or its folder, is for -v."""
+
+    def warn(_: Picture) -> bytes:
+        warnings.warn("the layout has collapsed", UserWarning, stacklevel=1)
+        return b""
+
+    monkeypatch.setattr("protrna_cli.map.figure.png", warn)
+    words = ["map", output, "-o", tmp_path / "map.png", "--method", "pca", "--overwrite"]
+    assert run(*words, "-q") == Outcome(0, "", "")
+    assert len(run(*words).err.splitlines()) == 1
+    with pytest.warns(UserWarning, match="collapsed"):
+        run(*words, "-v")
+    monkeypatch.setenv("MPLCONFIGDIR", str(output / "none"))
+    command = [sys.executable, "-m", "protrna_cli", *map(str, words), "-q"]
+    done = subprocess.run(command, capture_output=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_a_message_about_the_vectors_names_the_file(run: Run, tmp_path: Path) -> None:

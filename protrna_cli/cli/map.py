@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import click
@@ -35,7 +36,9 @@ Examples:
     help="A column of OUT; else a file with lines id<TAB>family; else a regular expression that is searched "
     "in 'id description' and whose first group, or whole match, is the family.",
 )
-@click.option("--method", type=click.Choice(METHODS), default="umap", show_default=True, help="Projection.")
+@click.option(
+    "--method", type=click.Choice(list(METHODS)), default="umap", show_default=True, help="Projection."
+)
 @click.option("--layer", type=int, metavar="N", help="Layer to draw, if OUT has several.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of umap and tsne."
@@ -61,7 +64,9 @@ def map_(
     """
     if Path(output).suffix.lower() not in SUFFIXES:
         raise UsageError(f"{output}: a map must be {' or '.join(SUFFIXES)}; choose another -o")
-    with quiet_libraries(verbose):
+    with quiet_libraries(verbose), warnings.catch_warnings():
+        if not verbose:
+            warnings.simplefilter("ignore")
         from protrna_cli.map.drawing import draw_map
 
         picture = draw_map(Path(source), Path(output), color_by, method, layer, seed, overwrite)

@@ -21,16 +21,17 @@ def say(text: str) -> None:
 
 @contextmanager
 def quiet_libraries(verbose: bool) -> Iterator[None]:
-    """Keep TensorFlow's messages off stderr, unless `verbose`.
+    """Keep the messages of TensorFlow and matplotlib off stderr, unless `verbose`.
 
-    Its C++ side writes to file descriptor 2 before it reads any setting, so the descriptor itself is pointed
-    at the null device; Python's `sys.stderr` keeps the terminal.
+    TensorFlow's C++ side writes to file descriptor 2 before it reads any setting, so the descriptor itself is
+    pointed at the null device; Python's `sys.stderr` keeps the terminal.
     """
     if verbose:
         yield
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    for library in ("tensorflow", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         kept = os.dup(2)
     except OSError:  # stderr is closed

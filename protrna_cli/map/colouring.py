@@ -42,6 +42,12 @@ class Scale:
     values: npt.NDArray[np.float64]
 
     @property
+    def limits(self) -> tuple[float, float]:
+        """Ends of the scale; if all values are equal, theirs is its middle."""
+        low, high = float(self.values.min()), float(self.values.max())
+        return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+    @property
     def logarithmic(self) -> bool:
         """Whether all values are positive and a linear scale would show only the largest of them."""
         return bool(self.values.min() > 0 and self.values.max() >= LOG_SCALE_RATIO * self.values.min())

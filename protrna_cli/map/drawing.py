@@ -78,12 +78,16 @@ def draw_map(
         column = _column_index(source, header, layer)
         rows, vectors = _read_vectors(source, blocks, column)
         colouring = colour_by(rows, color_by)
+        try:
+            projection = project(vectors, method, seed)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
         picture = Picture(
             title=source.name,
             subtitle=subtitle(header, header.layers[column], method, colouring),
             notice=header.provenance.get("notice", ""),
             rows=rows,
-            projection=project(vectors, method, seed),
+            projection=projection,
             colouring=colouring,
         )
         content = _render(picture, suffix)

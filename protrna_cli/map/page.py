@@ -14,6 +14,7 @@ from bokeh.embed import file_html
 from bokeh.events import ValueSubmit
 from bokeh.layouts import column, row
 from bokeh.models import (
+    BasicTicker,
     CDSView,
     ColorBar,
     ColumnDataSource,
@@ -27,13 +28,14 @@ from bokeh.models import (
     LegendItem,
     LinearColorMapper,
     LogColorMapper,
+    NumeralTickFormatter,
     TextInput,
 )
 from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
 from protrna_cli.map.colouring import Families, Scale, clipped, in_drawing_order
-from protrna_cli.map.picture import Picture, point_size
+from protrna_cli.map.picture import Picture, point_opacity, point_size
 
 MAX_DESCRIPTION_LENGTH = 300
 
@@ -78,7 +80,12 @@ def html(picture: Picture) -> str:
         _draw_scale(plot, source, picture.colouring)
     else:
         _draw_families(plot, source, picture.colouring)
-    heading = Div(text=_heading(picture), disable_math=True, margin=(10, 5, 5, 5))
+    heading = Div(
+        text=_heading(picture),
+        disable_math=True,
+        margin=(10, 5, 5, 5),
+        styles={"overflow-wrap": "anywhere"},
+    )
     page = column(heading, _search_box(plot, source, picture), plot, sizing_mode="stretch_both")
     text: str = file_html(page, INLINE, title=picture.title)
     return text
@@ -92,6 +99,7 @@ def _data_source(picture: Picture) -> ColumnDataSource:
             "y": points[:, 1],
             "id": [row.id for row in picture.rows],
             "description": [clipped(row.description, MAX_DESCRIPTION_LENGTH) for row in picture.rows],
+            "opacity": np.full(len(points), point_opacity(len(points)), np.float32),
             "length": np.array([row.length for row in picture.rows], np.int32),
         }
     )
@@ -128,19 +136,23 @@ def _plot(picture: Picture) -> Any:
 
 
 def _draw_records(plot: Any, source: ColumnDataSource, members: Any, **look: Any) -> GlyphRenderer[Any]:
-    """Draw some records; those found by the search keep their look and get a dark edge."""
+    """Draw some records; those found by the search are opaque and get a dark edge."""
+    count = len(source.data["x"])
+    opacity = point_opacity(count)
     renderer: GlyphRenderer[Any] = plot.scatter(
         "x",
         "y",
         source=source,
         view=CDSView(filter=IndexFilter(members.tolist())),
-        size=point_size(len(source.data["x"])),
+        size=point_size(count),
+        fill_alpha="opacity",
         line_color="black",
-        line_alpha=0.4,
+        line_alpha=0.4 * opacity,
         line_width=0.5,
+        selection_fill_alpha=1.0,
         selection_line_alpha=1.0,
         selection_line_width=1.5,
-        nonselection_fill_alpha=0.12,
+        nonselection_fill_alpha=0.12 * opacity,
         nonselection_line_alpha=0.0,
         **look,
     )
@@ -150,17 +162,25 @@ def _draw_records(plot: Any, source: ColumnDataSource, members: Any, **look: Any
 def _draw_scale(plot: Any, source: ColumnDataSource, scale: Scale) -> None:
     source.data["value"] = scale.values
     kind = LogColorMapper if scale.logarithmic else LinearColorMapper
-    mapper = kind(palette="Viridis256", low=scale.values.min(), high=scale.values.max())
+    low, high = scale.limits
+    mapper = kind(palette="Viridis256", low=low, high=high)
     everything = np.arange(len(scale.values))
     _draw_records(plot, source, everything, fill_color={"field": "value", "transform": mapper})
-    bar = ColorBar(color_mapper=mapper, width=14)
-    if scale.logarithmic:
-        bar.ticker = FixedTicker(ticks=scale.ticks)
+    ticker = FixedTicker(ticks=scale.ticks) if scale.logarithmic else BasicTicker(min_interval=1)
+    bar = ColorBar(
+        title=scale.title,
+        color_mapper=mapper,
+        width=14,
+        ticker=ticker,
+        formatter=NumeralTickFormatter(format="0,0"),
+    )
     plot.add_layout(bar, "right")
 
 
 def _draw_families(plot: Any, source: ColumnDataSource, families: Families) -> None:
     groups = families.groups()
+    # Bokeh's legend shows a family as its first record is drawn: in its full colour.
+    source.data["opacity"][[group.members[0] for group in groups]] = 1.0
     renderers = {
         group: _draw_records(plot, source, group.members, fill_color=group.colour, marker=group.marker)
         for group in in_drawing_order(groups)

@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from protrna_cli.map import METHODS
 from protrna_cli.map.colouring import Colouring, Families, clipped
 from protrna_cli.map.projection import Projection
 from protrna_cli.output.rows import Header
 from protrna_cli.plan.rows import Row
 from protrna_cli.text import counted
 
-METHOD_NAMES = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
 POOLING_NAMES = {"mean": "mean of residues", "max": "maximum of residues", "cls": "<cls> token"}
 
 
@@ -57,7 +57,7 @@ def subtitle(header: Header, layer: int, method: str, colouring: Colouring) -> s
             counted(header.n_rows, "record"),
             f"layer {layer}",
             POOLING_NAMES[provenance["pooling"]],
-            METHOD_NAMES[method],
+            METHODS[method],
             f"model {Path(provenance['model']['name']).name}",
             f"colour: {clipped(colouring.title)}",
         ]
@@ -66,4 +66,9 @@ def subtitle(header: Header, layer: int, method: str, colouring: Colouring) -> s
 
 def point_size(count: int) -> float:
     """Diameter of a point in pixels of 1/96 inch, such that `count` points can be distinguished."""
-    return min(max(250 / math.sqrt(count), 3.5), 10.0)
+    return min(max(250 / math.sqrt(count), 2.5), 10.0)
+
+
+def point_opacity(count: int) -> float:
+    """Opacity of a point, 0 to 1, such that among `count` points those below others show through."""
+    return min(max(math.sqrt(2000 / count), 0.5), 1.0)

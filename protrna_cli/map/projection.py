@@ -12,9 +12,13 @@ import numpy.typing as npt
 
 from protrna_cli.errors import InputError
 from protrna_cli.machine import available_cpus
+from protrna_cli.map import METHODS
 
 MIN_RECORDS = 3
 """Fewest records of a map: fewer have no distances to compare."""
+ROUNDING = 1e-5
+"""Vectors are equal if they differ by at most this part of the largest one's length. In the small models of
+the tests, rounding moves a vector by some 1e-7 of its length, and one residue in a thousand by some 1e-3."""
 COMPONENTS = 50
 """Principal components given to t-SNE and UMAP, as is usual: the rest is mostly noise and takes time."""
 NEIGHBOURS = 15
@@ -48,34 +52,80 @@ def project(vectors: Points, method: str, seed: int) -> Projection:
     """Project three or more vectors (N, D), finite float32, with a method of `METHODS`.
 
     Principal components are exact and ignore the seed. t-SNE and UMAP run on the first 50 components, start
-    from the first two, and are reproducible on one machine with the same libraries.
+    from the first two, and are reproducible on one machine with the same libraries; equal vectors are one
+    point for them.
 
     Raises
     ------
     InputError
-        All vectors are equal.
+        Too few vectors differ by more than rounding, or the method finds no finite points.
     """
-    components, shares = _principal_components(vectors)
-    if not components[:, 0].any():
-        raise InputError(f"all {len(vectors):,} embeddings are equal; a map needs records that differ")
+    exponent = int(np.frexp(np.abs(vectors).max())[1])
+    scaled = np.ldexp(vectors, -exponent)  # exact, and squares neither overflow nor vanish
+    _require_different(scaled, method)
     if method == "pca":
-        names = [f"PC {i} ({share:.1%} of the variance)" for i, share in enumerate(shares[:2], start=1)]
-        return Projection(components[:, :2], (names[0], names[1]), metric=True)
-    if method == "tsne":
-        return Projection(_tsne(components, seed), ("t-SNE 1", "t-SNE 2"))
-    return Projection(_umap(components, seed), ("UMAP 1", "UMAP 2"))
+        components, shares = _principal_components(scaled)
+        with np.errstate(over="ignore"):
+            points = np.ldexp(components[:, :2], exponent)
+        first, second = (
+            f"PC {i} ({share:.1%} of the variance)" for i, share in enumerate(shares[:2], start=1)
+        )
+    else:
+        places, once = _numbered(scaled)
+        components, _ = _principal_components(scaled[once])
+        points = (_tsne if method == "tsne" else _umap)(components, seed)[places]
+        first, second = (f"{METHODS[method]} {i}" for i in (1, 2))
+    if not np.isfinite(points).all():
+        raise InputError(f"{METHODS[method]} finds no finite points for its embeddings; use another --method")
+    return Projection(points, (first, second), metric=method == "pca")
+
+
+def _require_different(vectors: Points, method: str) -> None:
+    """Refuse vectors that have too few different ones to be drawn."""
+    different = _count_different(vectors)
+    if different == 1:
+        raise InputError(
+            f"all {len(vectors):,} embeddings are equal within rounding; draw an output whose records differ"
+        )
+    if method != "pca" and different < MIN_RECORDS:
+        raise InputError(
+            f"{len(vectors):,} embeddings, but only {different} different ones within rounding; "
+            f"{METHODS[method]} needs {MIN_RECORDS} or more: use --method pca"
+        )
+
+
+def _count_different(vectors: Points) -> int:
+    """Count vectors that differ from one another by more than rounding, up to `MIN_RECORDS`."""
+    rounding = ROUNDING * float(np.linalg.norm(vectors, axis=1).max())
+    nearest = np.full(len(vectors), np.inf)  # distance of each vector to the nearest one counted
+    for count in range(MIN_RECORDS):
+        farthest = int(nearest.argmax())
+        if nearest[farthest] <= rounding:
+            return count
+        nearest = np.minimum(nearest, np.linalg.norm(vectors - vectors[farthest], axis=1))
+    return MIN_RECORDS
+
+
+def _numbered(vectors: Points) -> tuple[list[int], npt.NDArray[np.int64]]:
+    """Number the different vectors: returns the number of each, and where each number appears first."""
+    numbers: dict[bytes, int] = {}
+    vectors = vectors + np.float32(0)  # -0 becomes 0, so that equal vectors have equal bytes
+    places = [numbers.setdefault(vector.tobytes(), len(numbers)) for vector in vectors]
+    return places, np.unique(places, return_index=True)[1]
 
 
 def _principal_components(vectors: Points) -> tuple[Points, list[float]]:
-    """Compute up to 50 components, float32 (N, ≤ 50), and the share of each in the variance."""
+    """Compute up to 50 components, float32 (N, 2 to 50), and the share of each in the variance."""
     from sklearn.decomposition import PCA
 
-    count, width = vectors.shape
+    centred = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    if centred.shape[1] == 1:
+        centred = np.pad(centred, [(0, 0), (0, 1)])
+    count, width = centred.shape
     # Both solvers are exact; the covariance (D, D) is faster with many rows.
     solver = "covariance_eigh" if count > width else "full"
     pca = PCA(min(COMPONENTS, count, width), svd_solver=solver)
-    with np.errstate(invalid="ignore"):  # shares are 0/0 if there is no variance
-        components: Points = pca.fit_transform(vectors)
+    components: Points = pca.fit_transform(centred)
     return components, pca.explained_variance_ratio_.tolist()
 
 

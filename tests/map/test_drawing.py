@@ -3,15 +3,18 @@
 import io
 import itertools
 import json
+import re
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -19,15 +22,16 @@ from protrna_cli.errors import InputError, UsageError
 from protrna_cli.fasta.census import Census
 from protrna_cli.map import METHODS
 from protrna_cli.map.colouring import COLOURS, MAX_FAMILIES, OTHER_COLOUR, Families, Scale, colour_by
-from protrna_cli.map.figure import png
-from protrna_cli.map.picture import Picture
-from protrna_cli.map.projection import Projection, project
+from protrna_cli.map.figure import draw, png
+from protrna_cli.map.page import html
+from protrna_cli.map.picture import Picture, point_size
+from protrna_cli.map.projection import ROUNDING, Projection, project
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.rows import Block
 from protrna_cli.plan.rows import Row
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.targets import Target, make_header
-from tests.conftest import Run
+from tests.conftest import Outcome, Run
 from tests.tools.formats import named
 
 WIDTH = 8
@@ -216,6 +220,92 @@ def test_the_smallest_map_has_three_records(method: str) -> None:
         project(np.ones((4, 5), np.float32), method, seed=0)
 
 
+@st.composite
+def nasty_vectors(draw: st.DrawFn) -> Any:
+    """Vectors of any size, many of them equal, nearly equal, or unequal by many powers of ten."""
+    number = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, 1.0, -3.0])
+    width = draw(st.integers(1, 6))
+    few = draw(st.lists(st.lists(number, min_size=width, max_size=width), min_size=1, max_size=6))
+    exact = np.array(draw(st.lists(st.sampled_from(few), min_size=3, max_size=40)))
+    noise = np.random.default_rng(draw(st.integers(0, 9))).standard_normal(exact.shape)
+    limit = np.finfo(np.float32).max
+    noisy = exact * (1 + draw(st.sampled_from([0, 1e-7, 1e-4, 1])) * noise)
+    return np.clip(noisy, -limit, limit).astype(np.float32)
+
+
+def difference(vectors: Any) -> float:
+    """Largest distance of a vector from the first one, relative to the length of the longest."""
+    exact = vectors.astype(float)
+    distances = np.sqrt(((exact - exact[0]) ** 2).sum(axis=1))
+    return float(distances.max() / (np.sqrt((exact**2).sum(axis=1)).max() or 1))
+
+
+@settings(deadline=None)
+@given(nasty_vectors())
+@example(np.ones((500, 320), np.float32))
+@example(np.array([[0], [1e-42], [2e-42]], np.float32))
+def test_principal_components_draw_any_vectors_or_say_why_not(vectors: Any) -> None:
+    try:
+        found = project(vectors, "pca", 0)
+    except InputError as error:
+        alike, large = "equal within rounding" in str(error), "no finite points" in str(error)
+        assert alike != large
+        assert difference(vectors) < 1.001 * ROUNDING if alike else np.abs(vectors).max() > 1e37
+        return
+    assert difference(vectors) > 0.999 * ROUNDING
+    assert found.points.shape == (len(vectors), 2)
+    assert not any("nan" in name for name in found.axes)
+    drawn, exact = (each.astype(float) for each in (found.points, vectors))
+    lengths, real = (np.sqrt(((each - each[0]) ** 2).sum(axis=1)) for each in (drawn, exact))
+    assert (lengths <= 1.001 * real + 1e-5 * np.abs(exact).max()).all(), "nothing is drawn farther than it is"
+
+
+@settings(deadline=None, max_examples=25)
+@given(nasty_vectors())
+@example(np.array([[0, 0], [0, 1], [0, 2], [0, -0.0]], np.float32))
+def test_neighbours_are_drawn_for_any_vectors_or_the_message_says_why_not(vectors: Any) -> None:
+    for method in ("tsne", "umap"):
+        try:
+            points = project(vectors, method, 0).points
+        except InputError as error:
+            assert re.search("equal within rounding|only 2 different ones|no finite points", str(error))
+        else:
+            assert np.isfinite(points).all()
+            _, first, places = np.unique(vectors, axis=0, return_index=True, return_inverse=True)
+            assert np.array_equal(points, points[first[places]]), "equal vectors are one point"
+
+
+@pytest.mark.parametrize("size", [1e-30, 1, 1e30])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_differs_only_by_rounding_is_not_drawn(method: str, size: float) -> None:
+    """The message says so before the projection, whatever the length of the vectors."""
+    rng = np.random.default_rng(1)
+    one, other = rng.standard_normal((2, 320))
+    noise = 1e-7 * rng.standard_normal((200, 320))
+
+    def drawn(vectors: Any) -> Any:
+        return project((size * vectors).astype(np.float32), method, 0).points
+
+    with pytest.raises(
+        InputError, match="all 200 embeddings are equal within rounding; draw an output whose"
+    ):
+        drawn(one + noise)
+    pairs = np.where(np.arange(200)[:, None] % 2, one, other) + noise
+    all_but_one = np.where(np.arange(200)[:, None], one, other) + noise
+    for vectors in (pairs, all_but_one):
+        if method == "pca":
+            assert np.isfinite(drawn(vectors)).all()
+        else:
+            with pytest.raises(InputError, match=r"only 2 different ones within .*: use --method pca"):
+                drawn(vectors)
+
+
+def test_one_dimension_is_a_line() -> None:
+    found = project(np.array([[1.0], [2.0], [4.0]], np.float32), "pca", 0)
+    assert found.axes == ("PC 1 (100.0% of the variance)", "PC 2 (0.0% of the variance)")
+    assert np.ptp(found.points, axis=0) == pytest.approx([3, 0])
+
+
 # The PNG
 
 
@@ -232,6 +322,87 @@ def test_the_png_is_large_and_reproducible(columns: str) -> None:
     assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
 
 
+LONG = "Small nucleolar RNAs of the box C/D type, and their kin in archaea"
+
+
+@pytest.mark.parametrize("color_by", ["length", "id"])
+@pytest.mark.parametrize("title", ["out.parquet", "x" * 200, "W" * 150, "out of the " * 15])
+@pytest.mark.parametrize("size", [1e-7, 1, 1e6])
+def test_nothing_in_the_png_is_printed_over_anything_else(color_by: str, title: str, size: float) -> None:
+    """Heading, legend or colour bar, and axes with their exponents, such as 1e6, have places of their own."""
+    rows = rows_of(*(f"{i}_{LONG.replace(' ', '_')}" for i in range(25)))
+    points = (size * np.random.default_rng(0).standard_normal((25, 2))).astype(np.float32)
+    projection = Projection(points, ("PC 1", "PC 2"), metric=True)
+    notice = "model demo: synthetic weights, the embeddings have no biological meaning"
+    figure = draw(Picture(title, LONG * 2, notice, rows, projection, colour_by(rows, color_by)))
+    figure.draw_without_rendering()
+    heading = [text.get_window_extent() for text in figure.texts]
+    (body,) = figure.subfigs
+    boxes = [each.get_tightbbox() for each in [*body.axes, *body.legends]]
+    for above, below in itertools.pairwise(heading):
+        assert above.y0 > below.y1
+    for box in boxes:
+        assert heading[-1].y0 > box.y1
+    for left, right in itertools.pairwise(boxes):
+        assert left.x1 < right.x0
+    for box in [*heading, *boxes]:
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+
+
+@pytest.mark.parametrize("color_by", ["length", r"family=(\S+)"])
+def test_many_points_are_small_and_let_those_below_show_through(color_by: str) -> None:
+    counts = [3, 46, 1000, 5000, 28_000]
+    drawn = []
+    for count in counts:
+        rows = rows_of(*(f"r{i} family={i % 3}" for i in range(count)))
+        points = Projection(np.zeros((count, 2), np.float32), ("", ""))
+        picture = Picture("", "", "", rows, points, colour_by(rows, color_by))
+        looks = {
+            (float(each.get_sizes()[0]), float(each.get_facecolors()[0, 3]))
+            for each in draw(picture).subfigs[0].axes[0].collections
+        }
+        assert len(looks) == 1
+        drawn += looks
+        glyphs = [
+            each["attributes"]["glyph"]["attributes"]
+            for each in models(html(picture))
+            if each["name"] == "GlyphRenderer"
+        ]
+        assert {(each["size"]["value"], each["fill_alpha"]["field"]) for each in glyphs} == {
+            (point_size(count), "opacity")
+        }
+    sizes, opacities = zip(*drawn, strict=True)
+    assert list(sizes) == sorted(sizes, reverse=True)
+    assert sizes[0] > 10 * sizes[-1]
+    assert list(opacities) == sorted(opacities, reverse=True)
+    assert (opacities[1], opacities[-1]) == (1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [([76] * 4, [76]), ([0] * 4, [0]), ([1, 10**6], [1, 10, 1000, 10**6]), ([0, 10**6], [0, 200_000, 10**6])],
+)
+def test_a_scale_has_its_name_and_whole_numbers(values: list[int], ticks: list[int]) -> None:
+    rows = [Row(f"r{i}", "", value, value, 0, 1) for i, value in enumerate(values * 2)]
+    points = np.random.default_rng(0).standard_normal((len(rows), 2)).astype(np.float32)
+    picture = Picture("", "", "", rows, Projection(points, ("", "")), colour_by(rows, "length"))
+    figure = draw(picture)
+    figure.draw_without_rendering()
+    bar = figure.subfigs[0].axes[1]
+    assert bar.get_ylabel() == "length"
+    low, high = bar.get_ylim()
+    shown = [
+        label.get_text()
+        for place, label in zip(bar.get_yticks(), bar.get_yticklabels(), strict=True)
+        if low <= place <= high
+    ]
+    assert {f"{tick:,}" for tick in ticks} <= {*shown}
+    assert len({*shown}) == len(shown), "no number is shown twice"
+    (page,) = [each for each in models(html(picture)) if each["name"] == "ColorBar"]
+    assert page["attributes"]["title"] == "length"
+
+
 def test_the_png_shows_any_name() -> None:
     """Names that matplotlib would parse as a formula, omit, or has no glyph for."""
     names = ["$x$", "_hidden", "日本", "$\\frac{", "<b>", "x" * 999]
@@ -243,6 +414,20 @@ def test_the_png_shows_any_name() -> None:
         wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         columns = np.flatnonzero((image == wanted).all(axis=2).any(axis=0))
         assert columns.max() - columns.min() > 100, f"{colour} is in the legend and among the points"
+
+
+def models(page: str) -> Iterator[dict[str, Any]]:
+    """Iterate over the parts that a page is made of, as Bokeh describes them."""
+    (text,) = re.findall(r'<script type="application/json".*?>(.*?)</script>', page, re.DOTALL)
+    todo: list[Any] = [json.loads(text)]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, dict):
+            if each.get("type") == "object":
+                yield each
+            todo += each.values()
+        elif isinstance(each, list):
+            todo += each
 
 
 # The command
@@ -281,6 +466,36 @@ def test_notes_are_printed_unless_quiet(run: Run, tmp_path: Path) -> None:
     assert grey == "protrna: note: 2 of 44 records have no family; they are grey"
     assert largest == "protrna: note: 21 families: the 20 largest have a colour, the rest are grey"
     assert run(*words, "--overwrite", "-q").err == ""
+
+
+def test_libraries_say_nothing(
+    run: Run, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What matplotlib warns of, such as its layout or its folder, is for -v."""
+
+    def warn(_: Picture) -> bytes:
+        warnings.warn("the layout has collapsed", UserWarning, stacklevel=1)
+        return b""
+
+    monkeypatch.setattr("protrna_cli.map.figure.png", warn)
+    words = ["map", output, "-o", tmp_path / "map.png", "--method", "pca", "--overwrite"]
+    assert run(*words, "-q") == Outcome(0, "", "")
+    assert len(run(*words).err.splitlines()) == 1
+    with pytest.warns(UserWarning, match="collapsed"):
+        run(*words, "-v")
+    monkeypatch.setenv("MPLCONFIGDIR", str(output / "none"))
+    command = [sys.executable, "-m", "protrna_cli", *map(str, words), "-q"]
+    done = subprocess.run(command, capture_output=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_message_about_the_vectors_names_the_file(run: Run, tmp_path: Path) -> None:
+    rows, vectors = blobs(4, 2)
+    output = write_vectors(tmp_path / "out.npy", rows, np.ones_like(vectors))
+    outcome = run("map", output, "-o", tmp_path / "map.png")
+    message = f"{output}: all 8 embeddings are equal within rounding; draw an output whose records differ"
+    assert (outcome.code, outcome.err) == (65, f"protrna: error: {message}\n")
+    assert not (tmp_path / "map.png").exists()
 
 
 def test_one_layer_of_several_is_chosen(run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from protrna_cli.map.colouring import colour_by
+from protrna_cli.map.colouring import COLOURS, colour_by
 from protrna_cli.map.page import html
 from protrna_cli.map.picture import Picture
 from protrna_cli.map.projection import Projection
@@ -258,3 +260,13 @@ def test_fifty_thousand_points_can_be_moved(show: Callable[[Picture], Any]) -> N
     )
     print(f"{1000 * seconds:.0f} ms per step")
     assert moved == pytest.approx(0.2)
+
+
+def test_the_legend_has_full_colours_even_if_the_points_let_others_show_through(
+    show: Callable[[Picture], Any],
+) -> None:
+    browser = show(picture_of([f"r{i} family={i % 3}" for i in range(9000)], r"family=(\d)"))
+    image = np.asarray(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB"))
+    legend = image[:, browser.execute_script(FIND + "return plot.inner_width") + 50 :]
+    for colour in COLOURS[:3]:
+        assert (legend == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=2).sum() > 20

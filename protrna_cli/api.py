@@ -121,7 +121,8 @@ def embed_fasta(
     with ExitStack() as stack:
         for target in targets:
             stack.enter_context(locked(target.path))
-        sources = stack.enter_context(open_sources(_as_list(inputs)))
+        with stop.abandoning():
+            sources = stack.enter_context(open_sources(_as_list(inputs)))
         for target in targets:
             refuse_existing(target, options)
         with stop.abandoning():
@@ -166,8 +167,9 @@ def stream_fasta(
     checkpoint.check_reachable(options.offline)
     target = Target(Path("<stdout>"), choose_format(Path("<stdout>"), "parquet"), options.per_token)
     try:
-        with open_sources(_as_list(inputs)) as sources:
+        with ExitStack() as stack:
             with stop.abandoning():
+                sources = stack.enter_context(open_sources(_as_list(inputs)))
                 counted_input = take_census(sources, options.rules)
                 checkpoint.obtain(watcher)
                 plan = plan_shard(counted_input, [target], checkpoint, options)
@@ -177,8 +179,9 @@ def stream_fasta(
                 products = [Product(pooling_of(target, options), stream)]
                 seconds = run_shard(counted_input, model, products, options, plan.census, progress, stop)
     except Stopped as stopped:
-        stopped.resumable = False
-        raise
+        raise type(stopped)(
+            f"{stopped}; standard output is incomplete, and --resume needs a file"
+        ) from None
     return summary_of([target.path], plan.census, options, seconds, 0)
 
 

@@ -94,11 +94,11 @@ class Stopped(ProtrnaError):
     Attributes
     ----------
     resumable
-        Whether `--resume` can continue the run.
+        Whether work of the run is saved, which `--resume` continues.
     """
 
     exit_code = 75
-    resumable = True
+    resumable = False
 
 
 class Interrupted(Stopped):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from os import PathLike
@@ -108,7 +109,9 @@ def embed_distributed(
     checkpoint = locate(options.model, options.weights_dir)
     checkpoint.check_reachable(options.offline)
     started = time.perf_counter()
-    with locked(folder), open_sources(inputs) as sources:
+    with locked(folder), ExitStack() as stack:
+        with stop.abandoning():
+            sources = stack.enter_context(open_sources(inputs))
         _refuse_pipes(sources)
         refuse_existing(target, options)
         refuse_foreign(folder)

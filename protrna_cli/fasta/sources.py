@@ -14,7 +14,6 @@ import gzip
 import io
 import lzma
 import os
-import shutil
 import stat
 import sys
 import tempfile
@@ -164,10 +163,12 @@ def _source(text: str, stack: ExitStack) -> Source:
     return Source(text, path)
 
 
-def _spooled(stream: IO[bytes], name: str, stack: ExitStack) -> IO[bytes]:
+def _spooled(stream: Any, name: str, stack: ExitStack) -> IO[bytes]:
     try:
         spool = stack.enter_context(tempfile.TemporaryFile(prefix="protrna-"))  # noqa: SIM115
-        shutil.copyfileobj(stream, spool, 1 << 20)
+        # At most one read each time: on a terminal, a second one would wait for another Ctrl-D.
+        while data := stream.read1(1 << 20):
+            spool.write(data)
         spool.flush()
     except OSError as error:
         if error.errno == errno.EISDIR:

@@ -179,10 +179,8 @@ def stream_fasta(
                 products = [Product(pooling_of(target, options), stream)]
                 seconds = run_shard(counted_input, model, products, options, plan.census, progress, stop)
     except Stopped as stopped:
-        raise type(stopped)(
-            f"{stopped}; standard output is incomplete, and --resume needs a file"
-        ) from None
-    return summary_of([target.path], plan.census, options, seconds, 0)
+        raise type(stopped)(f"{stopped}; standard output is incomplete, and --resume needs a file") from None
+    return summary_of([target.path], plan.census, options, seconds)
 
 
 def estimate_fasta(

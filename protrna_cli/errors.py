@@ -20,6 +20,8 @@ ProtrnaError
 └── ReaderGone          141   the reader of standard output has closed it
 """
 
+from __future__ import annotations
+
 
 class ProtrnaError(Exception):
     """Base class of all errors that the user can fix; any other exception is a bug.
@@ -99,6 +101,12 @@ class Stopped(ProtrnaError):
 
     exit_code = 75
     resumable = False
+
+    def with_saved(self, saved: str) -> Stopped:
+        """Make the same stop for a run with saved work; the message tells how much."""
+        stopped = type(self)(f"{self}; {saved}")
+        stopped.resumable = True
+        return stopped
 
 
 class Interrupted(Stopped):

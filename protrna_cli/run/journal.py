@@ -24,18 +24,27 @@ class Position:
     ----------
     chunks, batches
         Finished chunks, and finished batches of the next chunk.
-    rows, vectors
-        Rows before that chunk, and the index of its first vector.
+    records, residues
+        Records in all of these, and their embedded residues.
+    vectors
+        Index of the first vector of that chunk.
     index_bytes, skipped_bytes
         Sizes of the index and of the list of skipped records before that chunk.
     """
 
     chunks: int = 0
     batches: int = 0
-    rows: int = 0
+    records: int = 0
+    residues: int = 0
     vectors: int = 0
     index_bytes: int = 0
     skipped_bytes: int = 0
+
+
+def read_position(path: Path) -> Position:
+    """Read the last position in a journal."""
+    lines = path.read_bytes().split(b"\n")[1:-1]  # without the key and an incomplete last line
+    return Position(**json.loads(lines[-1])) if lines else Position()
 
 
 class Journal:
@@ -72,7 +81,7 @@ class Journal:
             path.unlink()
             return cls.create(path, key)
         compare_keys(json.loads(lines[0]), key, str(path.parent))
-        position = Position(**json.loads(lines[-1])) if len(lines) > 1 else Position()
+        position = read_position(path)
         os.truncate(path, sum(len(line) + 1 for line in lines))
         return cls(path.open("ab", buffering=0), position)
 

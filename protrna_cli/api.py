@@ -129,8 +129,8 @@ def embed_fasta(
             stack.enter_context(locked(target.path))
         for target in targets:
             refuse_existing(target, options)
-        sources = stack.enter_context(open_sources(_as_list(inputs)))
         with stop.abandoning():
+            sources = stack.enter_context(open_sources(_as_list(inputs)))
             counted_input = take_census(sources, options.rules, need_unique_ids(targets, options))
             checkpoint.obtain(watcher)
         return embed_shard(counted_input, targets, checkpoint, options, progress, stop)
@@ -176,8 +176,9 @@ def stream_fasta(
     output = Path("<stdout>" if name == "-" else name)
     target = Target(output, choose_format(output, "parquet"), options.per_token)
     try:
-        with open_sources(_as_list(inputs)) as sources:
+        with ExitStack() as stack:
             with stop.abandoning():
+                sources = stack.enter_context(open_sources(_as_list(inputs)))
                 counted_input = take_census(sources, options.rules)
                 checkpoint.obtain(watcher)
                 plan = plan_shard(counted_input, [target], checkpoint, options)
@@ -187,9 +188,8 @@ def stream_fasta(
                 products = [Product(pooling_of(target, options), stream)]
                 seconds = run_shard(counted_input, model, products, options, plan.census, progress, stop)
     except Stopped as stopped:
-        stopped.resumable = False
-        raise
-    return summary_of([target.path], plan.census, options, seconds, 0)
+        raise type(stopped)(f"{stopped}; standard output is incomplete, and --resume needs a file") from None
+    return summary_of([target.path], plan.census, options, seconds)
 
 
 def estimate_fasta(

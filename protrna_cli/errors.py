@@ -20,6 +20,8 @@ ProtrnaError
 └── ReaderGone          141   the reader of standard output has closed it
 """
 
+from __future__ import annotations
+
 
 class ProtrnaError(Exception):
     """Base class of all errors that the user can fix; any other exception is a bug.
@@ -94,11 +96,17 @@ class Stopped(ProtrnaError):
     Attributes
     ----------
     resumable
-        Whether `--resume` can continue the run.
+        Whether work of the run is saved, which `--resume` continues.
     """
 
     exit_code = 75
-    resumable = True
+    resumable = False
+
+    def with_saved(self, saved: str) -> Stopped:
+        """Make the same stop for a run with saved work; the message tells how much."""
+        stopped = type(self)(f"{self}; {saved}")
+        stopped.resumable = True
+        return stopped
 
 
 class Interrupted(Stopped):

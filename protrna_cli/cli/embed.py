@@ -247,5 +247,6 @@ def _print_estimate(
 
     if as_parquet and not options.format:
         options = replace(options, format="parquet")
-    estimate = estimate_fasta(inputs, output, options)
+    with SignalStop() as stop, stop.abandoning():
+        estimate = estimate_fasta(inputs, output, options)
     click.echo(estimate.json() if as_json else estimate.text())

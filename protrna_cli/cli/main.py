@@ -52,12 +52,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except Stopped as stopped:
-        if not stopped.resumable:
-            say(f"{stopped}; standard output is incomplete, and --resume needs a file")
-            return stopped.exit_code
         words = list(sys.argv[1:] if arguments is None else arguments)
-        again = [word for word in words if word not in ("--resume", "--overwrite")]
-        say(f"{stopped}; continue with: protrna {shlex.join([*again, '--resume'])}")
+        if stopped.resumable:
+            again = [word for word in words if word not in ("--resume", "--overwrite")]
+            say(f"{stopped}; continue with: protrna {shlex.join([*again, '--resume'])}")
+        else:
+            say(f"{stopped}; run it again with: protrna {shlex.join(words)}")
         return stopped.exit_code
     except ReaderGone as gone:
         return gone.exit_code

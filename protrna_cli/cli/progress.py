@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from protrna_cli.cli.terminal import say
 from protrna_cli.machine import resident_memory
-from protrna_cli.run.report import Progress
+from protrna_cli.run.report import NOTHING, Amount, Progress
 from protrna_cli.text import counted
 from protrna_cli.weights.watcher import Watcher, announcement
 
@@ -32,22 +32,29 @@ class Notes(Progress):
 class Bar(Notes):
     """A progress bar: records, residues per second, time left."""
 
-    def start(self, records: int, residues: int) -> None:
-        self._records, self._done = records, 0
+    def start(self, total: Amount, resumed: Amount = NOTHING) -> None:
+        self._total, self._done = total, resumed
         self._bar = tqdm(
-            total=residues,
+            total=total.residues,
+            initial=resumed.residues,
+            smoothing=0,  # the mean of this process, as in the summary
             unit=" residues",
             unit_scale=True,
             file=sys.stderr,
             dynamic_ncols=True,
             bar_format="{desc} {bar} {percentage:3.0f}% {rate_fmt}, {remaining} left",
         )
-        self.advance(0, 0)
+        self.advance(NOTHING)
 
-    def advance(self, records: int, residues: int) -> None:
-        self._done += records
-        self._bar.set_description_str(f"{self._done:,}/{self._records:,} records", refresh=False)
-        self._bar.update(residues)
+    def advance(self, amount: Amount) -> None:
+        self._done += amount
+        shown = f"{self._done.records:,}/{self._total.records:,} records"
+        self._bar.set_description_str(shown, refresh=False)
+        self._bar.update(amount.residues)
+
+    def resume(self, amount: Amount) -> None:
+        self._bar.initial += amount.residues  # tqdm leaves these out of its rate
+        self.advance(amount)
 
     def close(self) -> None:
         self._bar.close()
@@ -59,30 +66,33 @@ class Meter(Notes):
     def __init__(self, every: float) -> None:
         self._every = every
 
-    def start(self, records: int, residues: int) -> None:
-        self._totals = records, residues
-        self._done = self._resumed = (0, 0)
+    def start(self, total: Amount, resumed: Amount = NOTHING) -> None:
+        self._total, self._resumed, self._ran = total, resumed, NOTHING
         self._started = self._last_shown = time.monotonic()
 
-    def resume(self, records: int, residues: int) -> None:
-        self._resumed = self._resumed[0] + records, self._resumed[1] + residues
-        self._done = self._done[0] + records, self._done[1] + residues
+    def resume(self, amount: Amount) -> None:
+        self._resumed += amount
 
-    def advance(self, records: int, residues: int) -> None:
-        self._done = self._done[0] + records, self._done[1] + residues
+    def advance(self, amount: Amount) -> None:
+        self._ran += amount
         if time.monotonic() - self._last_shown >= self._every:
             self._last_shown = time.monotonic()
             self.show()
 
+    @property
+    def done(self) -> Amount:
+        """What is embedded, by this process and earlier ones."""
+        return self._resumed + self._ran
+
     def rate(self) -> float:
         """Residues per second in this process, without resumed work."""
         seconds = time.monotonic() - self._started
-        return (self._done[1] - self._resumed[1]) / seconds if seconds else 0.0
+        return self._ran.residues / seconds if seconds else 0.0
 
     def seconds_left(self) -> float | None:
         """Estimated seconds for the rest; None before anything is done."""
         rate = self.rate()
-        return (self._totals[1] - self._done[1]) / rate if rate else None
+        return (self._total - self.done).residues / rate if rate else None
 
     def show(self) -> None:
         """Print the progress."""
@@ -93,16 +103,16 @@ class Lines(Meter):
 
     def show(self) -> None:
         left = self.seconds_left()
-        (done, _), (total, _) = self._done, self._totals
         time_left = "" if left is None else f", {counted(ceil(left / 60), 'minute')} left"
-        say(f"{done:,} of {counted(total, 'record')}, {self.rate():,.0f} residues/s{time_left}")
+        records = f"{self.done.records:,} of {counted(self._total.records, 'record')}"
+        say(f"{records}, {self.rate():,.0f} residues/s{time_left}")
 
 
 class JsonLines(Meter):
     """One JSON object per line: at the start, every `every` seconds, and at the end."""
 
-    def start(self, records: int, residues: int) -> None:
-        super().start(records, residues)
+    def start(self, total: Amount, resumed: Amount = NOTHING) -> None:
+        super().start(total, resumed)
         self.show()
 
     def close(self) -> None:
@@ -111,10 +121,10 @@ class JsonLines(Meter):
     def show(self) -> None:
         left = self.seconds_left()
         fields = {
-            "records_done": self._done[0],
-            "records_total": self._totals[0],
-            "residues_done": self._done[1],
-            "residues_total": self._totals[1],
+            "records_done": self.done.records,
+            "records_total": self._total.records,
+            "residues_done": self.done.residues,
+            "residues_total": self._total.residues,
             "residues_per_second": round(self.rate(), 1),
             "elapsed_seconds": round(time.monotonic() - self._started, 1),
             "eta_seconds": None if left is None else round(left, 1),

@@ -9,6 +9,7 @@ import click
 from protrna_cli.cli.options import verbosity
 from protrna_cli.cli.terminal import say
 from protrna_cli.errors import InputError
+from protrna_cli.run.stop import SignalStop
 
 
 @click.command(epilog="\b\nExample:\n  protrna verify out.parquet input.fa\n")
@@ -23,9 +24,10 @@ def verify(output: str, inputs: tuple[str, ...], regions: str | None, quiet: boo
     its counts and finite numbers of the right shape, or be listed as skipped.
     """
     del verbose  # no library prints anything here
-    from protrna_cli.run.verify import find_flaws
+    with SignalStop() as stop, stop.abandoning():
+        from protrna_cli.run.verify import find_flaws
 
-    flaws = find_flaws(Path(output), inputs, regions)
+        flaws = find_flaws(Path(output), inputs, regions)
     for flaw in flaws:
         say(flaw)
     if flaws:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from os import PathLike
@@ -33,9 +34,10 @@ from protrna_cli.output.provenance import compare_keys, run_key
 from protrna_cli.output.rows import Header
 from protrna_cli.plan import chunks
 from protrna_cli.plan.shard import Shard
+from protrna_cli.run.journal import read_position
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.run.report import Progress, Summary
-from protrna_cli.run.runner import plan_shard, summary_of
+from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
+from protrna_cli.run.runner import amount_of, plan_shard, summary_of
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.targets import Target, inputs_of_run, is_whole, refuse_existing
 from protrna_cli.text import counted
@@ -109,7 +111,9 @@ def embed_distributed(
     checkpoint.check_reachable(options.offline)
     started = time.perf_counter()
     protect_folder(folder, target.format, inputs_of_run(inputs, checkpoint, options), options.overwrite)
-    with locked(folder), open_sources(inputs) as sources:
+    with locked(folder), ExitStack() as stack:
+        with stop.abandoning():
+            sources = stack.enter_context(open_sources(inputs))
         _refuse_pipes(sources)
         refuse_existing(target, options)
         with stop.abandoning():
@@ -122,7 +126,7 @@ def embed_distributed(
             header = plan.headers[target]
             if options.resume and is_whole(folder, header):
                 remove_partial(folder)
-                return summary_of([folder], census, options, 0.0, census.n_records, already_whole=True)
+                return summary_of([folder], census, options, 0.0, already_whole=True)
             if earlier:  # before a worker adds parts of another run to those in the folder
                 compare_keys(earlier.key, run_key(header), str(partial_path(folder)))
         with connected(address) as client:
@@ -194,8 +198,8 @@ def _prepare(folder: Path, manifest: Manifest, fresh: bool) -> None:
         manifest.write(folder)
 
 
-def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Stop) -> int:
-    """Have the workers make every part; returns how many records were embedded before."""
+def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Stop) -> Amount:
+    """Have the workers make every part; returns how much was embedded before."""
     from distributed import as_completed
 
     shards = (Shard(i, shared.n_parts) for i in range(1, shared.n_parts + 1))
@@ -208,8 +212,8 @@ def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Sto
         pending.add(future)
         return future
 
-    done = resumed = 0
-    progress.start(shared.census.n_records, shared.census.n_embedded)
+    done, resumed = 0, NOTHING
+    progress.start(amount_of(shared.census))
     try:
         running = as_completed(map(submit, islice(shards, MAX_PENDING_TASKS)), loop=client.loop)
         with stop.abandoning():
@@ -217,18 +221,26 @@ def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Sto
                 pending.remove(future)
                 summary = _result(future)
                 done += summary.n_records
-                resumed += summary.n_resumed
-                progress.advance(summary.n_records, summary.n_residues)
+                resumed += summary.resumed
+                progress.resume(summary.resumed)
+                progress.advance(Amount(summary.n_records, summary.n_residues) - summary.resumed)
                 running.update(map(submit, islice(shards, 1)))
     except BaseException as error:
         _cancel(client, pending)
         if isinstance(error, Stopped):
-            saved = f"at least {done:,} of {counted(shared.census.n_records, 'record')} are saved"
-            raise type(error)(f"{error}; {saved}") from None
+            n_saved = done + _saved_in_unfinished(shared.folder)
+            total = counted(shared.census.n_records, "record")
+            raise error.with_saved(f"at least {n_saved:,} of {total} are saved") from None
         raise
     finally:
         progress.close()
     return resumed
+
+
+def _saved_in_unfinished(folder: Path) -> int:
+    """Count the records that are saved in parts that are not finished."""
+    journals = partial_path(folder).glob("parts/*/journal")
+    return sum(read_position(journal).records for journal in journals)
 
 
 def _result(future: Future) -> Summary:

@@ -166,7 +166,7 @@ def _source(text: str, stack: ExitStack) -> Source:
     return Source(text, path)
 
 
-def _spooled(stream: IO[bytes], name: str, stack: ExitStack) -> IO[bytes]:
+def _spooled(stream: Any, name: str, stack: ExitStack) -> IO[bytes]:
     try:
         spool = stack.enter_context(tempfile.TemporaryFile(prefix="protrna-"))  # noqa: SIM115
         for block in _blocks(stream, name):
@@ -182,8 +182,10 @@ def _spooled(stream: IO[bytes], name: str, stack: ExitStack) -> IO[bytes]:
 
 def _blocks(stream: IO[bytes], name: str) -> Iterator[bytes]:
     """Read a stream to its end, block by block."""
+    # One system call a block, without Python's buffer: on a terminal, another would wait for a second Ctrl-D.
+    raw = getattr(stream, "raw", stream)
     try:
-        while block := stream.read(1 << 20):
+        while block := raw.read(1 << 20):
             yield block
     except OSError as error:
         if error.errno == errno.EISDIR:

@@ -25,15 +25,18 @@ class Position:
     ----------
     chunks, batches
         Finished chunks, and finished batches of the next chunk.
-    rows, vectors
-        Rows before that chunk, and the index of its first vector.
+    records, residues
+        Records in all of these, and their embedded residues.
+    vectors
+        Index of the first vector of that chunk.
     index_bytes, skipped_bytes
         Sizes of the index and of the list of skipped records before that chunk.
     """
 
     chunks: int = 0
     batches: int = 0
-    rows: int = 0
+    records: int = 0
+    residues: int = 0
     vectors: int = 0
     index_bytes: int = 0
     skipped_bytes: int = 0
@@ -51,6 +54,18 @@ class Position:
         if not all(type(value) is int and value >= 0 for value in asdict(position).values()):
             raise ValueError("not counts")
         return position
+
+
+def read_position(path: Path) -> Position:
+    """Read the last position in a journal.
+
+    Raises
+    ------
+    ValueError, TypeError
+        The journal is damaged.
+    """
+    lines = path.read_bytes().split(b"\n")[1:-1]  # without the key and an incomplete last line
+    return Position.of(json.loads(lines[-1])) if lines else Position()
 
 
 class Journal:
@@ -88,7 +103,7 @@ class Journal:
             return cls.create(path, key)
         try:
             compare_keys(dict(json.loads(lines[0])), key, str(path.parent))
-            position = Position.of(json.loads(lines[-1])) if len(lines) > 1 else Position()
+            position = read_position(path)
         except (ValueError, TypeError):
             raise RunMismatch(f"{path}: a damaged journal; use --overwrite to start again") from None
         os.truncate(path, sum(len(line) + 1 for line in lines))

@@ -27,6 +27,7 @@ from protrna_cli.output.publish import publish
 from protrna_cli.output.rows import Block, Header, Values
 from protrna_cli.plan.rows import SKIPPED_COLUMNS, Row
 from protrna_cli.run.journal import Journal, Position
+from protrna_cli.run.report import Amount
 
 
 class PartialOutput:
@@ -93,14 +94,11 @@ class PartialOutput:
         with self._writing():
             at = self.position
             self._start = Position(
-                at.chunks,
-                0,
-                at.rows,
-                self._vectors.announced,
-                self._vectors.sync(),
-                os.fstat(self._skipped.fileno()).st_size,
+                chunks=at.chunks,
+                vectors=self._vectors.announced,
+                index_bytes=self._vectors.sync(),
+                skipped_bytes=os.fstat(self._skipped.fileno()).st_size,
             )
-            self._n_rows = len(rows)
             self._write_skipped(skipped)
             return self._vectors.announce(rows)
 
@@ -109,22 +107,22 @@ class PartialOutput:
         with self._writing():
             self._vectors.fill(layer, start, vectors)
 
-    def commit(self, batches: int) -> None:
-        """Make the first `batches` batches of the open chunk durable."""
+    def commit(self, batches: int, done: Amount) -> None:
+        """Make the first `batches` batches of the open chunk durable; see `Sink`."""
         with self._writing():
             self._vectors.sync()
-            self._advance(replace(self._start, batches=batches))
+            self._advance(replace(self._start, batches=batches, records=done.records, residues=done.residues))
 
-    def close_chunk(self) -> None:
+    def close_chunk(self, done: Amount) -> None:
         """Make the open chunk durable, once all its rows are filled."""
         with self._writing():
             index_bytes = self._vectors.sync()
             os.fsync(self._skipped.fileno())
-            start = self._start
             self._advance(
                 Position(
-                    chunks=start.chunks + 1,
-                    rows=start.rows + self._n_rows,
+                    chunks=self._start.chunks + 1,
+                    records=done.records,
+                    residues=done.residues,
                     vectors=self._vectors.announced,
                     index_bytes=index_bytes,
                     skipped_bytes=os.fstat(self._skipped.fileno()).st_size,

@@ -6,7 +6,7 @@ Legend: B batch, T tokens, D width.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import Protocol
@@ -18,12 +18,12 @@ from protrna_cli.fasta.records import Record, Skipped, rows_of
 from protrna_cli.model.alphabet import Alphabet, Tokens
 from protrna_cli.output.rows import Values
 from protrna_cli.plan.chunks import into_chunks
-from protrna_cli.plan.pieces import Piece, embedded_length
+from protrna_cli.plan.pieces import embedded_length
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run.batching import RESIDUES, ChunkBatches, Floats, Joiner
 from protrna_cli.run.journal import Position
-from protrna_cli.run.report import Progress
+from protrna_cli.run.report import NOTHING, Amount, Progress
 from protrna_cli.run.stop import Stop
 
 COMMIT_SECONDS = 30.0
@@ -58,11 +58,17 @@ class Sink(Protocol):
     def fill(self, layer: int, start: int, vectors: Values) -> None:
         """Write the vectors of one record and layer, from the index of its first vector on."""
 
-    def commit(self, batches: int) -> None:
-        """Make the first `batches` batches of the open chunk durable."""
+    def commit(self, batches: int, done: Amount) -> None:
+        """Make the first `batches` batches of the open chunk durable.
 
-    def close_chunk(self) -> None:
-        """Make the open chunk durable, once all its rows are filled."""
+        Parameters
+        ----------
+        done
+            The records in these batches and in all chunks before.
+        """
+
+    def close_chunk(self, done: Amount) -> None:
+        """Make the open chunk durable, once all its rows are filled; `done` includes its records."""
 
 
 @dataclass(frozen=True)
@@ -130,22 +136,23 @@ def embed(
     NotFinite, OutOfMemory
         A record cannot be embedded; the message names it. The batches before it are committed.
     """
-    tokens = 0
+    tokens, done = 0, NOTHING
     for number, chunk_items in enumerate(into_chunks(items)):
         stop.check()
         records = [item for item in chunk_items if isinstance(item, Record)]
         unfinished = [product for product in products if product.sink.position.chunks <= number]
+        before = done
+        done += Amount(len(records), sum(embedded_length(r.length, request.rules) for r in records))
         if not unfinished:
-            progress.resume(len(records), sum(embedded_length(r.length, request.rules) for r in records))
             continue
         chunk = ChunkBatches(records, request.rules, request.max_tokens)
         skipped = [item for item in chunk_items if isinstance(item, Skipped)]
         # A sink that is further ahead gets the same batches again.
         first = min(product.sink.position.batches for product in unfinished)
         fillers = [RowFiller(product, chunk, records, skipped, request) for product in unfinished]
-        tokens += _embed_chunk(chunk, fillers, first, model, request, progress, stop)
+        tokens += _embed_chunk(chunk, fillers, first, before, model, request, progress, stop)
         for product in unfinished:
-            product.sink.close_chunk()
+            product.sink.close_chunk(done)
     return tokens
 
 
@@ -215,43 +222,49 @@ def _embed_chunk(
     chunk: ChunkBatches,
     fillers: list[RowFiller],
     first: int,
+    done: Amount,
     model: Embedder,
     request: Request,
     progress: Progress,
     stop: Stop,
 ) -> int:
-    """Run the batches of a chunk from number `first` on, with commits; returns the tokens that ran."""
-    tokens, complete, committed = 0, first, time.monotonic()
-    for piece in (chunk.pieces[i] for batch in chunk.batches[:first] for i in batch):
-        _advance(progress.resume, chunk, piece)
+    """Run the batches of a chunk from number `first` on, with commits; returns the tokens that ran.
+
+    `done` counts the records of the chunks before.
+    """
+    done = sum((_amount(chunk, i) for batch in chunk.batches[:first] for i in batch), done)
+    tokens, complete, committed = 0, (first, done), time.monotonic()
     try:
         for number, batch in enumerate(chunk.batches[first:], start=first + 1):
             for i, vectors in _run(model, chunk, fillers, batch, request, stop):
                 for filler in fillers:
                     filler.take(i, vectors)
-                _advance(progress.advance, chunk, chunk.pieces[i])
+                amount = _amount(chunk, i)
+                done += amount
+                progress.advance(amount)
                 tokens += chunk.pieces[i].length + 2
             if fillers[0].idle:
-                complete = number
+                complete = number, done
                 if time.monotonic() - committed > COMMIT_SECONDS:
-                    _commit(fillers, complete)
+                    _commit(fillers, *complete)
                     committed = time.monotonic()
     except (Stopped, NotFinite, OutOfMemory):
-        _commit(fillers, complete)
+        if complete[0] > first:
+            _commit(fillers, *complete)
         raise
     return tokens
 
 
-def _commit(fillers: list[RowFiller], batches: int) -> None:
+def _commit(fillers: list[RowFiller], batches: int, done: Amount) -> None:
     for filler in fillers:
-        filler.sink.commit(batches)
+        filler.sink.commit(batches, done)
 
 
-def _advance(add: Callable[[int, int], None], chunk: ChunkBatches, piece: Piece) -> None:
-    """Report a piece that ran, and with its last piece the record, each times the number of equal records."""
+def _amount(chunk: ChunkBatches, i: int) -> Amount:
+    """Count what piece `i` adds: residues, and with its last piece the record, each times its copies."""
+    piece = chunk.pieces[i]
     copies = len(chunk.places[piece.record])
-    last = piece.stop == chunk.embedded(piece.record)
-    add(copies * last, copies * piece.fresh)
+    return Amount(copies * (piece.stop == chunk.embedded(piece.record)), copies * piece.fresh)
 
 
 def _run(

@@ -7,18 +7,41 @@ from dataclasses import dataclass
 from protrna_cli.text import counted
 
 
+@dataclass(frozen=True)
+class Amount:
+    """A number of records, and of their embedded residues.
+
+    >>> str(Amount(1, 76) + Amount(1, 120))
+    '2 records (196 residues)'
+    """
+
+    records: int = 0
+    residues: int = 0
+
+    def __str__(self) -> str:
+        return f"{counted(self.records, 'record')} ({counted(self.residues, 'residue')})"
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.records + other.records, self.residues + other.residues)
+
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(self.records - other.records, self.residues - other.residues)
+
+
+NOTHING = Amount()
+
+
 class Progress:
     """Progress callbacks that do nothing; the command line has subclasses that print the progress."""
 
-    def start(self, records: int, residues: int) -> None:
-        """Start, with the totals of the run."""
+    def start(self, total: Amount, resumed: Amount = NOTHING) -> None:
+        """Start, with the total of the run, and what an earlier process embedded of it."""
 
-    def advance(self, records: int, residues: int) -> None:
-        """Add what was embedded since the last call."""
+    def advance(self, amount: Amount) -> None:
+        """Add what this process embedded since the last call."""
 
-    def resume(self, records: int, residues: int) -> None:
-        """Add what an earlier process embedded."""
-        self.advance(records, residues)
+    def resume(self, amount: Amount) -> None:
+        """Add what an earlier process embedded, if that was not known at the start."""
 
     def note(self, text: str) -> None:
         """Receive a message for the user."""
@@ -47,8 +70,8 @@ class Summary:
         Records with the same sequence as an earlier record in their chunk, which therefore ran only once.
     seconds
         Wall time from the first batch to the last, without loading the model.
-    n_resumed
-        Rows embedded by an earlier process.
+    resumed
+        What an earlier process embedded of it; the rest ran in this one.
     already_whole
         Whether the output was already complete, so that nothing ran.
     """
@@ -64,9 +87,14 @@ class Summary:
     skipped_list: str
     n_repeats: int
     seconds: float
-    n_resumed: int = 0
+    resumed: Amount = NOTHING
     n_regions: int = 0
     already_whole: bool = False
+
+    @property
+    def n_resumed(self) -> int:
+        """Count of records that an earlier process embedded."""
+        return self.resumed.records
 
     def text(self) -> str:
         """Write the summary in one line."""
@@ -83,7 +111,9 @@ class Summary:
             parts.append(f"{counted(self.n_skipped, 'record')} SKIPPED (see {self.skipped_list})")
         if self.already_whole:
             return f"{', '.join(parts)}; already complete: {self.output}"
-        if self.n_resumed:
-            return f"{', '.join(parts)}; resumed, {self.seconds:.1f} s: {self.output}"
-        rate = self.n_residues / self.seconds if self.seconds else 0.0
-        return f"{', '.join(parts)}; {self.seconds:.1f} s, {rate:,.0f} residues/s: {self.output}"
+        ran = Amount(self.n_records, self.n_residues) - self.resumed
+        rate = ran.residues / self.seconds if self.seconds else 0.0
+        speed = f"{self.seconds:.1f} s, {rate:,.0f} residues/s: {self.output}"
+        if self.resumed == NOTHING:
+            return f"{', '.join(parts)}; {speed}"
+        return f"{', '.join(parts)}; {self.resumed} resumed, {ran} run in {speed}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,11 @@ from protrna_cli.output.rows import Header
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run import pipeline, rates
 from protrna_cli.run.batching import RESIDUES
+from protrna_cli.run.journal import Position
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.partial import PartialOutput
 from protrna_cli.run.pipeline import Product, Request
-from protrna_cli.run.report import Progress, Summary
+from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.targets import Target, check_space, is_whole, make_header
 from protrna_cli.text import counted, shortened, size_text
@@ -79,7 +80,7 @@ def embed_shard(
         plan = plan_shard(counted_input, targets, checkpoint, options)
         headers = _unfinished(plan.headers) if options.resume else plan.headers
         if not headers:
-            return summary_of(paths, plan.census, options, 0.0, plan.census.n_records, already_whole=True)
+            return summary_of(paths, plan.census, options, 0.0, already_whole=True)
         check_space(headers, progress)
         model = checkpoint.load(options.precision, options.device, options.threads)
         recommend_bfloat16(options, progress)
@@ -88,16 +89,14 @@ def embed_shard(
             target: stack.enter_context(PartialOutput(target.path, header, run_key(header), options.resume))
             for target, header in headers.items()
         }
-        resumed = _rows_done(partials.values())
         products = [Product(pooling_of(target, options), partial) for target, partial in partials.items()]
+        resumed = saved(products)
         try:
             seconds = run_shard(counted_input, model, products, options, plan.census, progress, stop)
             for target, partial in partials.items():
                 partial.finish(target.format, stop.check)
         except Stopped as stopped:
-            n_rows = counted(next(iter(headers.values())).n_rows, "row")
-            saved = f"at least {_rows_done(partials.values()):,} of {n_rows} are saved"
-            raise type(stopped)(f"{stopped}; {saved}") from None
+            raise _telling_saved(stopped, products, plan.census) from None
     return summary_of(paths, plan.census, options, seconds, resumed)
 
 
@@ -142,7 +141,7 @@ def run_shard(
         options.rules, model.size.layer_indices(options.layers), options.batch_tokens, options.dtype
     )
     items = counted_input.records(options.shard, model.size.width)
-    progress.start(census.n_records, census.n_embedded)
+    progress.start(amount_of(census), saved(products))
     started = time.perf_counter()
     try:
         tokens = pipeline.embed(items, model, products, request, progress, stop)
@@ -159,7 +158,7 @@ def summary_of(
     census: Census,
     options: EmbedOptions,
     seconds: float,
-    n_resumed: int,
+    resumed: Amount = NOTHING,
     already_whole: bool = False,
 ) -> Summary:
     """Summarise the run of one shard; `census` is the census of the shard."""
@@ -176,9 +175,20 @@ def summary_of(
         skipped_list=str(skipped_path(outputs[0])),
         n_repeats=census.n_repeats,
         seconds=seconds,
-        n_resumed=n_resumed,
+        resumed=amount_of(census) if already_whole else resumed,
         already_whole=already_whole,
     )
+
+
+def amount_of(census: Census) -> Amount:
+    """Count what a run embeds in all."""
+    return Amount(census.n_records, census.n_embedded)
+
+
+def saved(products: Sequence[Product]) -> Amount:
+    """Count what is durable in all outputs of a run."""
+    position = min((each.sink.position for each in products), key=lambda at: (at.chunks, at.batches))
+    return Amount(position.records, position.residues)
 
 
 def recommend_bfloat16(options: EmbedOptions, progress: Progress) -> None:
@@ -230,6 +240,10 @@ def _check_memory(rules: Rules, size: ModelSize, census: Census) -> None:
         )
 
 
-def _rows_done(partials: Iterable[PartialOutput]) -> int:
-    """Count the rows that are durable in all outputs."""
-    return min(partial.position.rows for partial in partials)
+def _telling_saved(stopped: Stopped, products: Sequence[Product], census: Census) -> Stopped:
+    """Add to a stop how much is saved, if anything is."""
+    if all(product.sink.position == Position() for product in products):
+        return stopped
+    return stopped.with_saved(
+        f"{saved(products).records:,} of {counted(census.n_records, 'record')} are saved"
+    )

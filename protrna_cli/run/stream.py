@@ -25,6 +25,7 @@ from protrna_cli.output.formats.parquet import ParquetStream
 from protrna_cli.output.rows import Block, Header, Values, spans
 from protrna_cli.plan.rows import Row
 from protrna_cli.run.journal import Position
+from protrna_cli.run.report import Amount
 from protrna_cli.run.stop import Stop
 from protrna_cli.text import reason
 
@@ -74,10 +75,10 @@ class Stream:
             offset = (layer * n_vectors + start) * width * data.itemsize
             write_all(self._chunk.fileno(), data.data.cast("B"), offset)
 
-    def commit(self, batches: int) -> None:
+    def commit(self, batches: int, done: Amount) -> None:
         """Do nothing: what has been sent cannot be taken back."""
 
-    def close_chunk(self) -> None:
+    def close_chunk(self, done: Amount) -> None:
         """Send the open chunk, once all its rows are filled."""
         with self._sending():
             array = np.memmap(self._chunk, self._header.dtype, "r", shape=self._shape)

@@ -22,7 +22,8 @@ from protrna_cli.output.parts import parts_of
 from protrna_cli.output.paths import partial_path, skipped_path
 from protrna_cli.plan import chunks
 from protrna_cli.plan.rules import Rules
-from protrna_cli.run.report import Progress, Summary
+from protrna_cli.run.journal import read_position
+from protrna_cli.run.report import Amount, Progress, Summary
 from protrna_cli.run.stop import Stop
 from tests.conftest import GOLDEN, SAMPLE, Run
 from tests.tools.kill import content, write_input
@@ -91,7 +92,7 @@ class OnFirstPart(Progress):
     def __init__(self, act: Callable[[], None]) -> None:
         self.act: Callable[[], None] | None = act
 
-    def advance(self, records: int, residues: int) -> None:
+    def advance(self, amount: Amount) -> None:
         if self.act:
             act, self.act = self.act, None
             act()
@@ -182,10 +183,15 @@ def test_a_stopped_run_commits_and_continues(tmp_path: Path, source: Path, clust
             journals = partial_path(target).glob("parts/*/journal")
         raise Stopped("stopped by a test")
 
-    with pytest.raises(Stopped, match=r"stopped by a test; at least \d+ of 84 records are saved"):
+    with pytest.raises(Stopped, match=r"stopped by a test; at least \d+ of 84 records are saved") as stopped:
         embed(cluster, source, target, OnFirstPart(stop))
+    assert stopped.value.resumable
     assert not target.exists()
     parts = partial_path(target) / "parts"
+    told = int(str(stopped.value).split()[6])
+    unfinished = sum(read_position(journal).records for journal in parts.glob("*.partial/journal"))
+    finished = sum(len(content_of_part(part)[0]) for part in parts.glob("*.parquet"))
+    assert unfinished < told <= unfinished + finished
     assert not list(parts.glob("*.lock"))  # every task has ended
     committed = [journal.read_text().count("\n") for journal in parts.glob("*.partial/journal")]
     assert committed

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import lzma
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -259,6 +260,22 @@ def test_a_killed_run_leaves_no_spool(tmp_path: Path) -> None:
         time.sleep(1)  # it waits for the rest
         process.send_signal(signal.SIGKILL)
     assert not list(spools.iterdir())
+
+
+def test_typed_input_ends_with_one_end_of_file(tmp_path: Path) -> None:
+    """A record is typed on a terminal, then Ctrl-D once."""
+    words = command("embed", "-", "-o", tmp_path / "out.npy", "--model", GOLDEN / "toy.h5")
+    typist, terminal = pty.openpty()
+    with subprocess.Popen(words, stdin=terminal, stderr=subprocess.PIPE, text=True) as process:
+        os.write(typist, b">a\nACGU\n\x04")
+        try:
+            _, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+            os.close(typist)
+            os.close(terminal)
+    assert process.returncode == 0, err
+    assert "1 record, 4 residues" in err
 
 
 def test_a_named_pipe_is_spooled_too(tmp_path: Path, run: Run) -> None:

@@ -359,7 +359,7 @@ def test_either_existing_output_is_refused(tmp_path: Path, mixed: Path) -> None:
     with pytest.raises(OutputUnwritable, match=r"residues.h5: exists; use --overwrite"):
         embed_fasta(mixed, pooled, options)
     residues.unlink()
-    with pytest.raises(Stopped, match=r"at least \d+ of 84 rows are saved"):
+    with pytest.raises(Stopped, match=r"stopped by a test; \d+ of 84 records are saved"):
         embed_fasta(mixed, pooled, options, stop=StopAfter(12))
     with pytest.raises(OutputUnwritable, match="use --resume to continue it"):
         embed_fasta(mixed, pooled, options)

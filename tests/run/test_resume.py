@@ -12,7 +12,10 @@ import pytest
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import OutputUnwritable, RunMismatch, Stopped, UsageError
 from protrna_cli.output.paths import partial_path
+from protrna_cli.plan import chunks
 from protrna_cli.plan.rules import Rules
+from protrna_cli.run.journal import read_position
+from protrna_cli.run.report import NOTHING, Amount, Progress
 from tests.conftest import GOLDEN, ROOT, TOY, Run
 from tests.tools.kill import KINDS, assert_equal, embed, outputs
 from tests.tools.runs import OPTIONS, StopAfter
@@ -43,6 +46,51 @@ def test_a_run_stopped_anywhere_gives_the_same_bytes(
     for path in outputs(target, options):
         assert path.exists()
         assert not partial_path(path).exists()
+
+
+class Told(Progress):
+    """Remembers what a run reports."""
+
+    def start(self, total: Amount, resumed: Amount = NOTHING) -> None:
+        self.total, self.resumed, self.ran = total, resumed, NOTHING
+
+    def advance(self, amount: Amount) -> None:
+        self.ran += amount
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("options", [KINDS[1], KINDS[2], KINDS[-1]], ids=kind_name)
+@pytest.mark.parametrize("chunk_records", [7, 1000])
+def test_what_is_saved_resumed_and_run_adds_up(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, options: EmbedOptions, chunk_records: int
+) -> None:
+    """In many chunks and in one; with records in windows, repeats, two outputs and regions."""
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", chunk_records)
+    monkeypatch.setattr(chunks, "CHUNK_RESIDUES", chunk_records * 50)
+    whole = embed(source, tmp_path / "alone", replace(options, resume=False))
+    total = Amount(whole.n_records, whole.n_residues)
+    target, saved = tmp_path / "stopped", NOTHING
+    for checks in (8, 12, 15, 9, 19, 10_000):
+        told = Told()
+        try:
+            summary = embed(source, target, options, StopAfter(checks), told)
+            break
+        except Stopped as stopped:
+            assert told.resumed == saved  # before anything runs
+            journals = [partial_path(path) / "journal" for path in outputs(target, options)]
+            [at, *others] = [read_position(journal) for journal in journals]
+            assert all(other.records == at.records for other in others)
+            saved = Amount(at.records, at.residues)
+            # The rest of what ran belongs to records that wait for their last window.
+            assert NOTHING.records < saved.records <= (told.resumed + told.ran).records
+            assert str(stopped) == f"stopped by a test; {saved.records} of {total.records} records are saved"
+            assert stopped.resumable
+    assert (told.total, told.resumed, told.resumed + told.ran) == (total, saved, total)
+    assert summary.resumed == saved
+    rate = told.ran.residues / summary.seconds
+    assert f"; {saved} resumed, {told.ran} run in {summary.seconds:.1f} s, {rate:,.0f} residues/s" in (
+        summary.text()
+    )
 
 
 def test_a_few_kills_lose_nothing() -> None:

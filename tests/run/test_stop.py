@@ -1,16 +1,20 @@
 """Signals: work is committed, and the message shows how to continue."""
 
+import json
 import os
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import Stopped
 from protrna_cli.output.paths import partial_path
+from tests.conftest import ROOT, SAMPLE, TOY
 from tests.tools.runs import command
 
 
@@ -28,18 +32,87 @@ def test_signals_commit_and_show_how_to_continue(tmp_path: Path, number: int, co
     words = ["embed", source, "-o", target, "--model", "demo", "--threads", "1"]
     with subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True) as process:
         journal = partial_path(target) / "journal"
-        while not journal.exists() and process.poll() is None:
-            time.sleep(0.05)
-        time.sleep(2)
+        vectors = partial_path(target) / "vectors.npy"
+        while not (vectors.exists() and vectors.stat().st_size > 1000) and process.poll() is None:
+            time.sleep(0.05)  # until the first batch is done
         process.send_signal(number)
         _, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert f"stopped by {signal.Signals(number).name}" in err
     assert f"continue with: protrna embed {source} -o {target} --model demo --threads 1 --resume" in err
     assert not target.exists()
-    assert journal.read_text().count("\n") == 2  # the key, and what was computed
+    _, computed = journal.read_text().splitlines()
+    n_saved = json.loads(computed)["records"]
+    assert 0 < n_saved < 400
+    assert f"; {n_saved} of 400 records are saved; continue with" in err
     assert "Traceback" not in err
     assert not target.with_name("out.parquet.lock").exists()
+
+
+def wait_until_it_listens(process: subprocess.Popen[str]) -> None:
+    """Wait until a process has its own handler for SIGUSR1, as protrna has while a signal can stop it."""
+    listens = 0
+    while not listens and process.poll() is None:
+        time.sleep(0.05)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        [caught] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+        listens = int(caught, 16) >> signal.SIGUSR1 - 1 & 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "begun", "words"),
+    [
+        (signal.SIGTERM, 75, b"", ["embed", "PIPE", "-o", "new.npy"]),
+        (signal.SIGUSR1, 75, b"", ["embed", "PIPE", "-o", "new.npy", "--overwrite"]),
+        (signal.SIGINT, 130, b"", ["embed", "PIPE", "-o", "new.npy"]),
+        (signal.SIGINT, 130, b">a\nACG", ["embed", "PIPE", "-o", "new.npy"]),
+        (signal.SIGTERM, 75, b">a\nACG", ["embed", "-", "-o", "new.npy"]),
+        (signal.SIGTERM, 75, b">a\nACG", ["embed", "-", "-o", "new.npy", "--dry-run"]),
+        (signal.SIGINT, 130, b"", ["embed", "PIPE", "-o", "new", "--dask", "local:1"]),
+        (signal.SIGUSR1, 75, b"", ["verify", "out.npy", "PIPE"]),
+    ],
+    ids=str,
+)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see the handlers")
+def test_a_signal_ends_a_run_that_waits_for_its_input(
+    tmp_path: Path, number: int, code: int, begun: bytes, words: list[str]
+) -> None:
+    """Nobody writes to the pipe, or not to its end: nothing is left, and nothing is said to be saved."""
+    pipe, spools = tmp_path / "PIPE", tmp_path / "spools"
+    os.mkfifo(pipe)
+    spools.mkdir()
+    embed_fasta(SAMPLE, tmp_path / "out.npy", EmbedOptions(model=str(TOY)))
+    before = sorted(tmp_path.iterdir())
+    if words[0] == "embed":
+        words = [*words, "--model", "demo", "-q"]
+    with ExitStack() as stack:
+        # A writer that also reads does not wait for the reader.
+        writer = stack.enter_context(os.fdopen(os.open(pipe, os.O_RDWR), "wb")) if begun else None
+        standard_input = stack.enter_context(pipe.open("rb")) if "-" in words else subprocess.DEVNULL
+        process = stack.enter_context(
+            subprocess.Popen(
+                command(*words),
+                cwd=tmp_path,
+                env=os.environ | {"TMPDIR": str(spools), "PYTHONPATH": str(ROOT)},
+                stdin=standard_input,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        if writer:
+            writer.write(begun)
+            writer.flush()
+        wait_until_it_listens(process)
+        time.sleep(0.5)  # it waits by now
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    again = f"run it again with: protrna {' '.join(words)}"
+    assert (process.returncode, err) == (
+        code,
+        f"protrna: stopped by {signal.Signals(number).name}; {again}\n",
+    )
+    assert sorted(tmp_path.iterdir()) == before
+    assert not list(spools.iterdir())
 
 
 def test_a_second_interrupt_ends_at_once() -> None:

@@ -18,6 +18,7 @@ from protrna_cli.errors import ReaderGone, Stopped, UsageError
 from protrna_cli.output.merge import merge
 from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import Shard
+from protrna_cli.run.report import Amount
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import SAMPLE, TOY, Run, on_a_terminal
@@ -234,11 +235,11 @@ def test_a_log_file_gets_a_line_a_minute_and_none_before(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = progress.progress_for("auto", quiet=False)
-    lines.start(1000, 100_000)
-    lines.resume(400, 40_000)
+    lines.start(Amount(1000, 100_000), Amount(300, 30_000))
+    lines.resume(Amount(100, 10_000))
     for second in range(1, 131):
         clock.now = second
-        lines.advance(1, 100)
+        lines.advance(Amount(1, 100))
         if second == 59:
             assert capsys.readouterr().err == ""
     lines.close()
@@ -250,10 +251,10 @@ def test_a_log_file_gets_a_line_a_minute_and_none_before(
 
 def test_json_comes_every_five_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     meter = progress.progress_for("json", quiet=True)
-    meter.start(100, 1000)
+    meter.start(Amount(100, 1000))
     for second in range(1, 13):
         clock.now = second
-        meter.advance(1, 10)
+        meter.advance(Amount(1, 10))
     meter.close()
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [(each["elapsed_seconds"], each["records_done"]) for each in lines] == [

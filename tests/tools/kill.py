@@ -30,7 +30,7 @@ from protrna_cli.plan import chunks
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Region, Regions, Rules
 from protrna_cli.run import pipeline
-from protrna_cli.run.report import Summary
+from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.stop import Stop
 from tests.conftest import GOLDEN
 
@@ -94,12 +94,17 @@ def outputs(target: Path, options: EmbedOptions) -> list[Path]:
     return [target, target.with_name(f"{target.name}.{second}")] if second else [target]
 
 
-def embed(source: Path, target: Path, options: EmbedOptions, stop: Stop | None = None) -> Summary:
+def embed(
+    source: Path,
+    target: Path,
+    options: EmbedOptions,
+    stop: Stop | None = None,
+    progress: Progress | None = None,
+) -> Summary:
     """Embed into the target, and into the second output if the options ask for one."""
     second = [str(path) for path in outputs(target, options)[1:]]
-    return embed_fasta(
-        source, target, replace(options, per_token_output=second[0] if second else None), stop=stop
-    )
+    options = replace(options, per_token_output=second[0] if second else None)
+    return embed_fasta(source, target, options, progress, stop)
 
 
 def assert_equal(target: Path, uninterrupted: Path, options: EmbedOptions) -> None:

@@ -8,7 +8,7 @@ import click
 
 from protrna_cli.cli.options import format_of_output, overwrite, verbosity
 from protrna_cli.cli.terminal import say
-from protrna_cli.output.formats.table import choose_format
+from protrna_cli.output.formats.table import choose_format, refuse_layout
 from protrna_cli.text import counted
 
 
@@ -41,6 +41,7 @@ def merge(
     """
     del verbose  # no library prints anything here
     chosen = choose_format(Path(output), format, h5_layout)
+    refuse_layout(h5_layout, [chosen])
     from protrna_cli.output.merge import merge as merge_parts
 
     header = merge_parts([Path(part) for part in parts], Path(output), chosen, overwrite)

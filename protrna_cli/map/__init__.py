@@ -4,5 +4,17 @@ This module imports no libraries. The others are `colouring` (what a point's col
 (vectors to points), `page` (HTML, Bokeh), `figure` (PNG, matplotlib), and `drawing`, which combines them.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+
+from protrna_cli.errors import UsageError
+
 METHODS = ("umap", "tsne", "pca")
 SUFFIXES = (".html", ".png")
+
+
+def require_suffix(target: Path) -> None:
+    """Refuse a picture in another format; raises UsageError."""
+    if target.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{target}: a map must be {' or '.join(SUFFIXES)}; choose another -o")

@@ -39,7 +39,10 @@ def run_key(header: Header) -> RunKey:
 
 def rules_of(header: Header, regions: Regions | None) -> Rules:
     """Restore the rules of an output; `regions` must come from a file with the recorded SHA-256."""
-    return Rules(**{**header.provenance["rules"], "regions": regions})
+    fields = {**header.provenance["rules"], "regions": regions}
+    if fields["long"] != "window":
+        del fields["overlap"]  # recorded, but only windows have one
+    return Rules(**fields)
 
 
 def shard_of(header: Header) -> Shard:

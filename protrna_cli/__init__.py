@@ -48,3 +48,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, which `__getattr__` imports; nothing is imported here."""
+    return sorted(__all__)

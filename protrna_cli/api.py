@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protrna_cli.disk import is_null_device, locked
-from protrna_cli.errors import Stopped
+from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.sources import open_sources
 from protrna_cli.model.structure import PUBLISHED_SIZE
 from protrna_cli.output.formats.table import choose_format
+from protrna_cli.plan.values import AnyPath, instance, path_text
 from protrna_cli.run import rates
 from protrna_cli.run.estimate import Estimate, estimate
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
@@ -38,8 +38,6 @@ from protrna_cli.weights.names import PUBLISHED
 if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
     from protrna_cli.weights.watcher import Watcher
-
-AnyPath = str | PathLike[str]
 
 
 def load_model(
@@ -70,13 +68,16 @@ def load_model(
     OutputUnwritable, WriteFailed
         The checkpoint must be downloaded, but its folder cannot be written or the disk is full.
     UsageError
-        There is no such device.
+        An argument is not one that its option takes, there is no such device, or this process was forked from
+        one that runs TensorFlow.
     """
-    checkpoint = locate(str(name_or_path))
+    name = path_text("--model", name_or_path)
+    options = EmbedOptions(model=name, precision=precision, device=device, threads=threads)
+    checkpoint = locate(options.model)
     checkpoint.check_reachable()
     checkpoint.obtain()
     with checkpoint.hashing() as sha256:
-        model = checkpoint.load(precision, device, threads)
+        model = checkpoint.load(options.precision, options.device, options.threads)
         sha256()  # refuses a checkpoint that changed since it was verified
     return model
 
@@ -115,22 +116,23 @@ def embed_fasta(
     ProtrnaError
         An error that the user can fix; see `protrna_cli.errors`.
     """
-    options = options or EmbedOptions()
+    options, names = _checked(options), _as_list(inputs)
     progress, stop = progress or Progress(), stop or Stop()
-    if is_null_device(Path(output_path)):
+    output = Path(path_text("-o", output_path))
+    if is_null_device(output):
         with Path(os.devnull).open("wb") as null:
-            return stream_fasta(inputs, null.fileno(), options, progress, stop, watcher, name=os.devnull)
-    targets = targets_of(Path(output_path), options)
+            return stream_fasta(names, null.fileno(), options, progress, stop, watcher, name=os.devnull)
+    targets = targets_of(output, options)
     checkpoint = locate(options.model, options.weights_dir)
     checkpoint.check_reachable(options.offline)
-    protect_targets(targets, _as_list(inputs), checkpoint, options)
+    protect_targets(targets, names, checkpoint, options)
     with ExitStack() as stack:
         for target in targets:
             stack.enter_context(locked(target.path))
         for target in targets:
             refuse_existing(target, options)
         with stop.abandoning():
-            sources = stack.enter_context(open_sources(_as_list(inputs)))
+            sources = stack.enter_context(open_sources(names))
             counted_input = take_census(sources, options.rules, need_unique_ids(targets, options))
             checkpoint.obtain(watcher)
         return embed_shard(counted_input, targets, checkpoint, options, progress, stop)
@@ -166,7 +168,7 @@ def stream_fasta(
     ProtrnaError
         Any other error that the user can fix.
     """
-    options = options or EmbedOptions()
+    options, names = _checked(options), _as_list(inputs)
     progress, stop = progress or Progress(), stop or Stop()
     options.refuse_for_pipe(name)
     from protrna_cli.run.stream import Stream  # imports pyarrow, which other formats do not need
@@ -178,7 +180,7 @@ def stream_fasta(
     try:
         with ExitStack() as stack:
             with stop.abandoning():
-                sources = stack.enter_context(open_sources(_as_list(inputs)))
+                sources = stack.enter_context(open_sources(names))
                 counted_input = take_census(sources, options.rules)
                 checkpoint.obtain(watcher)
                 plan = plan_shard(counted_input, [target], checkpoint, options)
@@ -202,11 +204,11 @@ def estimate_fasta(
     ProtrnaError
         The input or the options are invalid.
     """
-    options = options or EmbedOptions()
+    options, names = _checked(options), _as_list(inputs)
     checkpoint = locate(options.model, options.weights_dir)
     size = checkpoint.size() if checkpoint.is_there else PUBLISHED_SIZE
-    targets = targets_of(Path(output_path), options)
-    with open_sources(_as_list(inputs)) as sources:
+    targets = targets_of(Path(path_text("-o", output_path)), options)
+    with open_sources(names) as sources:
         counted_input = take_census(sources, options.rules, need_unique_ids(targets, options))
         vector_bytes = size.width * len(options.layers) * DTYPE_BYTES[options.dtype]
         return estimate(
@@ -223,5 +225,17 @@ def estimate_fasta(
         )
 
 
-def _as_list(inputs: AnyPath | Sequence[AnyPath]) -> Sequence[AnyPath]:
-    return [inputs] if isinstance(inputs, (str, PathLike)) else inputs
+def _checked(options: EmbedOptions | None) -> EmbedOptions:
+    """Return the options, or the defaults if there are none; raises UsageError for anything else."""
+    options = options if options is not None else EmbedOptions()
+    instance("options", options, EmbedOptions, "EmbedOptions")
+    return options
+
+
+def _as_list(inputs: AnyPath | Sequence[AnyPath]) -> list[str]:
+    """List the paths of the inputs; raises UsageError if there is none, or one is not a path."""
+    if isinstance(inputs, Sequence) and not isinstance(inputs, str):
+        if not inputs:
+            raise UsageError("INPUT takes one or more paths, but the list is empty")
+        return [path_text("INPUT", each) for each in inputs]
+    return [path_text("INPUT", inputs)]

@@ -84,7 +84,7 @@ def parse_device(device: str) -> tuple[str, int]:
     UsageError
         `device` has another form.
     """
-    if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", device):
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|gpu(:\d+)?", device):
         raise UsageError(f"{device!r} is not a device; --device takes auto, cpu, gpu or gpu:N")
     kind, _, number = device.partition(":")
     return kind, int(number or 0)

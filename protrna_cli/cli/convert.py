@@ -8,7 +8,7 @@ import click
 
 from protrna_cli.cli.options import format_of_output, overwrite, verbosity
 from protrna_cli.cli.terminal import say
-from protrna_cli.output.formats.table import choose_format
+from protrna_cli.output.formats.table import choose_format, refuse_layout
 from protrna_cli.text import counted
 
 EPILOG = """\b
@@ -58,6 +58,7 @@ def convert(
     """
     del verbose  # no library prints anything here
     chosen = choose_format(Path(output), format, h5_layout, exports=True)
+    refuse_layout(h5_layout, [chosen])
     from protrna_cli.output.convert import convert as convert_output
 
     header = convert_output(Path(source), Path(output), chosen, layers, overwrite)

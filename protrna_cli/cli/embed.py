@@ -9,16 +9,23 @@ from typing import Any
 
 import click
 
-from protrna_cli.cli.options import as_json, format_of_output, on_device, overwrite, verbosity, weights_dir
+from protrna_cli.cli.options import (
+    as_json,
+    format_of_output,
+    on_device,
+    overwrite,
+    verbosity,
+    was_given,
+    weights_dir,
+)
 from protrna_cli.cli.progress import progress_for, watcher_for
 from protrna_cli.cli.terminal import claim_stdout, quiet_libraries, say
 from protrna_cli.cluster.job_array import resolve_shard
 from protrna_cli.disk import is_null_device
 from protrna_cli.errors import UsageError
-from protrna_cli.machine import parse_device
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.plan.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
-from protrna_cli.run.options import DTYPE_BYTES, POOLS, PRECISIONS, EmbedOptions
+from protrna_cli.run.options import DTYPE_BYTES, POOLS, PRECISIONS, EmbedOptions, pooled_only
 from protrna_cli.run.stop import SignalStop
 from protrna_cli.weights.names import DEMO, DEMO_NOTICE, PUBLISHED
 
@@ -229,7 +236,8 @@ def embed(
 
 def _parse_options(options: dict[str, Any]) -> EmbedOptions:
     """Turn the values of the command line into options."""
-    parse_device(options["device"])
+    if options["per_token"] and was_given("pool"):
+        raise pooled_only("--pool")
     options["shard"] = resolve_shard(options["shard"], os.environ)
     if options["regions"]:
         from protrna_cli.fasta.bed import read_bed

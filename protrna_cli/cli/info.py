@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from protrna_cli.cli.options import as_json, verbosity
+from protrna_cli.errors import InputError
+from protrna_cli.output.formats.table import H5_SUFFIXES
 
 
 @click.command(
@@ -29,13 +31,15 @@ def info(file: str, whole: bool, as_json: bool, quiet: bool, verbose: bool) -> N
     rows it covers.
     """
     del quiet, verbose  # the result is printed in any case, and no library prints anything here
-    from protrna_cli.model.checkpoint import is_checkpoint
+    from protrna_cli.model.checkpoint import explain_damage, is_checkpoint
 
     path = Path(file)
     if is_checkpoint(path):
         described = _checkpoint(path)
         click.echo(json.dumps(described) if as_json else _checkpoint_text(described))
         return
+    if path.suffix.lower() in H5_SUFFIXES and (damage := explain_damage(path)):
+        raise InputError(f"{path}: {damage}; if it is an output, make it again")
     from protrna_cli.output.describe import describe
 
     description = describe(path, whole)

@@ -9,8 +9,7 @@ import click
 
 from protrna_cli.cli.options import overwrite, verbosity
 from protrna_cli.cli.terminal import quiet_libraries, say
-from protrna_cli.errors import UsageError
-from protrna_cli.map import METHODS, SUFFIXES
+from protrna_cli.map import METHODS, require_suffix
 
 EPILOG = """\b
 Examples:
@@ -62,8 +61,7 @@ def map_(
     interactive page (.html) that works offline, or a figure for print (.png, 300 dpi). If there are many
     families, the 20 largest are coloured.
     """
-    if Path(output).suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{output}: a map must be {' or '.join(SUFFIXES)}; choose another -o")
+    require_suffix(Path(output))
     with quiet_libraries(verbose), warnings.catch_warnings():
         if not verbose:
             warnings.simplefilter("ignore")

@@ -6,10 +6,16 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from protrna_cli.output.formats.table import ALL_FORMATS, H5_LAYOUTS, RUN_FORMATS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def was_given(name: str) -> bool:
+    """Whether the user gave this option of the running command, even if the value is the default."""
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 def verbosity(command: _F) -> _F:

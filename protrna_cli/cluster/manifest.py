@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,8 @@ class Manifest:
         census = Census(**fields["census"])
         census.stamps = [(size, changed) for size, changed in census.stamps]
         census.marks = [Mark(Place(*place), *counts) for place, *counts in census.marks]
-        rules = Rules(**fields["rules"])
-        if rules.regions:
-            rules = replace(rules, regions=Regions.from_json(fields["rules"]["regions"]))
+        regions = fields["rules"]["regions"] and Regions.from_json(fields["rules"]["regions"])
+        rules = Rules(**{**fields["rules"], "regions": regions})
         return cls(**{**fields, "rules": rules, "census": census})
 
 

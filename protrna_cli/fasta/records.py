@@ -2,15 +2,19 @@
 
 Biopython splits lines into headers and sequences. This module checks the letters: `A C G T U` in any case are
 residues; the IUPAC codes `R Y S W K M B D H V N`, and `X` and `I`, are unknown residues, stored as `x` and
-counted; `-` `.` `~` are gaps; white space is dropped; anything else is invalid.
+counted; `-` `.` `~` are gaps; white space is dropped; anything else is invalid. Lines of structure in
+dot-bracket notation, as RNAfold writes them, are never read as residues, under no rule.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+import shlex
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +29,13 @@ from protrna_cli.text import shortened
 
 UNKNOWN, _GAP, _INVALID = "x", "-", "!"
 _ONLY_PROTEIN = frozenset("EFJLOPQZ*")
+_BRACKETS = "()<>[]{}"
+_STRUCTURE = re.compile(r"[()<>[\]{}][-.,:_|~()<>[\]{}]{3}|[-.,:_|~()<>[\]{}]{3}[()<>[\]{}]")
+"""Four signs in a row of dot-bracket notation (any dialect), one of them a bracket."""
+
+_GREP = {".gz": "zgrep", ".bz2": "bzgrep", ".xz": "xzgrep", ".zst": "zstdgrep"}
+"""The `grep` for a compressed file, by its suffix."""
+
 CHANGED = "changed while it was being read; start again when nothing writes to it"
 
 
@@ -206,11 +217,14 @@ class _Letters(dict[int, str | None]):
         return _INVALID
 
     def read(self, raw: str) -> str:
-        """Translate the letters of a record to residues. `-` and `!` remain if the rules forbid them."""
+        """Translate the letters of a record to residues. `-` and `!` remain if the rules forbid them.
+
+        `!` also remains in a record with a line of structure.
+        """
         sequence = raw.translate(self)
         if self._gaps is not None:
             sequence = sequence.replace(_GAP, self._gaps)
-        if self._invalid is not None:
+        if self._invalid is not None and _INVALID in sequence and not _STRUCTURE.search(raw):
             sequence = sequence.replace(_INVALID, self._invalid)
         return sequence
 
@@ -280,8 +294,11 @@ def _bad_letters(source: Source, place: Place, name: str, sequence: str, rules: 
         flaw = Skipped(source.name, place.number, name, place.line, 0, "no residues", place)
         remedy = "remove the record, or use --on-invalid skip"
     else:
+        lines = _lines_of(source, place)
+        _refuse_structure(source, place, name, lines)
         mark = _GAP if _GAP in sequence else _INVALID
-        line, position, letter, raw = _locate(source, place, mark, rules)
+        line, position, letter = _locate(source, lines, mark, rules)
+        raw = "".join(line for _, line in lines)
         reason = f"{letter!r} is not an RNA or DNA letter"
         flaw = Skipped(source.name, place.number, name, line, position, reason, place)
         remedy = "correct it, or use --on-invalid skip or --on-invalid unknown"
@@ -296,29 +313,33 @@ def _bad_letters(source: Source, place: Place, name: str, sequence: str, rules: 
     return flaw
 
 
-def _locate(source: Source, place: Place, mark: str, rules: Rules) -> tuple[int, int, str, str]:
-    """Find the first letter of a record that translates to `mark`.
-
-    Reads the record again, so that good records need not keep their lines.
-
-    Returns
-    -------
-    tuple
-        Line number, residue position (from 1) and letter; and all letters of the record.
-    """
-    letters = _Letters(rules)
-    lines: list[tuple[int, str]] = []
+def _lines_of(source: Source, place: Place) -> list[tuple[int, str]]:
+    """Read the lines of a record again, with their numbers, so that good records need not keep them."""
     following = enumerate(fasta_lines(source, start=place.offset), start=place.line)
     next(following, None)  # its header
-    for number, line in following:
-        if line[0] == ">":
-            break
-        lines.append((number, line))
+    return list(takewhile(lambda numbered: numbered[1][0] != ">", following))
+
+
+def _refuse_structure(source: Source, place: Place, name: str, lines: list[tuple[int, str]]) -> None:
+    """Raise InputError if a record has lines of structure, which no rule reads as residues or skips."""
+    if not _STRUCTURE.search("".join("".join(line.split()) for _, line in lines)):
+        return
+    first = next(number for number, line in lines if any(bracket in line for bracket in _BRACKETS))
+    flaw = Skipped(source.name, place.number, name, first, 0, "looks like dot-bracket structure", place)
+    command = f"{_GREP.get(Path(source.name).suffix, 'grep')} '^[>A-Za-z]'"
+    if source.path:
+        command += f" {shlex.quote(source.name)} > sequences.fa"
+    raise InputError(f"{flaw}, not like residues; remove such lines, for example with: {command}")
+
+
+def _locate(source: Source, lines: list[tuple[int, str]], mark: str, rules: Rules) -> tuple[int, int, str]:
+    """Find the first letter of a record that translates to `mark`: its line number, position and itself."""
+    letters = _Letters(rules)
     position = 0
     for number, line in lines:
         for letter in line:
             read = letters.read(letter)
             position += len(read)
             if read == mark:
-                return number, position, letter, "".join(line for _, line in lines)
+                return number, position, letter
     raise InputError(f"{source.name}: {CHANGED}")

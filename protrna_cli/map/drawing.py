@@ -10,6 +10,7 @@ import numpy as np
 
 from protrna_cli.disk import lock_path, locked, write_whole, writing
 from protrna_cli.errors import InputError, MissingExtra, NotFinite, OutputUnwritable, UsageError
+from protrna_cli.map import METHODS, require_suffix
 from protrna_cli.map.colouring import colour_by
 from protrna_cli.map.picture import Picture, subtitle
 from protrna_cli.map.projection import MIN_RECORDS, Points, project
@@ -18,6 +19,7 @@ from protrna_cli.output.protect import files_read, refuse_to_replace, refuse_unl
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.rows import Row
+from protrna_cli.plan.values import AnyPath, instance, one_of, path_text, switch, whole_number
 from protrna_cli.text import counted, shortened
 
 LIBRARIES = {"umap": "umap", "tsne": "sklearn", "pca": "sklearn", ".html": "bokeh", ".png": "matplotlib"}
@@ -25,8 +27,8 @@ LIBRARIES = {"umap": "umap", "tsne": "sklearn", "pca": "sklearn", ".html": "boke
 
 
 def draw_map(
-    source: Path,
-    target: Path,
+    source: AnyPath,
+    target: AnyPath,
     color_by: str = "length",
     method: str = "umap",
     layer: int | None = None,
@@ -58,8 +60,8 @@ def draw_map(
     InputUnreadable, InputError
         The output cannot be read, has one vector per residue, or has too few records that differ.
     UsageError
-        The output has no such layer, `color_by` does not fit its records, or the picture would replace a file
-        that is read.
+        An argument is not one that its option takes, the output has no such layer, `color_by` does not fit
+        its records, or the picture would replace a file that is read.
     MissingExtra
         The extra `plot` is not installed.
     NotFinite
@@ -67,6 +69,8 @@ def draw_map(
     OutputUnwritable, WriteFailed
         The picture exists, or cannot be written.
     """
+    source, target = Path(path_text("OUT", source)), Path(path_text("-o", target))
+    _check_arguments(target, color_by, method, layer, seed, overwrite)
     suffix = target.suffix.lower()
     _require_libraries(method, suffix)
     refuse_to_replace([target, lock_path(target)], [*files_read(source), color_by])
@@ -94,6 +98,19 @@ def draw_map(
         with writing(target, "free space and run again"):
             write_whole(target, content)
     return picture
+
+
+def _check_arguments(
+    target: Path, color_by: str, method: str, layer: int | None, seed: int, overwrite: bool
+) -> None:
+    """Refuse values that the command line would not take."""
+    require_suffix(target)
+    one_of("--method", method, METHODS)
+    instance("--color-by", color_by, str, "a column, a file or a regular expression")
+    if layer is not None:
+        whole_number("--layer", layer)
+    whole_number("--seed", seed, 0)
+    switch("--overwrite", overwrite)
 
 
 def _require_libraries(method: str, suffix: str) -> None:

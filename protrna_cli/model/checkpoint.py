@@ -115,6 +115,15 @@ def is_checkpoint(path: Path) -> bool:
         return False
 
 
+def explain_damage(path: Path) -> str | None:
+    """Say what is wrong with a file that should be HDF5, and what to do; None if it opens or is missing."""
+    try:
+        with _opened(path):
+            return None
+    except _Flaw as flaw:
+        return f"{flaw}; {flaw.remedy}" if path.is_file() else None
+
+
 class _Flaw(Exception):
     """What is wrong with a file and how to fix it, without the file's name."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,24 @@ from protrna_cli.errors import UsageError
 from protrna_cli.machine import available_cpus, cpu_flags, parse_device
 from protrna_cli.model.structure import Placer
 from protrna_cli.text import counted
+
+_process: int | None = None
+"""Id of the process in which TensorFlow runs; None before it is configured."""
+
+
+def refuse_fork() -> None:
+    """Refuse to use TensorFlow in a process that was forked from one in which it runs: it would wait forever.
+
+    Raises
+    ------
+    UsageError
+        This is such a process.
+    """
+    if _process not in (None, os.getpid()):
+        raise UsageError(
+            "this process was forked from one in which TensorFlow runs, and would wait for it forever; start "
+            'it with multiprocessing.get_context("spawn"), or load the model only in the new processes'
+        )
 
 
 def configure(device: str = "auto", threads: int | None = None) -> str:
@@ -32,8 +51,12 @@ def configure(device: str = "auto", threads: int | None = None) -> str:
     Raises
     ------
     UsageError
-        The device does not exist, or TensorFlow has already started with other settings in this process.
+        The device does not exist, TensorFlow has already started with other settings in this process, or this
+        process was forked from one in which it runs.
     """
+    global _process
+    refuse_fork()
+    _process = os.getpid()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     gpu = _find_gpu(device)
     threads = threads or available_cpus()

@@ -18,6 +18,7 @@ from protrna_cli.model import layers
 from protrna_cli.model.alphabet import Alphabet, Tokens
 from protrna_cli.model.layers import BatchLayout
 from protrna_cli.model.pooling import POOLINGS
+from protrna_cli.model.runtime import refuse_fork
 from protrna_cli.model.structure import LayerWeights, ModelSize, ModelWeights, row_count
 
 Tensor = Any
@@ -65,8 +66,9 @@ class ProtRNA:
         Raises
         ------
         UsageError
-            The model does not have one of the layers.
+            The model does not have one of the layers, or this process was forked after it was loaded.
         """
+        refuse_fork()
         wanted = {layer: self.size.layer_index(layer) for layer in repr_layers}
         attentions: list[Tensor] = []
         tokens = np.asarray(tokens, np.int32)
@@ -109,7 +111,10 @@ class ProtRNA:
         ------
         MemoryError
             The batch does not fit on the device.
+        UsageError
+            This process was forked after the model was loaded.
         """
+        refuse_fork()
         pooled: dict[tuple[str, int], Tensor] = {}
         try:
             x, layout = self._rows(tokens, tokens != self.alphabet.padding_idx)

@@ -14,11 +14,12 @@ from protrna_cli.output.protect import files_read, protect
 from protrna_cli.output.read import read_rows
 from protrna_cli.output.rewrite import make_output
 from protrna_cli.output.rows import Block, Header
+from protrna_cli.plan.values import AnyPath, instance, path_text, switch, whole_numbers
 
 
 def convert(
-    source: Path,
-    target: Path,
+    source: AnyPath,
+    target: AnyPath,
     format: Format,
     layers: Sequence[int] = (),
     overwrite: bool = False,
@@ -40,7 +41,8 @@ def convert(
     InputUnreadable, InputError
         The source cannot be read, is not an output of protrna, or is damaged.
     UsageError
-        The format cannot store the source, the source lacks a layer, or the target is a file of the source.
+        An argument is not one that its option takes, the format cannot store the source, the source lacks a
+        layer, or the target is a file of the source.
     RunMismatch
         The source is a folder of parts that is incomplete, or whose parts belong to different runs.
     OutputUnwritable
@@ -48,6 +50,11 @@ def convert(
     WriteFailed
         Writing failed; the source is unchanged.
     """
+    source, target = Path(path_text("IN", source)), Path(path_text("-o", target))
+    instance("--format", format, Format, "a Format, as choose_format returns")
+    if not isinstance(layers, Sequence) or layers:
+        whole_numbers("--layer", layers)
+    switch("--overwrite", overwrite)
     protect(target, format, files_read(source), overwrite)
     header, blocks = read_joined(source)
     if layers:

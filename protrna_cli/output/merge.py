@@ -10,9 +10,10 @@ from protrna_cli.output.parts import parts_of, read_parts
 from protrna_cli.output.protect import files_read, protect
 from protrna_cli.output.rewrite import make_output
 from protrna_cli.output.rows import Header
+from protrna_cli.plan.values import AnyPath, instance, path_text, switch
 
 
-def merge(parts: Sequence[Path], target: Path, format: Format, overwrite: bool) -> Header:
+def merge(parts: Sequence[AnyPath], target: AnyPath, format: Format, overwrite: bool) -> Header:
     """Merge the parts of a sharded run into the output that an unsharded run would have made.
 
     Parameters
@@ -28,7 +29,7 @@ def merge(parts: Sequence[Path], target: Path, format: Format, overwrite: bool) 
     Raises
     ------
     UsageError
-        The target is a part, or one of its files.
+        An argument is not one that its option takes, or the target is a part or one of its files.
     RunMismatch
         A part is missing, is given twice, or belongs to another run.
     InputUnreadable, InputError
@@ -38,7 +39,10 @@ def merge(parts: Sequence[Path], target: Path, format: Format, overwrite: bool) 
     WriteFailed
         Writing failed; the parts are unchanged.
     """
-    protect(target, format, [file for path in parts for file in files_read(path)], overwrite)
-    ordered, header, blocks = read_parts([part for path in parts for part in parts_of(path)])
-    make_output(target, format, overwrite, header, blocks, ordered)
+    instance("--format", format, Format, "a Format, as choose_format returns")
+    switch("--overwrite", overwrite)
+    paths, output = [Path(path_text("PART", part)) for part in parts], Path(path_text("-o", target))
+    protect(output, format, [file for path in paths for file in files_read(path)], overwrite)
+    ordered, header, blocks = read_parts([part for path in paths for part in parts_of(path)])
+    make_output(output, format, overwrite, header, blocks, ordered)
     return header

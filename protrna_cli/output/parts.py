@@ -7,9 +7,9 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from protrna_cli.errors import InputUnreadable, RunMismatch
+from protrna_cli.errors import InputError, InputUnreadable, RunMismatch
 from protrna_cli.output.paths import is_part
-from protrna_cli.output.provenance import compare_keys, run_key, shard_of
+from protrna_cli.output.provenance import first_difference, run_key, shard_of
 from protrna_cli.output.read import read_output, read_whole
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.shard import WHOLE
@@ -81,9 +81,8 @@ def _order_parts(parts: Sequence[Path]) -> dict[Path, Header]:
     count = shard_of(headers[0]).count
     by_index: dict[int, tuple[Path, Header]] = {}
     for part, header in zip(parts, headers, strict=True):
+        _refuse_foreign(part, header, parts[0], headers[0])
         shard = shard_of(header)
-        key, first = ({**run_key(each), "shard": shard_of(each).count} for each in (header, headers[0]))
-        compare_keys(first, key, str(part))
         if shard.index in by_index:
             other = by_index[shard.index][0]
             raise RunMismatch(f"{part}: is shard {shard}, and so is {other}; name every part once")
@@ -93,6 +92,24 @@ def _order_parts(parts: Sequence[Path]) -> dict[Path, Header]:
             f"no part for shard {', '.join(missing)}; run protrna embed with --shard {missing[0]}"
         )
     return dict(by_index[index] for index in range(1, count + 1))
+
+
+def _refuse_foreign(part: Path, header: Header, first: Path, first_header: Header) -> None:
+    """Refuse a part that is not of the same run as the first part, and say how to make it again."""
+    try:
+        keys = [{**run_key(each), "shard": None} for each in (header, first_header)]
+    except KeyError as error:
+        raise InputError(f"{part}: its provenance lacks {error}; was it made by protrna embed?") from None
+    shard, other = shard_of(header), shard_of(first_header)
+    if shard.count != other.count:
+        raise RunMismatch(f"{part}: is shard {shard}, but {first} is {other}; name the parts of one run")
+    if difference := first_difference(*keys):
+        field, found, wanted = difference
+        raise RunMismatch(
+            f"{part}: its {field} is {found}, but that of {first} is {wanted}; make one of them again as the "
+            f"other, for example with protrna embed --shard {shard} --overwrite and the input and options "
+            f"that protrna info {first} shows"
+        )
 
 
 def _merge_headers(headers: list[Header], parts: dict[Path, Header]) -> Header:

@@ -57,7 +57,10 @@ def _run_key(header: Header) -> RunKey:
 
 def rules_of(header: Header, regions: Regions | None) -> Rules:
     """Restore the rules of an output; `regions` must come from a file with the recorded SHA-256."""
-    return Rules(**{**header.provenance["rules"], "regions": regions})
+    fields = {**header.provenance["rules"], "regions": regions}
+    if fields["long"] != "window":
+        del fields["overlap"]  # recorded, but only windows have one
+    return Rules(**fields)
 
 
 def shard_of(header: Header) -> Shard:
@@ -73,10 +76,17 @@ def compare_keys(found: RunKey, wanted: RunKey, name: str) -> None:
     RunMismatch
         They differ; the message names the first field that differs.
     """
-    for field in {**found, **wanted}:
-        before, now = found.get(field), wanted.get(field)
-        if before != now:
-            raise RunMismatch(
-                f"{name}: made by another run: its {field} was {json.dumps(before)}, not {json.dumps(now)}; "
-                "run it as before, or use --overwrite to start again, or choose another -o"
-            )
+    if difference := first_difference(found, wanted):
+        field, before, now = difference
+        raise RunMismatch(
+            f"{name}: made by another run: its {field} was {before}, not {now}; "
+            "run it as before, or use --overwrite to start again, or choose another -o"
+        )
+
+
+def first_difference(one: RunKey, other: RunKey) -> tuple[str, str, str] | None:
+    """Return the first field that differs between two runs, and its value in each; None if none does."""
+    for field in {**one, **other}:
+        if one.get(field) != other.get(field):
+            return field, json.dumps(one.get(field)), json.dumps(other.get(field))
+    return None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from protrna_cli.errors import UsageError
+from protrna_cli.plan.values import instance, one_of, switch, whole_number
 
 TRAINED_LENGTH = 510
 """Residues of the longest sequence that the model was trained on."""
@@ -96,7 +97,8 @@ class Rules:
     Raises
     ------
     UsageError
-        `max_length` is less than 2, or `overlap` is not between 1 and `max_length` - 1.
+        A value is not one that its option takes: `max_length` is 2 or more, `overlap` from 1 to
+        `max_length` - 1 and only for `window`.
     """
 
     on_invalid: str = "error"
@@ -108,12 +110,27 @@ class Rules:
     regions: Regions | None = None
 
     def __post_init__(self) -> None:
+        self._check_values()
         if self.max_length < 2:
             raise UsageError(f"--max-length {self.max_length} is too short; give 2 or more")
         if not 1 <= self.shared < self.max_length:
             raise UsageError(
                 f"--overlap {self.shared} must be at least 1 and less than --max-length {self.max_length}"
             )
+        if self.overlap is not None and self.long != "window":
+            raise UsageError(f"--overlap is for --long window, not for --long {self.long}; leave it out")
+
+    def _check_values(self) -> None:
+        """Refuse values that the command line would not take."""
+        one_of("--on-invalid", self.on_invalid, ON_INVALID)
+        one_of("--gaps", self.gaps, GAPS)
+        one_of("--long", self.long, LONG)
+        whole_number("--max-length", self.max_length)
+        if self.overlap is not None:
+            whole_number("--overlap", self.overlap)
+        switch("--skip-unknown", self.skip_unknown)
+        if self.regions is not None:
+            instance("--regions", self.regions, Regions, "the result of protrna_cli.fasta.bed.read_bed")
 
     @property
     def shared(self) -> int:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from protrna_cli.errors import UsageError
+from protrna_cli.plan.values import whole_number
 
 
 @dataclass(frozen=True)
@@ -14,10 +15,21 @@ class Shard:
 
     >>> Shard.parse("2/8")
     Shard(index=2, count=8)
+
+    Raises
+    ------
+    UsageError
+        Index and count are not whole numbers, or the index is not between 1 and the count.
     """
 
     index: int = 1
     count: int = 1
+
+    def __post_init__(self) -> None:
+        whole_number("--shard I/N", self.index, 1)
+        whole_number("--shard I/N", self.count, 1)
+        if self.index > self.count:
+            raise UsageError(f"--shard takes I/N, I from 1 to N, not {self}")
 
     @classmethod
     def parse(cls, text: str) -> Shard:

@@ -10,6 +10,7 @@ from typing import Any
 
 from protrna_cli._version import version
 from protrna_cli.machine import available_cpus, available_memory, cpu_flags
+from protrna_cli.run.options import EmbedOptions
 from protrna_cli.text import size_text
 from protrna_cli.weights.checkpoint import CheckpointFile, DemoCheckpoint
 from protrna_cli.weights.locate import locate, weights_folder
@@ -114,12 +115,13 @@ def examine(
     Raises
     ------
     UsageError
-        There is no such device.
+        An argument is not one that its option takes, or there is no such device.
     WeightsError
         The checkpoint is not usable.
     """
     from protrna_cli.model import runtime, trial
 
+    EmbedOptions(model=model, weights_dir=weights_dir, device=device, threads=threads)  # checks them
     device = runtime.configure(device, threads)
     published = CheckpointFile(weights_folder(weights_dir) / PUBLISHED_FILE)
     if model == PUBLISHED and not published.is_there:

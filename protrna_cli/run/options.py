@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from protrna_cli.errors import UsageError
+from protrna_cli.machine import parse_device
+from protrna_cli.output.formats.table import H5_LAYOUTS, RUN_FORMATS, choose_format, refuse_layout
 from protrna_cli.plan.rules import DEFAULT_RULES, Rules
 from protrna_cli.plan.shard import WHOLE, Shard
+from protrna_cli.plan.values import instance, one_of, path_text, switch, whole_number, whole_numbers
 from protrna_cli.weights.names import PUBLISHED
 
 POOLS = ("mean", "max", "cls")
@@ -16,7 +20,7 @@ DTYPE_BYTES = {"float32": 4, "float16": 2}
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """How to embed; the defaults are the command line's.
+    """How to embed; the defaults and the checks are the command line's.
 
     Attributes
     ----------
@@ -29,7 +33,7 @@ class EmbedOptions:
     per_token_output
         Path of a second output, with one vector per residue, from the same run of the model.
     pool
-        `mean` or `max` over the residues, or `cls`; ignored with `per_token`.
+        `mean` or `max` over the residues, or `cls`; not for `per_token`.
     precision
         Precision of matrix multiplication: `float32` or `bfloat16`. Everything else is computed in float32.
     dtype
@@ -56,7 +60,7 @@ class EmbedOptions:
     Raises
     ------
     UsageError
-        Two options contradict each other.
+        A value is not one that its option takes, or two options contradict each other.
     """
 
     model: str = PUBLISHED
@@ -79,16 +83,15 @@ class EmbedOptions:
     rules: Rules = DEFAULT_RULES
 
     def __post_init__(self) -> None:
+        self._check_values()
         for name, given in (
+            ("--pool", self.pool != "mean"),
             ("--per-token-output", self.per_token_output),
             ("--skip-unknown", self.rules.skip_unknown),
             ("--regions", self.rules.regions),
         ):
             if given and self.per_token:
-                raise UsageError(
-                    f"{name} is for pooled rows, but --per-token writes none; "
-                    "to get both, use --per-token-output FILE instead of --per-token"
-                )
+                raise pooled_only(name)
         if self.rules.skip_unknown and self.pool != "mean":
             raise UsageError(f"--skip-unknown is for --pool mean, not for --pool {self.pool}")
         if self.rules.regions and self.pool == "cls":
@@ -97,6 +100,29 @@ class EmbedOptions:
             )
         if self.resume and self.overwrite:
             raise UsageError("--resume continues a run, but --overwrite starts it again; use one of them")
+
+    def _check_values(self) -> None:
+        """Refuse values that the command line would not take. Paths become text, and layers a tuple."""
+        object.__setattr__(self, "model", path_text("--model", self.model))
+        for name in ("per_token_output", "weights_dir"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, path_text(_option(name), getattr(self, name)))
+        whole_numbers("--layer", self.layers)
+        object.__setattr__(self, "layers", tuple(self.layers))
+        one_of("--pool", self.pool, POOLS)
+        one_of("--precision", self.precision, PRECISIONS)
+        one_of("--dtype", self.dtype, DTYPE_BYTES)
+        if self.format is not None:
+            one_of("--format", self.format, RUN_FORMATS)
+        one_of("--h5-layout", self.h5_layout, H5_LAYOUTS)
+        parse_device(self.device)
+        if self.threads is not None:
+            whole_number("--threads", self.threads, 1)
+        whole_number("--batch-tokens", self.batch_tokens, 1)
+        for name in ("per_token", "offline", "overwrite", "resume"):
+            switch(_option(name), getattr(self, name))
+        instance("--shard", self.shard, Shard, "a Shard, such as Shard(1, 8)")
+        instance("rules", self.rules, Rules, "Rules")
 
     def refuse_for_pipe(self, output: str) -> None:
         """Refuse options that need an output file, for a run whose output is a pipe.
@@ -114,6 +140,7 @@ class EmbedOptions:
         """
         if self.format not in (None, "parquet"):
             raise UsageError(f"-o {output} is always Parquet, not {self.format}; give -o a file")
+        refuse_layout(self.h5_layout, [choose_format(Path("-"), "parquet")])
         if self.resume or self.overwrite:
             raise UsageError(
                 f"--resume and --overwrite need a file, but -o {output} is not one; give -o a file"
@@ -143,7 +170,20 @@ class EmbedOptions:
             raise UsageError(
                 "--dask writes a folder of Parquet parts; use protrna merge to convert it to another format"
             )
+        refuse_layout(self.h5_layout, [choose_format(Path("-"), "parquet")])
         if self.per_token_output:
             raise UsageError("--dask writes only one output; run it again with --per-token for the residues")
         if self.shard.count > 1:
             raise UsageError("--dask cuts the run into shards itself; leave --shard out")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def pooled_only(option: str) -> UsageError:
+    """Make the error for an option that has no effect with `--per-token`."""
+    return UsageError(
+        f"{option} is for pooled rows, but --per-token writes none; "
+        "to get both, use --per-token-output FILE instead of --per-token"
+    )

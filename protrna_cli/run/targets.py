@@ -16,7 +16,7 @@ from protrna_cli._version import version
 from protrna_cli.errors import InputError, OutputUnwritable, RunMismatch, UsageError
 from protrna_cli.fasta.census import Census
 from protrna_cli.model.structure import ModelSize
-from protrna_cli.output.formats.table import Format, choose_format
+from protrna_cli.output.formats.table import Format, choose_format, refuse_layout
 from protrna_cli.output.parts import parts_of, read_joined
 from protrna_cli.output.paths import journal_path, partial_path, shard_path, skipped_path
 from protrna_cli.output.protect import protect, written_files
@@ -53,16 +53,18 @@ def targets_of(path: Path, options: EmbedOptions) -> list[Target]:
     Raises
     ------
     UsageError
-        A suffix is not that of a format, or two files have the same path.
+        A suffix is not that of a format, two files have the same path, or neither has the HDF5 layout given.
     """
     format = choose_format(path, options.format, options.h5_layout)
     targets = [Target(shard_path(path, options.shard), format, options.per_token)]
     if options.per_token_output:
         second = Path(options.per_token_output)
-        if second.absolute() == path.absolute():
-            raise UsageError(f"{path}: given to both -o and --per-token-output; give each its own file")
+        if second.resolve() == path.resolve():
+            name = "" if second == path else f" as {second}"
+            raise UsageError(f"{path}: given to both -o and --per-token-output{name}; give each its own file")
         format = choose_format(second, h5_layout=options.h5_layout)
         targets.append(Target(shard_path(second, options.shard), format, per_token=True))
+    refuse_layout(options.h5_layout, [target.format for target in targets])
     return targets
 
 

@@ -11,7 +11,7 @@ from protrna_cli.output import describe as describing
 from protrna_cli.output import rows
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.rows import Row
-from tests.conftest import GOLDEN, Run
+from tests.conftest import GOLDEN, SAMPLE, TOY, Run
 from tests.tools.formats import named
 from tests.tools.special import SPECIAL_FILES, special_file
 
@@ -105,3 +105,36 @@ def test_a_checkpoint_as_json(run: Run) -> None:
     shown = json.loads(run("info", GOLDEN / "toy.h5", "--json").out)
     sizes = {name: shown[name] for name in ("parameters", "layers", "width", "heads", "dtype")}
     assert sizes == {"parameters": 62_518, "layers": 3, "width": 40, "heads": 5, "dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("cut", "truncated or damaged HDF5 ("),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+            "a Git LFS pointer, not the weights",
+        ),
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "an HTML page, such as a server's"),
+        (b"", "an empty file"),
+        (b"PK\x03\x04", "not an HDF5 file"),
+    ],
+)
+def test_a_damaged_checkpoint_is_described_as_embed_does(
+    run: Run, tmp_path: Path, content: bytes | str, words: str
+) -> None:
+    path = tmp_path / "ProtRNA_pretrained.h5"
+    path.write_bytes(TOY.read_bytes()[:200_000] if content == "cut" else content)  # type: ignore[arg-type]
+    embedded = run("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", path)
+    described = run("info", path)
+    assert (embedded.code, described.code) == (69, 65)
+    for outcome in (embedded, described):
+        assert f"protrna: error: {path}: {words}" in outcome.err
+        assert "protrna weights fetch" in outcome.err
+    assert "if it is an output, make it again" in described.err
+
+
+def test_a_missing_file_and_one_of_another_kind(run: Run, tmp_path: Path) -> None:
+    assert run("info", tmp_path / "none.h5").code == 66
+    outcome = run("info", SAMPLE)
+    assert (outcome.code, "neither Parquet, HDF5 nor NumPy" in outcome.err) == (65, True)

@@ -78,14 +78,20 @@ def test_merge_refuses_parts_that_are_not_one_whole_run(tmp_path: Path, source: 
     for parts, words in [
         ([first, third], "no part for shard 2/3; run protrna embed with --shard 2/3"),
         ([first, second, third, second], "is shard 2/3, and so is "),
-        ([first, second, part(3, 3, pool="max")], 'its pooling was "mean", not "max"'),
-        ([first, second, part(3, 4)], "its shard was 3, not 4"),
+        (
+            [first, second, part(3, 3, pool="max")],
+            f'p.3-of-3.npy: its pooling is "max", but that of {first} is "mean"; make one of them '
+            "again as the other, for example with protrna embed --shard 3/3 --overwrite and the input and "
+            f"options that protrna info {first} shows",
+        ),
+        ([first, second, part(3, 4)], f"p.3-of-4.npy: is shard 3/4, but {first} is 1/3; name the parts of"),
         ([first, second, source], "neither Parquet, HDF5 nor NumPy"),
         ([first, second, tmp_path / "none.npy"], "cannot be read"),
     ]:
         outcome = run("merge", *parts, "-o", out)
         assert outcome.code in (65, 66, 78)
         assert words in outcome.err
+        assert "choose another -o" not in outcome.err
         assert not out.exists()
     assert run("merge", first, second, third, "-o", out).code == 0
     assert run("merge", first, second, third, "-o", out).code == 73

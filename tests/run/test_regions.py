@@ -246,7 +246,7 @@ def test_a_dry_run_counts_regions(tmp_path: Path, source: Path, bed: Path, run: 
 def test_unknown_residues_are_left_out_of_the_mean(tmp_path: Path, run: Run, long: str) -> None:
     sequences = ["acxgux", "xxa", random_sequence(100)[:70] + "x" * 60, "acgu"]
     source, out = write_fasta(tmp_path / "in.fa", sequences), tmp_path / "out.npy"
-    words = ["--long", long, "--max-length", 60, "--overlap", 20]
+    words = ["--long", long, "--max-length", 60, *(["--overlap", 20] if long == "window" else [])]
     assert run("embed", source, "-o", out, "--model", TOY, "--skip-unknown", *words).code == 0
     header, rows, values = read(out)
     embedded = [each[:60] if long == "truncate" else each for each in sequences]
@@ -322,7 +322,7 @@ def test_the_two_outputs_of_one_run_equal_those_of_two_runs(
     options = replace(OPTIONS, pool=pool, layers=layers)
     pooled, residues = tmp_path / "pooled.parquet", tmp_path / "residues.h5"
     embed_fasta(mixed, tmp_path / "alone.parquet", options)
-    embed_fasta(mixed, tmp_path / "alone.h5", replace(options, per_token=True))
+    embed_fasta(mixed, tmp_path / "alone.h5", replace(options, pool="mean", per_token=True))
     ran: list[int] = []
     embed = ProtRNA.embed
     monkeypatch.setattr(

@@ -87,10 +87,9 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 def random_rules(rng: random.Random) -> Rules:
     """Choose any valid rules."""
-    longest = rng.choice([2, 3, 17, 510])
-    return Rules(
-        rng.choice(ON_INVALID), rng.choice(GAPS), rng.choice(LONG), longest, rng.randint(1, longest - 1)
-    )
+    longest, long = rng.choice([2, 3, 17, 510]), rng.choice(LONG)
+    overlap = rng.randint(1, longest - 1) if long == "window" else None
+    return Rules(rng.choice(ON_INVALID), rng.choice(GAPS), long, longest, overlap)
 
 
 def check(path: Path, rules: Rules) -> str:

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from protrna_cli.errors import OutputUnwritable
-from protrna_cli.output.formats.h5file import created
+from protrna_cli.output.formats.h5file import created, new_group
 from protrna_cli.output.rows import Block, Header, spans
 from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
 
@@ -31,7 +31,7 @@ def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[]
     with created(path, seal) as (file, check):
         groups = [file]
         if len(header.layers) > 1:
-            groups = [file.create_group(name, track_order=True) for name in header.columns]
+            groups = [new_group(file, name, track_order=True) for name in header.columns]
         for block in blocks:
             bounds = block.bounds() if header.per_token else range(len(block.rows) + 1)
             for row, start, end in zip(block.rows, bounds, bounds[1:], strict=False):

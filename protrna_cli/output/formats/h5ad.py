@@ -14,11 +14,13 @@ import h5py
 import numpy as np
 
 from protrna_cli.output.formats import packed
-from protrna_cli.output.formats.h5file import created
+from protrna_cli.output.formats.h5file import created, new_group
 from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header
 from protrna_cli.plan.rows import ROW_COLUMNS
 
 DIMENSION = "dimension"
+DICTIONARIES = ("layers", "obsm", "obsp", "uns", "varm", "varp")
+"""Groups that every AnnData file has, most of them empty here."""
 
 
 def dataset_names(header: Header) -> packed.DatasetNames:
@@ -36,6 +38,8 @@ def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[]
     """Write a whole `.h5ad` file of pooled rows."""
     at = dataset_names(header)
     with created(path, seal) as (file, check):
+        for name in (*DICTIONARIES, "obs", "var"):
+            new_group(file, name)
         packed.fill(file, header, blocks, at, check)
         width = header.width if at.matrices == ("X",) else 0
         names = [str(i) for i in range(width)]
@@ -47,8 +51,8 @@ def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[]
 def _mark_all(file: h5py.File, at: packed.DatasetNames) -> None:
     """Add AnnData's encoding attributes to every group and dataset."""
     _mark(file, "anndata", "0.1.0")
-    for name in ("layers", "obsm", "obsp", "uns", "varm", "varp"):
-        _mark(file.require_group(name), "dict", "0.1.0")
+    for name in DICTIONARIES:
+        _mark(file[name], "dict", "0.1.0")
     for name, index, columns in (("obs", ROW_COLUMNS[0], ROW_COLUMNS[1:]), ("var", DIMENSION, ())):
         table = file[name]
         _mark(table, "dataframe", "0.2.0")

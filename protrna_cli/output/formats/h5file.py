@@ -1,4 +1,7 @@
-"""Create HDF5 files with provenance, and close them cleanly when the disk is full."""
+"""Create HDF5 files with provenance and without timestamps, and close them cleanly when the disk is full.
+
+Equal runs make equal bytes: datasets of h5py have no timestamps, files and groups are made here without.
+"""
 
 from __future__ import annotations
 
@@ -68,8 +71,7 @@ def created(path: Path, seal: Callable[[], Header]) -> Iterator[tuple[h5py.File,
         The file, and a function that raises an earlier write error, to be called regularly.
     """
     with _DeferredErrorFile(path, "w+") as raw:
-        # The file format of HDF5 1.8 (2008) and later: it does not limit the size of attributes and groups.
-        with h5py.File(raw, "w", libver=("v108", "v110"), track_order=True) as file:
+        with h5py.File(_new_file(raw)) as file:
             yield file, raw.check
             file.attrs[PROVENANCE_KEY] = seal().json
         raw.check()
@@ -142,3 +144,29 @@ def _sha256(path: Path, size: int) -> str:
             digest.update(block)
             size -= len(block)
     return digest.hexdigest()
+
+
+def new_group(parent: h5py.Group, name: str, track_order: bool = False) -> h5py.Group:
+    """Create a group without timestamps; h5py has no argument for that."""
+    creation = _creation(h5py.h5p.GROUP_CREATE, track_order)
+    return h5py.Group(h5py.h5g.create(parent.id, name.encode(), gcpl=creation))
+
+
+def _new_file(raw: io.FileIO) -> Any:
+    """Create a file as h5py does for a Python file, but without timestamps in its root group."""
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, raw)
+    # The file format of HDF5 1.8 (2008) and later: it does not limit the size of attributes and groups.
+    access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V110)
+    creation = _creation(h5py.h5p.FILE_CREATE, track_order=True)
+    return h5py.h5f.create(repr(raw).encode(), h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access)
+
+
+def _creation(kind: Any, track_order: bool) -> Any:
+    creation = h5py.h5p.create(kind)
+    creation.set_obj_track_times(False)
+    if track_order:
+        order = h5py.h5p.CRT_ORDER_TRACKED | h5py.h5p.CRT_ORDER_INDEXED
+        creation.set_link_creation_order(order)
+        creation.set_attr_creation_order(order)
+    return creation

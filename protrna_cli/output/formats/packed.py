@@ -50,10 +50,13 @@ def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[]
 def fill(
     file: h5py.File, header: Header, blocks: Iterable[Block], at: DatasetNames, check: Callable[[], None]
 ) -> None:
-    """Write the columns and matrices under the names `at`; `check` raises an earlier write error."""
+    """Write the columns and matrices under the names `at`; `check` raises an earlier write error.
+
+    The group of the columns, and those of the matrices, must be there.
+    """
     shape = (header.n_vectors, header.width)
     matrices = [file.create_dataset(name, shape, header.dtype) for name in at.matrices]
-    table = file.require_group(at.columns)
+    table = file[at.columns]
     columns = {
         name: table.create_dataset(
             name, (header.n_rows,), np.int64 if name in COUNT_COLUMNS else h5py.string_dtype()

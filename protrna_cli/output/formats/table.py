@@ -5,7 +5,7 @@ The modules import pyarrow, h5py or NumPy; each is imported only when its format
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -119,6 +119,22 @@ def choose_format(
     if any(suffix in each.suffixes for each in TABLE):
         remedy = f"protrna convert makes {suffix} from an output; {remedy}"
     raise UsageError(f"{path}: no format has the suffix {path.suffix!r}; {remedy}")
+
+
+def refuse_layout(h5_layout: str, formats: Sequence[Format]) -> None:
+    """Refuse an HDF5 layout that no output has. `flat`, the default, may always be given.
+
+    Raises
+    ------
+    UsageError
+        None of the formats is HDF5.
+    """
+    if h5_layout != "flat" and all(each.layout is None for each in formats):
+        names = " and ".join(each.name for each in formats)
+        raise UsageError(
+            f"--h5-layout {h5_layout} is for HDF5, not for {names}; leave it out, or write a file "
+            f"that ends in {H5_SUFFIXES[0]}"
+        )
 
 
 def reader_of(magic: bytes) -> Reader | None:

@@ -1,0 +1,54 @@
+"""TensorFlow and processes: it works where it was started, and nowhere else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+FORKS = """
+import multiprocessing
+from protrna_cli import EmbedOptions, embed_fasta, load_model
+from protrna_cli.errors import UsageError
+import protrna_cli.model.runtime  # imports TensorFlow, but does not start it
+
+forking = multiprocessing.get_context("fork")
+
+
+def in_child(function):
+    receiving, sending = forking.Pipe(duplex=False)
+
+    def run():
+        try:
+            sending.send(str(function()))
+        except UsageError as error:
+            sending.send(f"refused: {error}")
+
+    child = forking.Process(target=run)
+    child.start()
+    child.join(60)
+    print(receiving.recv() if receiving.poll() else "hangs", flush=True)
+    child.kill()
+
+
+tokens = [[0, 33, 2]]
+in_child(lambda: load_model("demo")(tokens)["logits"].shape)
+model = load_model("demo")
+in_child(lambda: model(tokens))
+in_child(lambda: model.embed(model.alphabet.frame([[5]]), [[0, 1, 0]], [6], "mean"))
+in_child(lambda: load_model("demo"))
+in_child(lambda: embed_fasta("in.fa", "out.npy", EmbedOptions(model="demo")))
+print(model(tokens)["logits"].shape)
+"""
+
+
+def test_a_forked_process_is_refused_unless_it_starts_tensorflow_itself(tmp_path: Path) -> None:
+    (tmp_path / "in.fa").write_text(">a\nACGU\n")
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS], cwd=tmp_path, capture_output=True, text=True, timeout=400
+    )
+    before, *refused, own = done.stdout.splitlines()
+    assert (before, own) == ("(1, 3, 38)", "(1, 3, 38)"), done.stderr
+    assert len(refused) == 4
+    for line in refused:
+        assert line.startswith("refused: this process was forked from one in which TensorFlow runs")
+        assert 'multiprocessing.get_context("spawn")' in line
+    assert not (tmp_path / "out.npy").exists()

@@ -81,8 +81,8 @@ def test_merge_refuses_parts_that_are_not_one_whole_run(tmp_path: Path, source: 
         (
             [first, second, part(3, 3, pool="max")],
             f'p.3-of-3.npy: its pooling is "max", but that of {first} is "mean"; make one of them '
-            "again as the other, for example with protrna embed --shard 3/3 --overwrite and the input and options that "
-            f"protrna info {first} shows",
+            "again as the other, for example with protrna embed --shard 3/3 --overwrite and the input and "
+            f"options that protrna info {first} shows",
         ),
         ([first, second, part(3, 4)], f"p.3-of-4.npy: is shard 3/4, but {first} is 1/3; name the parts of"),
         ([first, second, source], "neither Parquet, HDF5 nor NumPy"),

@@ -51,6 +51,27 @@ def test_the_commands_and_the_python_run() -> None:
     assert names["summary"].n_records == 46
 
 
+ODD_IDS = ["007", "NA", "1e5", "null", "nan", "True", "0x1F", "1_000", "-", "None", "2024-01-01"]
+
+
+def test_the_lines_that_read_an_index_keep_every_id(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in.fa").write_text("".join(f">{name}\nACGU\n" for name in ODD_IDS))
+    for name, kind in (("families.npy", []), ("residues.npy", ["--per-token"])):
+        assert run("embed", "in.fa", "-o", name, "--model", "demo", *kind).code == 0
+    lines = block("python", "read_csv").splitlines()
+    names: dict[str, Any] = {}
+    exec("\n".join(line for line in lines if line.startswith(("import pandas", "text ="))), names)
+    first, second = (line for line in lines if line.startswith("index = "))
+    exec(first, names)
+    assert names["index"]["id"].tolist() == ODD_IDS
+    assert names["index"]["description"].tolist() == [""] * len(ODD_IDS)
+    exec(second, names)
+    assert names["index"].index.tolist() == ODD_IDS
+
+
 def test_the_readme_lists_every_option_and_no_other(run: Run) -> None:
     table = README.split("## `protrna embed INPUT... -o OUT`")[1].split("### What is read")[0]
     documented = set(re.findall(r"^\| (?:`-\w`, )?`(--[a-z0-9-]+)", table, re.MULTILINE))

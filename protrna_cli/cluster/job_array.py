@@ -7,24 +7,58 @@
 | Torque | `PBS_ARRAYID` | none |
 | Grid Engine | `SGE_TASK_ID`; `undefined` outside an array | `SGE_TASK_FIRST`, `_LAST`, `_STEPSIZE` |
 | LSF | `LSB_JOBINDEX`; 0 outside an array | `LSB_JOBINDEX_END`, `_STEP`; none for the first index |
+| AWS Batch | `AWS_BATCH_JOB_ARRAY_INDEX`, from 0 | `AWS_BATCH_JOB_ARRAY_SIZE`: their number |
+| Google Cloud Batch | `BATCH_TASK_INDEX`, from 0 | `BATCH_TASK_COUNT`: their number |
+
+Where only the first index and the number of tasks are known, the indices are taken to follow one another. In
+an array with gaps a task is then beyond them and refused, so the shards never seem complete.
+
+Documented in the manual pages of sbatch, qsub and bsub, in "AWS Batch job environment variables" of the AWS
+Batch user guide, and at `TaskGroup` in the reference of Google's Batch API.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from protrna_cli.errors import UsageError
 from protrna_cli.plan.shard import Shard
 
-_ARRAY_VARIABLES = {
-    "SLURM_ARRAY_TASK_ID": ("SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_COUNT"),
-    "PBS_ARRAY_INDEX": (),
-    "PBS_ARRAYID": (),
-    "SGE_TASK_ID": ("SGE_TASK_FIRST", "SGE_TASK_LAST", "SGE_TASK_STEPSIZE"),
-    "LSB_JOBINDEX": ("LSB_JOBINDEX_END", "LSB_JOBINDEX_STEP"),
-}
-"""The variable with the index of a task, and the variables that describe its array."""
+
+def _spread(first: int, last: int, count: int) -> range:
+    """Evenly spaced indices; none if no step fits. Slurm's own step is 1 for any list of indices."""
+    indices = range(first, last + 1, max(1, (last - first) // max(1, count - 1)))
+    return indices if len(indices) == count else range(0)
+
+
+_ARRAYS: tuple[tuple[str, tuple[str, ...], Callable[..., range]], ...] = (
+    (
+        "SLURM_ARRAY_TASK_ID",
+        ("SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_COUNT"),
+        _spread,
+    ),
+    (
+        "SLURM_ARRAY_TASK_ID",
+        ("SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT"),
+        lambda first, count: range(first, first + count),
+    ),
+    ("PBS_ARRAY_INDEX", (), range),
+    ("PBS_ARRAYID", (), range),
+    (
+        "SGE_TASK_ID",
+        ("SGE_TASK_FIRST", "SGE_TASK_LAST", "SGE_TASK_STEPSIZE"),
+        lambda first, last, step: range(first, last + 1, max(1, step)),
+    ),
+    (
+        "LSB_JOBINDEX",
+        ("LSB_JOBINDEX_END", "LSB_JOBINDEX_STEP"),
+        lambda last, step: range(1, last + 1, max(1, step)),
+    ),
+    ("AWS_BATCH_JOB_ARRAY_INDEX", ("AWS_BATCH_JOB_ARRAY_SIZE",), range),
+    ("BATCH_TASK_INDEX", ("BATCH_TASK_COUNT",), range),
+)
+"""The variable with the index of a task, those that describe its array, and the function to its indices."""
 
 
 def resolve_shard(text: str, environment: Mapping[str, str]) -> Shard:
@@ -49,11 +83,12 @@ def resolve_shard(text: str, environment: Mapping[str, str]) -> Shard:
     numbers = {name: int(value) for name, value in environment.items() if re.fullmatch("[0-9]+", value)}
     if numbers.get("LSB_JOBINDEX") == 0:
         del numbers["LSB_JOBINDEX"]
-    index_variable = next((each for each in _ARRAY_VARIABLES if each in numbers), None)
+    index_variables = list(dict.fromkeys(each for each, _, _ in _ARRAYS))
+    index_variable = next((each for each in index_variables if each in numbers), None)
     if index_variable is None:
         raise UsageError(
             f"--shard {text} takes its shard from a job array, but this process is not in one "
-            f"(no {', '.join(_ARRAY_VARIABLES)}); submit it as an array, or use --shard I/N"
+            f"(no {', '.join(index_variables)}); submit it as an array, or use --shard I/N"
         )
     if match[1]:
         return _shard_of_index(numbers[index_variable], int(match[1]), index_variable)
@@ -68,12 +103,15 @@ def _shard_of_index(index: int, count: int, name: str) -> Shard:
 
 def _shard_in_array(name: str, numbers: Mapping[str, int]) -> Shard:
     """Find the shard of a task from its rank among all indices of its array."""
-    if not _ARRAY_VARIABLES[name] or any(each not in numbers for each in _ARRAY_VARIABLES[name]):
+    for index_variable, others, indices_of in _ARRAYS:
+        if index_variable == name and others and all(each in numbers for each in others):
+            indices = indices_of(*(numbers[each] for each in others))
+            break
+    else:
         raise UsageError(
             f"{name} is set without the number of tasks; use --shard auto/N, where N is that number"
         )
-    indices = _indices(name, [numbers[each] for each in _ARRAY_VARIABLES[name]])
-    shown = ", ".join(f"{each} is {numbers[each]}" for each in (name, *_ARRAY_VARIABLES[name]))
+    shown = ", ".join(f"{each} is {numbers[each]}" for each in (name, *others))
     if numbers[name] not in indices:
         raise UsageError(
             f"the indices of the array are not evenly spaced ({shown}), so the shard is unknown; "
@@ -85,13 +123,3 @@ def _shard_in_array(name: str, numbers: Mapping[str, int]) -> Shard:
             "use --shard auto/N, where N is the number of all tasks"
         )
     return Shard(indices.index(numbers[name]) + 1, len(indices))
-
-
-def _indices(name: str, values: list[int]) -> range:
-    """All indices of an array; empty if they are not evenly spaced."""
-    if name == "SLURM_ARRAY_TASK_ID":  # its step is 1 for any list of indices, so use the count
-        first, last, count = values
-        indices = range(first, last + 1, max(1, (last - first) // max(1, count - 1)))
-        return indices if len(indices) == count else range(0)
-    first, last, step = values if len(values) == 3 else (1, *values)
-    return range(first, last + 1, max(1, step))

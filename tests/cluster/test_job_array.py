@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protrna_cli.cluster import job_array
 from protrna_cli.cluster.job_array import resolve_shard
 from protrna_cli.errors import UsageError
 from protrna_cli.plan.shard import Shard
@@ -22,6 +23,20 @@ def slurm(indices: list[int], index: int) -> dict[str, str]:
         "SLURM_ARRAY_TASK_COUNT": str(len(indices)),
         "SLURM_ARRAY_TASK_STEP": "1",
     }
+
+
+def slurm_without_max(indices: list[int], index: int) -> dict[str, str]:
+    variables = slurm(indices, index)
+    del variables["SLURM_ARRAY_TASK_MAX"]
+    return variables
+
+
+def aws_batch(count: int, index: int) -> dict[str, str]:
+    return {"AWS_BATCH_JOB_ARRAY_INDEX": str(index), "AWS_BATCH_JOB_ARRAY_SIZE": str(count)}
+
+
+def google_batch(count: int, index: int) -> dict[str, str]:
+    return {"BATCH_TASK_INDEX": str(index), "BATCH_TASK_COUNT": str(count)}
 
 
 def grid_engine(indices: list[int], index: int) -> dict[str, str]:
@@ -60,17 +75,31 @@ def test_lsf_sets_the_last_index_but_not_the_first(count: int, step: int, beyond
         assert resolve_shard("auto", variables) == Shard(place, count)
 
 
-@given(st.sets(st.integers(0, 30), min_size=2, max_size=12))
-def test_a_slurm_array_with_gaps_gets_no_wrong_shard(chosen: set[int]) -> None:
+@given(st.integers(2, 50), st.sampled_from([aws_batch, google_batch]))
+def test_in_the_cloud_the_number_of_tasks_is_enough(count: int, scheduler: Any) -> None:
+    shards = [resolve_shard("auto", scheduler(count, index)) for index in range(count)]
+    assert shards == [Shard(place, count) for place in range(1, count + 1)]
+
+
+@given(st.integers(0, 1), st.integers(2, 50))
+def test_slurm_without_the_last_index(first: int, count: int) -> None:
+    indices = list(range(first, first + count))
+    shards = [resolve_shard("auto", slurm_without_max(indices, index)) for index in indices]
+    assert shards == [Shard(place, count) for place in range(1, count + 1)]
+
+
+@given(st.sets(st.integers(0, 30), min_size=2, max_size=12), st.sampled_from([slurm, slurm_without_max]))
+def test_a_slurm_array_with_gaps_gets_no_wrong_shard(chosen: set[int], scheduler: Any) -> None:
     """Every task gets the shard of its rank among the indices, or at least one task gets an error."""
     indices = sorted(chosen)
     places = []
     for index in indices:
         try:
-            places.append(resolve_shard("auto", slurm(indices, index)))
+            places.append(resolve_shard("auto", scheduler(indices, index)))
         except UsageError:
             places.append(None)
-    even = len({later - earlier for earlier, later in pairwise(indices)}) == 1
+    steps = {later - earlier for earlier, later in pairwise(indices)}
+    even = len(steps) == 1 if scheduler is slurm else steps == {1}
     if even and indices[0] <= 1:
         assert places == [Shard(place, len(indices)) for place in range(1, len(indices) + 1)]
     else:
@@ -101,6 +130,9 @@ def test_with_a_count_the_index_is_the_shard(index: int, count: int, name: str) 
         ("auto", {"LSB_JOBINDEX": "0", "SGE_TASK_ID": "undefined"}, "this process is not in one"),
         ("auto", {"PBS_ARRAY_INDEX": "3"}, "use --shard auto/N"),
         ("auto", {"SLURM_ARRAY_TASK_ID": "3"}, "use --shard auto/N"),
+        ("auto", {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "4"}, "use --shard auto/N"),
+        ("auto", {"AWS_BATCH_JOB_ARRAY_INDEX": "3"}, "use --shard auto/N"),
+        ("auto", aws_batch(4, 4), "so the shard is unknown"),
         (
             "auto",
             slurm([1, 2, 5], 2),
@@ -131,7 +163,7 @@ def test_a_task_submitted_again_keeps_its_shard() -> None:
 
 
 def test_outside_an_array_the_command_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SLURM_ARRAY_TASK_ID", "PBS_ARRAY_INDEX", "PBS_ARRAYID", "SGE_TASK_ID", "LSB_JOBINDEX"):
+    for name, _, _ in job_array._ARRAYS:
         monkeypatch.delenv(name, raising=False)
     outcome = run("embed", SAMPLE, "-o", "out.npy", "--shard", "auto")
     assert outcome.code == 2

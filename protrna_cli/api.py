@@ -9,13 +9,12 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protrna_cli.disk import locked
+from protrna_cli.disk import is_null_device, locked
 from protrna_cli.errors import Stopped
 from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.sources import open_sources
 from protrna_cli.model.structure import PUBLISHED_SIZE
 from protrna_cli.output.formats.table import choose_format
-from protrna_cli.output.protect import is_null_device
 from protrna_cli.run import rates
 from protrna_cli.run.estimate import Estimate, estimate
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions

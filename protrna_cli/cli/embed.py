@@ -13,10 +13,10 @@ from protrna_cli.cli.options import as_json, format_of_output, on_device, overwr
 from protrna_cli.cli.progress import progress_for, watcher_for
 from protrna_cli.cli.terminal import claim_stdout, quiet_libraries, say
 from protrna_cli.cluster.job_array import resolve_shard
+from protrna_cli.disk import is_null_device
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
 from protrna_cli.output.formats.table import choose_format
-from protrna_cli.output.protect import is_null_device
 from protrna_cli.plan.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
 from protrna_cli.run.options import DTYPE_BYTES, POOLS, PRECISIONS, EmbedOptions
 from protrna_cli.run.stop import SignalStop

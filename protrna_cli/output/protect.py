@@ -234,15 +234,6 @@ def _remove(target: Path) -> None:
     shutil.rmtree(folder)
 
 
-def is_null_device(path: Path) -> bool:
-    """Whether a path is the null device itself, by any spelling."""
-    try:
-        status = path.lstat()
-        return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.stat(os.devnull).st_rdev  # noqa: PTH116
-    except OSError:
-        return False
-
-
 def _kind(path: Path) -> str | None:
     """Say what is at a path, without following a link; None if there is nothing, or it cannot be known."""
     try:

@@ -55,6 +55,15 @@ def creating(path: Path | str, remedy: str = "choose another -o") -> Iterator[No
         raise OutputUnwritable(f"{path}: cannot be created ({reason(error)}); {remedy}") from error
 
 
+def is_null_device(path: Path) -> bool:
+    """Whether a path is the null device itself, by any spelling."""
+    try:
+        status = path.lstat()
+        return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.stat(os.devnull).st_rdev  # noqa: PTH116
+    except OSError:
+        return False
+
+
 def sync(path: Path) -> None:
     """Make a file, or the file names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)

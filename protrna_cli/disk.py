@@ -215,12 +215,3 @@ def _holder(lock: Path) -> str:
     host = holder.rpartition(" on ")[2]
     elsewhere = host and host != socket.gethostname()
     return f"{holder} (another machine)" if elsewhere else holder or "another process"
-
-
-def is_null_device(path: Path) -> bool:
-    """Whether a path is the null device itself, by any spelling."""
-    try:
-        status = path.lstat()
-        return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.stat(os.devnull).st_rdev  # noqa: PTH116
-    except OSError:
-        return False

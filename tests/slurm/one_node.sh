@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Slurm on this machine alone, with a munge of its own, in one folder; for tests/test_slurm.py.
+# Slurm on this machine alone, with a munge of its own, in one folder; for tests/cluster/test_slurm.py.
 #
 #   tests/slurm/one_node.sh start DIR     then: export SLURM_CONF=DIR/slurm.conf
 #   tests/slurm/one_node.sh stop DIR

@@ -79,7 +79,7 @@ class Rules:
     on_invalid
         What to do with a letter that is neither residue nor gap, or a record without residues: `error`;
         `unknown` reads the letter as an unknown residue (a record without residues stays an error); `skip`
-        leaves the record out.
+        leaves the record out. Lines of dot-bracket structure are an error in any case.
     gaps
         `error`, `remove` them, or read them as `unknown` residues.
     long

@@ -17,7 +17,7 @@ from protrna_cli.output.formats.table import choose_format
 from protrna_cli.plan.values import AnyPath, instance, path_text
 from protrna_cli.run import rates
 from protrna_cli.run.estimate import Estimate, estimate
-from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
+from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.pipeline import Product
 from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.runner import (
@@ -210,18 +210,13 @@ def estimate_fasta(
     targets = targets_of(Path(path_text("-o", output_path)), options)
     with open_sources(names) as sources:
         counted_input = take_census(sources, options.rules, need_unique_ids(targets, options))
-        vector_bytes = size.width * len(options.layers) * DTYPE_BYTES[options.dtype]
         return estimate(
             counted_input.records(options.shard, size.width),
             counted_input.census_of(options.shard, size.width),
-            options.rules,
             size,
-            options.batch_tokens,
-            bytes_per_row=(
-                vector_bytes * any(not target.per_token for target in targets),
-                vector_bytes * any(target.per_token for target in targets),
-            ),
-            rate=rates.recall(rates_file(), rate_key(size, options)),
+            targets,
+            options,
+            speed=rates.recall(rates_file(), rate_key(size, options)),
         )
 
 

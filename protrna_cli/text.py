@@ -27,6 +27,22 @@ def size_text(n_bytes: float) -> str:
     return f"{n_bytes:,.0f} bytes"
 
 
+def duration_text(seconds: float) -> str:
+    """Write a time in the two units that fit, rounded to the smaller one: seconds, minutes, hours or days.
+
+    >>> duration_text(26.2), duration_text(90), duration_text(3600)
+    ('26 s', '1 min 30 s', '1 h')
+    >>> duration_text(119.7), duration_text(12_010), duration_text(200_000)
+    ('2 min', '3 h 20 min', '2 d 8 h')
+    """
+    for big, small, unit in ((86_400, 3600, "d h"), (3600, 60, "h min"), (60, 1, "min s")):
+        if round(seconds / small) * small >= big:
+            count, rest = divmod(round(seconds / small), big // small)
+            name, rest_name = unit.split()
+            return f"{count:,} {name} {rest} {rest_name}" if rest else f"{count:,} {name}"
+    return f"{seconds:.0f} s"
+
+
 def shortened(name: str) -> str:
     """Quote an id for a message; the middle of a long id is left out.
 

@@ -45,11 +45,10 @@ Examples:
 @click.option(
     "-o",
     "--output",
-    required=True,
     metavar="OUT",
     type=click.Path(),
     help="Output file: .parquet, .h5 or .npy; - writes Parquet to standard output, /dev/null discards it. "
-    "A symbolic link is refused: name the file that it points to.",
+    "A symbolic link is refused: name the file that it points to.  [required, but not with --dry-run]",
 )
 @click.option("--per-token", is_flag=True, help="One vector per residue instead of one per record.")
 @click.option(
@@ -190,7 +189,7 @@ Examples:
 @verbosity
 def embed(
     inputs: tuple[str, ...],
-    output: str,
+    output: str | None,
     dry_run: bool,
     as_json: bool,
     progress: str,
@@ -205,6 +204,10 @@ def embed(
     Rows are in input order, each with the record's id, description and counts. OUT also stores how it was
     made (see protrna info).
     """
+    if output is None:
+        if not dry_run:
+            raise UsageError("-o OUT is missing: give the output file, or - for standard output")
+        output = STDOUT  # counts as Parquet
     embed_options = _parse_options(options)
     if dask and output == STDOUT:
         raise UsageError("--dask writes a folder of Parquet parts, but -o - is a pipe; give -o a folder")

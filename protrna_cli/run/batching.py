@@ -61,6 +61,10 @@ class ChunkBatches:
         """Share (l,) of piece `i` in each residue that it covers."""
         return self._shares[i]
 
+    def token_counts(self, batch: list[int]) -> list[int]:
+        """Count the tokens of each piece of a batch, with `<cls>` and `<eos>`."""
+        return [self.pieces[i].length + 2 for i in batch]
+
     def tokens(self, batch: list[int], alphabet: Alphabet) -> tuple[Tokens, Floats]:
         """Make the tokens (B, T) of a batch, and the weight (B, T) of each token in its record's mean."""
         pieces = [self.pieces[i] for i in batch]

@@ -25,6 +25,7 @@ from protrna_cli.run.batching import RESIDUES, ChunkBatches, Floats, Joiner
 from protrna_cli.run.journal import Position
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from protrna_cli.run.stop import Stop
+from protrna_cli.run.work import Work
 
 COMMIT_SECONDS = 30.0
 """Time between commits: the most work that a crash can cost, besides the running batch."""
@@ -116,7 +117,7 @@ def embed(
     request: Request,
     progress: Progress,
     stop: Stop,
-) -> int:
+) -> Work:
     """Embed records into the sink of each product, starting at its position.
 
     Parameters
@@ -126,8 +127,8 @@ def embed(
 
     Returns
     -------
-    int
-        Number of tokens that ran.
+    Work
+        The batches that ran.
 
     Raises
     ------
@@ -136,7 +137,7 @@ def embed(
     NotFinite, OutOfMemory
         A record cannot be embedded; the message names it. The batches before it are committed.
     """
-    tokens, done = 0, NOTHING
+    work, done = Work(), NOTHING
     for number, chunk_items in enumerate(into_chunks(items)):
         stop.check()
         records = [item for item in chunk_items if isinstance(item, Record)]
@@ -150,10 +151,12 @@ def embed(
         # A sink that is further ahead gets the same batches again.
         first = min(product.sink.position.batches for product in unfinished)
         fillers = [RowFiller(product, chunk, records, skipped, request) for product in unfinished]
-        tokens += _embed_chunk(chunk, fillers, first, before, model, request, progress, stop)
+        _embed_chunk(chunk, fillers, first, before, model, request, progress, stop)
         for product in unfinished:
             product.sink.close_chunk(done)
-    return tokens
+        for batch in chunk.batches[first:]:
+            work.add(chunk.token_counts(batch))
+    return work
 
 
 class RowFiller:
@@ -227,13 +230,10 @@ def _embed_chunk(
     request: Request,
     progress: Progress,
     stop: Stop,
-) -> int:
-    """Run the batches of a chunk from number `first` on, with commits; returns the tokens that ran.
-
-    `done` counts the records of the chunks before.
-    """
+) -> None:
+    """Run the batches of a chunk from number `first` on, with commits; `done` counts the chunks before."""
     done = sum((_amount(chunk, i) for batch in chunk.batches[:first] for i in batch), done)
-    tokens, complete, committed = 0, (first, done), time.monotonic()
+    complete, committed = (first, done), time.monotonic()
     try:
         for number, batch in enumerate(chunk.batches[first:], start=first + 1):
             for i, vectors in _run(model, chunk, fillers, batch, request, stop):
@@ -242,7 +242,6 @@ def _embed_chunk(
                 amount = _amount(chunk, i)
                 done += amount
                 progress.advance(amount)
-                tokens += chunk.pieces[i].length + 2
             if fillers[0].idle:
                 complete = number, done
                 if time.monotonic() - committed > COMMIT_SECONDS:
@@ -252,7 +251,6 @@ def _embed_chunk(
         if complete[0] > first:
             _commit(fillers, *complete)
         raise
-    return tokens
 
 
 def _commit(fillers: list[RowFiller], batches: int, done: Amount) -> None:

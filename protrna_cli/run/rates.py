@@ -10,16 +10,16 @@ from protrna_cli.disk import write_whole
 
 
 def recall(file: Path, key: str) -> float | None:
-    """Tokens per second of the last run of this kind; None if there was none."""
+    """Operations per second of the last run of this kind; None if there was none."""
     rate = _rates(file).get(key)
-    return float(rate) if isinstance(rate, (int, float)) else None
+    return float(rate) if isinstance(rate, (int, float)) and rate > 0 else None
 
 
 def remember(file: Path, key: str, rate: float) -> None:
-    """Record tokens per second; does nothing if the file cannot be written."""
+    """Record operations per second; does nothing if the file cannot be written."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps({**_rates(file), key: round(rate, 1)}))
+        write_whole(file, json.dumps({**_rates(file), key: round(rate)}))
 
 
 def _rates(file: Path) -> dict[str, object]:

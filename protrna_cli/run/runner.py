@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
 
 MEASURABLE_SECONDS = 5.0
-"""A shorter run does not measure the machine's speed well."""
+"""A shorter run does not measure the machine's speed well; nor does one that mostly reads what is resumed."""
 
 
 @dataclass(frozen=True)
@@ -137,19 +137,19 @@ def run_shard(
     stop: Stop,
 ) -> float:
     """Embed the records of one shard; returns the seconds it took, and stores the speed for `--dry-run`."""
-    request = Request(
-        options.rules, model.size.layer_indices(options.layers), options.batch_tokens, options.dtype
-    )
+    layers = model.size.layer_indices(options.layers)
+    request = Request(options.rules, layers, options.batch_tokens, options.dtype)
     items = counted_input.records(options.shard, model.size.width)
     progress.start(amount_of(census), saved(products))
     started = time.perf_counter()
     try:
-        tokens = pipeline.embed(items, model, products, request, progress, stop)
+        work = pipeline.embed(items, model, products, request, progress, stop)
     finally:
         progress.close()
     seconds = time.perf_counter() - started
-    if seconds > MEASURABLE_SECONDS:
-        rates.remember(rates_file(), rate_key(model.size, options), tokens / seconds)
+    if seconds > MEASURABLE_SECONDS and work.tokens > census.n_tokens // 10:
+        speed = work.speed(model.size, max(layers), seconds)
+        rates.remember(rates_file(), rate_key(model.size, options), speed)
     return seconds
 
 
@@ -202,7 +202,7 @@ def recommend_bfloat16(options: EmbedOptions, progress: Progress) -> None:
 def rate_key(size: ModelSize, options: EmbedOptions) -> str:
     """Key of a remembered speed: model size, precision, device and threads."""
     threads = options.threads or available_cpus()
-    return f"{size.layers}x{size.width} {options.precision} {options.device} {threads}"
+    return f"{size.layers} layers of {size.width}, {options.precision}, {options.device}, {threads} threads"
 
 
 def rates_file() -> Path:

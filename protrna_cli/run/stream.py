@@ -81,8 +81,9 @@ class Stream:
     def close_chunk(self, done: Amount) -> None:
         """Send the open chunk, once all its rows are filled."""
         with self._sending():
-            array = np.memmap(self._chunk, self._header.dtype, "r", shape=self._shape)
             for rows, start, end in spans(self._rows, self._header):
+                # Mapped anew for each block: those sent no longer count as memory of this process.
+                array = np.memmap(self._chunk, self._header.dtype, "r", shape=self._shape)
                 block = Block(rows, list(array[:, start:end]))
                 self._checksum.add(block)
                 self._parquet.add(block)

@@ -1,7 +1,6 @@
 """End to end, from FASTA to output files, compared with the float64 reference."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,11 @@ import pandas as pd
 import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
-from protrna_cli.model.structure import PUBLISHED_SIZE
 from protrna_cli.output.read import read_output
 from protrna_cli.output.rows import Header
 from protrna_cli.plan import chunks
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Rules
-from protrna_cli.run.runner import rate_key
 from tests.conftest import SAMPLE, TOY, Run
 from tests.output.test_formats import KINDS, joined
 from tests.tools import reference
@@ -318,41 +315,6 @@ def test_a_very_long_description_fits_everywhere(tmp_path: Path) -> None:
         out = tmp_path / f"out.{h5_layout}.{format}"
         embed_fasta(path, out, EmbedOptions(model=str(TOY), h5_layout=h5_layout))
         assert read(out)[1][0].description == text
-
-
-def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, run: Run) -> None:
-    sequences = [random_sequence(n, n) for n in (510, 700, 10)]
-    path = write_fasta(tmp_path / "in.fa", [*sequences, sequences[2], "acgx"])
-    words = ["embed", path, "-o", tmp_path / "out.npy", "--model", TOY, "--dry-run"]
-    found = json.loads(run(*words, "--json", "--batch-tokens", 1024).out)
-    counted = {key: found[key] for key in ("records", "residues", "unknown", "long", "repeats", "skipped")}
-    assert counted == {"records": 5, "residues": 1234, "unknown": 1, "long": 1, "repeats": 1, "skipped": 0}
-    # Three pieces of 510 in two batches, because a batch has space for two; then 10 and 4 together.
-    assert (found["tokens"], found["batches"]) == (3 * 512 + 12 + 6, 3)
-    assert found["padding_share"] == pytest.approx(1 - (3 * 512 + 12 + 6) / (3 * 512 + 128))
-    assert found["output_bytes"] == 5 * 40 * 4
-    assert found["seconds"] is None
-    table = run(*words).out
-    assert "records                        5" in table
-    assert "unknown before the first run" in table
-    assert sorted(tmp_path.iterdir()) == [path]
-
-
-def test_a_dry_run_uses_the_last_rate_and_needs_no_weights(tmp_path: Path, run: Run, home: Path) -> None:
-    from protrna_cli.run import rates
-
-    path = write_fasta(tmp_path / "in.fa", ["acgu"])
-    key = rate_key(PUBLISHED_SIZE, EmbedOptions(threads=3))
-    rates.remember(home / "rates.json", key, 2.0)
-    words = ["embed", path, "-o", tmp_path / "out.npy", "--dry-run", "--json", "--threads", 3]
-    found = json.loads(run(*words).out)
-    assert found["seconds"] == 3.0
-    assert found["output_bytes"] == 1280 * 4
-
-
-def test_json_needs_a_dry_run(tmp_path: Path, run: Run) -> None:
-    outcome = run("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY, "--json")
-    assert (outcome.code, "--json needs --dry-run" in outcome.err) == (2, True)
 
 
 def test_provenance_records_how_the_output_was_made(tmp_path: Path, run: Run) -> None:

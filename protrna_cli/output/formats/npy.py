@@ -142,8 +142,9 @@ def read_header(path: Path) -> Header:
 
 def read_blocks(path: Path, header: Header) -> Iterator[Block]:
     """Read the rows, one block at a time."""
-    array = _mapped(path, header).reshape(len(header.layers), header.n_vectors, header.width)
     for rows, start, end in spans(read_rows(path, header), header):
+        # Mapped anew for each block: those read before no longer count as memory of this process.
+        array = _mapped(path, header).reshape(len(header.layers), header.n_vectors, header.width)
         yield Block(rows, list(array[:, start:end]))
 
 

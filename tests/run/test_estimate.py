@@ -1,0 +1,187 @@
+"""`--dry-run`: counts, and estimates of time and memory that agree with what was measured."""
+
+import json
+import os
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protrna_cli import EmbedOptions, embed_fasta
+from protrna_cli.api import estimate_fasta
+from protrna_cli.errors import Stopped, UsageError
+from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
+from protrna_cli.plan.rules import Rules
+from protrna_cli.run import rates, runner
+from protrna_cli.run.runner import rate_key
+from protrna_cli.run.work import Work
+from tests.conftest import SAMPLE, TOY, Run
+from tests.run.test_embed import random_sequence, write_fasta
+from tests.tools.runs import StopAfter, command
+
+
+def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, run: Run) -> None:
+    sequences = [random_sequence(n, n) for n in (510, 700, 10)]
+    path = write_fasta(tmp_path / "in.fa", [*sequences, sequences[2], "acgx"])
+    words = ["embed", path, "-o", tmp_path / "out.npy", "--model", TOY, "--dry-run"]
+    found = json.loads(run(*words, "--json", "--batch-tokens", 1024).out)
+    counted = {key: found[key] for key in ("records", "residues", "unknown", "long", "repeats", "skipped")}
+    assert counted == {"records": 5, "residues": 1234, "unknown": 1, "long": 1, "repeats": 1, "skipped": 0}
+    # Three pieces of 510 in two batches, because a batch has space for two; then 10 and 4 together.
+    assert (found["tokens"], found["batches"]) == (3 * 512 + 12 + 6, 3)
+    assert found["padding_share"] == pytest.approx(1 - (3 * 512 + 12 + 6) / (3 * 512 + 128))
+    assert found["output_bytes"] == 5 * 40 * 4
+    assert found["seconds"] is None
+    table = run(*words).out
+    assert "records                        5" in table
+    assert "unknown before the first run" in table
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("format", [None, "h5"])
+def test_a_dry_run_needs_no_output(tmp_path: Path, run: Run, format: str | None) -> None:
+    words = [
+        "embed",
+        SAMPLE,
+        "--model",
+        TOY,
+        "--dry-run",
+        "--json",
+        *(["--format", format] if format else []),
+    ]
+    named = run(*words, "-o", tmp_path / f"out.{format or 'parquet'}")
+    assert run(*words) == named
+    assert named.code == 0
+    outcome = run(*words[:4])
+    assert (outcome.code, "-o OUT is missing" in outcome.err) == (2, True)
+
+
+def test_a_dry_run_uses_the_last_speed_and_needs_no_weights(tmp_path: Path, run: Run, home: Path) -> None:
+    path = write_fasta(tmp_path / "in.fa", ["acgu"])
+    key = rate_key(PUBLISHED_SIZE, EmbedOptions(threads=3))
+    operations = 33 * (24 * 1280**2 * 128 + (4 * 1280 + 20 * 70) * 6**2)  # 6 tokens in 128 rows
+    rates.remember(home / "rates.json", key, operations / 12_000)
+    words = ["embed", path, "-o", tmp_path / "out.npy", "--dry-run", "--threads", 3]
+    found = json.loads(run(*words, "--json").out)
+    assert found["seconds"] == pytest.approx(12_000 + 33 * 0.002 + 0.4)
+    assert found["output_bytes"] == 1280 * 4
+    assert "3 h 20 min" in run(*words).out
+
+
+@pytest.mark.parametrize(
+    "content", ['{"3x40 float32 auto 2": 1234.5}', '{"KEY": "fast"}', '{"KEY": 0}', "[1]", "{", ""]
+)
+def test_other_speeds_are_ignored(run: Run, home: Path, content: str) -> None:
+    """Those of earlier versions were tokens per second."""
+    key = rate_key(ModelSize(3, 40, 5), EmbedOptions(threads=2))
+    (home / "rates.json").write_text(content.replace("KEY", key))
+    outcome = run("embed", SAMPLE, "--model", TOY, "--threads", 2, "--dry-run", "--json")
+    assert (outcome.code, json.loads(outcome.out)["seconds"]) == (0, None)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_run_remembers_its_speed_unless_nearly_all_was_resumed(
+    tmp_path: Path, source: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = StopAfter(10_000)
+    options = EmbedOptions(model=str(TOY), rules=Rules(on_invalid="skip"), batch_tokens=150, resume=True)
+    target = tmp_path / "out.npy"
+    embed_fasta(source, tmp_path / "short.npy", options, stop=checks)
+    with pytest.raises(Stopped):
+        embed_fasta(source, target, options, stop=StopAfter(10_000 - checks.left - 2))
+    monkeypatch.setattr(runner, "MEASURABLE_SECONDS", 0.0)
+    embed_fasta(source, target, options)
+    assert not (home / "rates.json").exists()
+    embed_fasta(source, tmp_path / "again.npy", options)
+    assert estimate_fasta(source, target, options).seconds is not None
+
+
+MEASURED: dict[ModelSize, list[tuple[int, int, float]]] = {
+    ModelSize(6, 320, 20): [
+        (16, 128, 0.360),
+        (128, 16, 0.419),
+        (512, 4, 0.588),
+        (1024, 2, 0.841),
+        (2048, 1, 1.173),
+        (4096, 1, 4.153),
+        (512, 16, 2.178),
+        (6000, 1, 8.408),
+    ],
+    ModelSize(33, 640, 10): [
+        (16, 16, 0.899),
+        (16, 128, 6.939),
+        (128, 16, 7.269),
+        (512, 4, 8.049),
+        (1024, 2, 9.356),
+        (2048, 1, 11.427),
+        (4096, 1, 32.803),
+    ],
+}
+"""Tokens of a piece, pieces of a batch, and its seconds of CPU time on two cores, once all is compiled."""
+
+
+@pytest.mark.parametrize("size", MEASURED, ids=str)
+def test_the_speed_of_any_run_predicts_the_time_of_any_other(size: ModelSize) -> None:
+    """Whether the pieces are short or long: attention and softmax are counted for what they cost."""
+    for (*learned, took), (*wanted, expected) in product(MEASURED[size], repeat=2):
+        works = [Work(), Work()]
+        for work, (tokens, pieces) in zip(works, (learned, wanted), strict=True):
+            for _ in range(20):
+                work.add([tokens] * pieces)
+            work.row_counts.clear()  # all is compiled
+        speed = works[0].speed(size, size.layers, 20 * took)
+        assert works[1].seconds(size, size.layers, speed) == pytest.approx(20 * expected, rel=0.25)
+
+
+def memory(source: Path, **options: Any) -> int:
+    kind = {"model": "demo", **options}
+    return estimate_fasta(source, kind.pop("out", "out.parquet"), EmbedOptions(**kind)).memory_bytes
+
+
+def test_memory_grows_with_what_needs_it(tmp_path: Path) -> None:
+    source = write_fasta(tmp_path / "in.fa", [random_sequence(n, n) for n in (510, 510, 510, 2000, 100)])
+    usual = memory(source)
+    for more in (
+        {"batch_tokens": 4096},
+        {"per_token": True},
+        {"pool": "max"},  # of a record in windows: its residues are joined first
+        {"rules": Rules(long="whole")},
+        {"layers": (1, 2, 3)},
+    ):
+        assert memory(source, **more) > usual, more
+    published = {"model": "protrna"}
+    assert memory(source, **published, precision="bfloat16") < memory(source, **published) - (1 << 30)
+    residues = {"per_token": True, "layers": (1, 6)}
+    assert memory(source, **residues, out="out.npy") < memory(source, **residues)
+    with pytest.raises(UsageError, match="layers 0 to 6, not 7"):
+        memory(source, layers=(7,))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is measured as Linux reports it")
+@pytest.mark.parametrize(
+    ("model", "records", "length", "options"),
+    [
+        ("demo", 400, 60, []),
+        ("demo", 8, 510, ["--batch-tokens", "4096"]),
+        ("demo", 1, 3000, ["--long", "whole"]),
+        (TOY, 5000, 150, ["--per-token"]),
+    ],
+)
+def test_peak_memory_is_near_the_estimate(
+    tmp_path: Path, run: Run, model: object, records: int, length: int, options: list[str]
+) -> None:
+    path = write_fasta(tmp_path / "in.fa", [random_sequence(length - i % 30, i) for i in range(records)])
+    words = ["embed", path, "-o", tmp_path / "out.parquet", "--model", model, "--device", "cpu", *options]
+    estimated = json.loads(run(*words, "--dry-run", "--json").out)["memory_bytes"]
+    arguments = command(*words, "-q")
+    child = os.posix_spawn(arguments[0], arguments, os.environ)
+    _, status, used = os.wait4(child, 0)
+    assert status == 0
+    assert estimated == pytest.approx(used.ru_maxrss * 1024, rel=0.2)
+
+
+def test_json_needs_a_dry_run(tmp_path: Path, run: Run) -> None:
+    outcome = run("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY, "--json")
+    assert (outcome.code, "--json needs --dry-run" in outcome.err) == (2, True)

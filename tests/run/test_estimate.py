@@ -90,7 +90,7 @@ def test_a_run_remembers_its_speed_unless_nearly_all_was_resumed(
     target = tmp_path / "out.npy"
     embed_fasta(source, tmp_path / "short.npy", options, stop=checks)
     with pytest.raises(Stopped):
-        embed_fasta(source, target, options, stop=StopAfter(10_000 - checks.left - 2))
+        embed_fasta(source, target, options, stop=StopAfter(10_000 - checks.left - 1))
     monkeypatch.setattr(runner, "MEASURABLE_SECONDS", 0.0)
     embed_fasta(source, target, options)
     assert not (home / "rates.json").exists()

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from protrna_cli.cli.options import as_json, verbosity
+from protrna_cli.text import printable
 
 
 @click.command(
@@ -48,7 +49,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
     size, dtype = read_size(path)
     return {
-        "file": str(path),
+        "file": printable(str(path)),
         "parameters": size.parameters,
         "layers": size.layers,
         "width": size.width,

@@ -17,7 +17,7 @@ from protrna_cli.output.parts import read_joined
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.rows import Row
-from protrna_cli.text import counted, shortened
+from protrna_cli.text import counted, printable, shortened
 
 LIBRARIES = {"umap": "umap", "tsne": "sklearn", "pca": "sklearn", ".html": "bokeh", ".png": "matplotlib"}
 """Library of the extra `plot` that each method and each suffix needs."""
@@ -75,7 +75,7 @@ def draw_map(
         rows, vectors = _read_vectors(source, blocks, column)
         colouring = colour_by(rows, color_by)
         picture = Picture(
-            title=source.name,
+            title=printable(source.name),
             subtitle=subtitle(header, header.layers[column], method, colouring),
             notice=header.provenance.get("notice", ""),
             rows=rows,

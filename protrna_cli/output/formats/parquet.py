@@ -8,6 +8,7 @@ the schema.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,12 +28,12 @@ class ParquetStream:
     Parameters
     ----------
     where
-        Path of the file, or a stream, which is written sequentially.
+        An open file or a stream, which is written sequentially. It stays open.
     header
         Header of the output.
     """
 
-    def __init__(self, where: Path | io.RawIOBase, header: Header) -> None:
+    def __init__(self, where: pa.NativeFile | io.RawIOBase, header: Header) -> None:
         self._header = header
         self._schema = _schema(header)
         self._writer = pq.ParquetWriter(
@@ -55,7 +56,7 @@ class ParquetStream:
 
 def write(path: Path, header: Header, blocks: Iterable[Block]) -> None:
     """Write a whole Parquet file."""
-    with closing(ParquetStream(path, header)) as writer:
+    with _opened(path, "wb") as file, closing(ParquetStream(file, header)) as writer:
         for block in blocks:
             writer.add(block)
 
@@ -68,7 +69,7 @@ def read_header(path: Path) -> Header:
     ValueError
         It is not Parquet, or protrna did not write it.
     """
-    metadata = pq.read_schema(path).metadata or {}
+    metadata = _read_schema(path).metadata or {}
     if PROVENANCE_KEY.encode() not in metadata:
         raise ValueError("a Parquet file without protrna provenance")
     return Header.from_json(metadata[PROVENANCE_KEY.encode()].decode())
@@ -76,7 +77,7 @@ def read_header(path: Path) -> Header:
 
 def read_blocks(path: Path, header: Header) -> Iterator[Block]:
     """Read the rows, one row group at a time."""
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as stored, pq.ParquetFile(stored) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             yield Block(list(_rows(table)), [_vectors(table[name], header) for name in header.columns])
@@ -84,14 +85,24 @@ def read_blocks(path: Path, header: Header) -> Iterator[Block]:
 
 def read_rows(path: Path, header: Header) -> Iterator[Row]:
     """Read the rows without their vectors."""
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as stored, pq.ParquetFile(stored) as file:
         for batch in file.iter_batches(columns=list(ROW_COLUMNS)):
             yield from _rows(batch)
 
 
 def schema(path: Path, header: Header) -> dict[str, str]:
     """List the columns with their Arrow types."""
-    return {field.name: str(field.type) for field in pq.read_schema(path)}
+    return {field.name: str(field.type) for field in _read_schema(path)}
+
+
+def _opened(path: Path, mode: str = "rb") -> pa.NativeFile:
+    """Open a file. Arrow takes a name that is not UTF-8 only as bytes, and only here."""
+    return pa.OSFile(os.fsencode(path), mode)
+
+
+def _read_schema(path: Path) -> Any:
+    with _opened(path) as stored:
+        return pq.read_schema(stored)
 
 
 def _rows(table: Any) -> Iterator[Row]:

@@ -9,7 +9,15 @@ from typing import Any
 
 import click
 
-from protrna_cli.cli.options import as_json, format_of_output, on_device, overwrite, verbosity, weights_dir
+from protrna_cli.cli.options import (
+    ANY_PATH,
+    as_json,
+    format_of_output,
+    on_device,
+    overwrite,
+    verbosity,
+    weights_dir,
+)
 from protrna_cli.cli.progress import progress_for, watcher_for
 from protrna_cli.cli.terminal import claim_stdout, quiet_libraries, say
 from protrna_cli.cluster.job_array import resolve_shard
@@ -33,20 +41,20 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
 @click.option(
     "-o",
     "--output",
     required=True,
     metavar="OUT",
-    type=click.Path(),
+    type=ANY_PATH,
     help="Output file: .parquet, .h5 or .npy; - writes Parquet to standard output.",
 )
 @click.option("--per-token", is_flag=True, help="One vector per residue instead of one per record.")
 @click.option(
     "--per-token-output",
     metavar="OUT2",
-    type=click.Path(),
+    type=ANY_PATH,
     help="Second output file from the same run, with one vector per residue; its suffix sets its format.",
 )
 @click.option(
@@ -64,7 +72,7 @@ Examples:
 @click.option(
     "--regions",
     metavar="BED",
-    type=click.Path(),
+    type=ANY_PATH,
     help="One vector per region of BED; the model still sees the whole record. Row ids are ID:NAME.",
 )
 @click.option(

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from protrna_cli.cli.options import as_json, verbosity
+from protrna_cli.cli.options import ANY_PATH, as_json, verbosity
 from protrna_cli.text import printable
 
 
@@ -16,7 +16,7 @@ from protrna_cli.text import printable
     epilog="\b\nExamples:\n  protrna info out.parquet\n  protrna info out.h5 --json\n"
     "  protrna info ProtRNA_pretrained.h5\n"
 )
-@click.argument("file", metavar="FILE", type=click.Path())
+@click.argument("file", metavar="FILE", type=ANY_PATH)
 @click.option(
     "--all", "whole", is_flag=True, help="Read every row of an output.  [default: those read in about 5 s]"
 )

@@ -11,6 +11,9 @@ from protrna_cli.output.formats.table import ALL_FORMATS, H5_LAYOUTS, RUN_FORMAT
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+ANY_PATH = click.Path(readable=False)
+"""A path. Whether it can be read is found when it is read; click would call it a usage error if not."""
+
 
 def verbosity(command: _F) -> _F:
     """Add `-q` and `-v`, which every command has."""

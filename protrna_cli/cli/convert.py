@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from protrna_cli.cli.options import format_of_output, overwrite, verbosity
+from protrna_cli.cli.options import ANY_PATH, format_of_output, overwrite, verbosity
 from protrna_cli.cli.terminal import say
 from protrna_cli.output.formats.table import choose_format, refuse_layout
 from protrna_cli.text import counted
@@ -20,7 +20,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("source", metavar="IN", type=click.Path())
+@click.argument("source", metavar="IN", type=ANY_PATH)
 @click.option(
     "-o",
     "--output",

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from protrna_cli.cli.options import (
+    ANY_PATH,
     as_json,
     format_of_output,
     on_device,
@@ -41,12 +42,12 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
 @click.option(
     "-o",
     "--output",
     metavar="OUT",
-    type=click.Path(),
+    type=ANY_PATH,
     help="Output file: .parquet, .h5 or .npy; - writes Parquet to standard output, /dev/null discards it. "
     "A symbolic link is refused: name the file that it points to.  [required, but not with --dry-run]",
 )
@@ -54,7 +55,7 @@ Examples:
 @click.option(
     "--per-token-output",
     metavar="OUT2",
-    type=click.Path(),
+    type=ANY_PATH,
     help="Second output file from the same run, with one vector per residue; its suffix sets its format.",
 )
 @click.option(
@@ -72,7 +73,7 @@ Examples:
 @click.option(
     "--regions",
     metavar="BED",
-    type=click.Path(),
+    type=ANY_PATH,
     help="One vector per region of BED; the model still sees the whole record. Row ids are ID:NAME.",
 )
 @click.option(

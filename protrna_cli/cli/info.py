@@ -8,16 +8,17 @@ from typing import Any
 
 import click
 
-from protrna_cli.cli.options import as_json, verbosity
+from protrna_cli.cli.options import ANY_PATH, as_json, verbosity
 from protrna_cli.errors import InputError
 from protrna_cli.output.formats.table import H5_SUFFIXES
+from protrna_cli.text import printable
 
 
 @click.command(
     epilog="\b\nExamples:\n  protrna info out.parquet\n  protrna info out.h5 --json\n"
     "  protrna info ProtRNA_pretrained.h5\n"
 )
-@click.argument("file", metavar="FILE", type=click.Path())
+@click.argument("file", metavar="FILE", type=ANY_PATH)
 @click.option(
     "--all", "whole", is_flag=True, help="Read every row of an output.  [default: those read in about 5 s]"
 )
@@ -52,7 +53,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
     size, dtype = read_size(path)
     return {
-        "file": str(path),
+        "file": printable(str(path)),
         "parameters": size.parameters,
         "layers": size.layers,
         "width": size.width,

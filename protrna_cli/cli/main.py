@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -84,7 +85,8 @@ def main() -> None:
 def _open_standard_streams() -> None:
     """Open the null device for each closed standard stream (`2>&-`).
 
-    Otherwise the next file that we open would get its descriptor.
+    Otherwise the next file that we open would get its descriptor. `sys.stdin` and `sys.__stdout__` stay None:
+    they show which streams were closed.
     """
     for descriptor in range(3):
         try:
@@ -93,3 +95,5 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # prints a file name as it is, even if not UTF-8

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from protrna_cli.cli.options import overwrite, verbosity
+from protrna_cli.cli.options import ANY_PATH, overwrite, verbosity
 from protrna_cli.cli.terminal import quiet_libraries, say
 from protrna_cli.map import METHODS, require_suffix
 
@@ -19,7 +19,7 @@ Examples:
 
 
 @click.command("map", epilog=EPILOG)
-@click.argument("source", metavar="OUT", type=click.Path())
+@click.argument("source", metavar="OUT", type=ANY_PATH)
 @click.option(
     "-o",
     "--output",

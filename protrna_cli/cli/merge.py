@@ -6,20 +6,20 @@ from pathlib import Path
 
 import click
 
-from protrna_cli.cli.options import format_of_output, overwrite, verbosity
+from protrna_cli.cli.options import ANY_PATH, format_of_output, overwrite, verbosity
 from protrna_cli.cli.terminal import say
 from protrna_cli.output.formats.table import choose_format, refuse_layout
 from protrna_cli.text import counted
 
 
 @click.command(epilog="\b\nExample:\n  protrna merge out.*-of-7.parquet -o out.parquet\n")
-@click.argument("parts", nargs=-1, required=True, metavar="PART...", type=click.Path())
+@click.argument("parts", nargs=-1, required=True, metavar="PART...", type=ANY_PATH)
 @click.option(
     "-o",
     "--output",
     required=True,
     metavar="OUT",
-    type=click.Path(),
+    type=ANY_PATH,
     help="Output file: .parquet, .h5 or .npy. A symbolic link is refused: name the file that it points to.",
 )
 @format_of_output()

@@ -12,6 +12,9 @@ from protrna_cli.output.formats.table import ALL_FORMATS, H5_LAYOUTS, RUN_FORMAT
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+ANY_PATH = click.Path(readable=False)
+"""A path. Whether it can be read is found when it is read; click would call it a usage error if not."""
+
 
 def was_given(name: str) -> bool:
     """Whether the user gave this option of the running command, even if the value is the default."""

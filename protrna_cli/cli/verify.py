@@ -6,16 +6,16 @@ from pathlib import Path
 
 import click
 
-from protrna_cli.cli.options import verbosity
+from protrna_cli.cli.options import ANY_PATH, verbosity
 from protrna_cli.cli.terminal import say
 from protrna_cli.errors import InputError
 from protrna_cli.run.stop import SignalStop
 
 
 @click.command(epilog="\b\nExample:\n  protrna verify out.parquet input.fa\n")
-@click.argument("output", metavar="OUT", type=click.Path())
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
-@click.option("--regions", metavar="BED", type=click.Path(), help="BED file that OUT was made with.")
+@click.argument("output", metavar="OUT", type=ANY_PATH)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
+@click.option("--regions", metavar="BED", type=ANY_PATH, help="BED file that OUT was made with.")
 @verbosity
 def verify(output: str, inputs: tuple[str, ...], regions: str | None, quiet: bool, verbose: bool) -> None:
     """Check that an output is complete and undamaged.

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from protrna_cli.errors import InputError, InputUnreadable, UsageError, WriteFailed
-from protrna_cli.text import reason
+from protrna_cli.text import printable, reason
 
 STDIN = "-"
 BINARY = "a binary file or UTF-16, not text; give FASTA as plain text"
@@ -46,7 +46,7 @@ class Source:
     Attributes
     ----------
     name
-        As the user gave it; `<stdin>` for standard input.
+        As the user gave it, and printable; `<stdin>` for standard input.
     path
         The file; None if `spool` is used.
     spool
@@ -151,7 +151,9 @@ def open_sources(names: Sequence[str | os.PathLike[str]]) -> Iterator[list[Sourc
 def _source(text: str, stack: ExitStack) -> Source:
     if text == STDIN:
         if sys.stdin is None:  # closed before this process began
-            raise InputUnreadable("<stdin>: standard input is closed; name a file, or give it a pipe")
+            raise InputUnreadable(
+                "<stdin>: standard input is closed; give it a file or a pipe, or name a file"
+            )
         return Source("<stdin>", spool=_spooled(sys.stdin.buffer, "<stdin>", stack))
     path = Path(text)
     try:
@@ -160,10 +162,10 @@ def _source(text: str, stack: ExitStack) -> Source:
             raise InputUnreadable(f"{text}: a folder; name its files, for example {text.rstrip('/')}/*.fa")
         with path.open("rb") as file:
             if not stat.S_ISREG(mode):
-                return Source(text, spool=_spooled(file, text, stack))
+                return Source(printable(text), spool=_spooled(file, text, stack))
     except OSError as error:
         raise InputUnreadable(f"{text}: cannot be read ({error.strerror}); check the path") from None
-    return Source(text, path)
+    return Source(printable(text), path)
 
 
 def _spooled(stream: Any, name: str, stack: ExitStack) -> IO[bytes]:
@@ -190,7 +192,9 @@ def _blocks(stream: IO[bytes], name: str) -> Iterator[bytes]:
     except OSError as error:
         if error.errno == errno.EISDIR:
             raise InputUnreadable(f"{name}: a folder; name its files") from None
-        raise InputUnreadable(f"{name}: cannot be read ({reason(error)}); check its origin") from None
+        raise InputUnreadable(
+            f"{name}: cannot be read ({reason(error)}); check where it comes from"
+        ) from None
     if block != b"":  # None: a stream that does not wait for its next bytes, which is not its end
         raise InputUnreadable(f"{name}: its next bytes are not ready; save it as a file, and name that")
 

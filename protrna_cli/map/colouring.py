@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from protrna_cli.errors import InputError, InputUnreadable, UsageError
 from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
-from protrna_cli.text import shortened
+from protrna_cli.text import printable, shortened
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Palette of Okabe and Ito, distinguishable with any type of colour blindness (https://jfly.uni-koeln.de/color/)."""
@@ -173,7 +173,7 @@ def colour_by(rows: Sequence[Row], wanted: str) -> Colouring:
         names = [families.get(row.id) for row in rows]
         if not any(names):
             raise InputError(f"{path}: has none of the ids in the output; {TABLE_FORMAT}")
-        return Families(path.name, names)
+        return Families(printable(path.name), names)
     return Families(wanted, _matches(rows, wanted))
 
 

@@ -20,7 +20,7 @@ from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.values import AnyPath, instance, one_of, path_text, switch, whole_number
-from protrna_cli.text import counted, shortened
+from protrna_cli.text import counted, printable, shortened
 
 LIBRARIES = {"umap": "umap", "tsne": "sklearn", "pca": "sklearn", ".html": "bokeh", ".png": "matplotlib"}
 """Library of the extra `plot` that each method and each suffix needs."""
@@ -87,7 +87,7 @@ def draw_map(
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
         picture = Picture(
-            title=source.name,
+            title=printable(source.name),
             subtitle=subtitle(header, header.layers[column], method, colouring),
             notice=header.provenance.get("notice", ""),
             rows=rows,

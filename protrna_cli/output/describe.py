@@ -15,7 +15,7 @@ from protrna_cli.output.parts import parts_of, read_joined
 from protrna_cli.output.read import schema_of
 from protrna_cli.output.rows import Block, Header, Values
 from protrna_cli.plan.rows import COUNT_COLUMNS, Row
-from protrna_cli.text import counted, shortened, size_text
+from protrna_cli.text import counted, printable, shortened, size_text
 
 FIRST_ROWS = 5
 FIRST_NUMBERS = 3
@@ -159,7 +159,7 @@ def describe(path: Path, whole: bool = False) -> Description:
     header, blocks = read_joined(path)
     parts = parts_of(path)
     size = sum(file.stat().st_size for part in parts for file in possible_files(part) if file.exists())
-    found = Description(str(path), size, header, schema_of(parts[0]))
+    found = Description(printable(str(path)), size, header, schema_of(parts[0]))
     ids: set[int] = set()
     embeddings: set[int] = set()
     norms: list[list[Values]] = [[] for _ in header.columns]

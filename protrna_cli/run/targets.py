@@ -25,7 +25,7 @@ from protrna_cli.output.read import check_quickly
 from protrna_cli.output.rows import Header
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.report import Progress
-from protrna_cli.text import size_text
+from protrna_cli.text import printable, size_text
 from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
 from protrna_cli.weights.names import DEMO_NOTICE
 
@@ -95,7 +95,7 @@ def make_header(
     layers = size.layer_indices(options.layers)
     provenance: dict[str, Any] = {
         "version": version(),
-        "model": {"name": options.model, "weights_sha256": weights_sha256, **asdict(size)},
+        "model": {"name": printable(options.model), "weights_sha256": weights_sha256, **asdict(size)},
         "layers": list(layers),
         "pooling": None if target.per_token else options.pool,
         "precision": options.precision,

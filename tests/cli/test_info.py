@@ -101,6 +101,14 @@ def test_what_is_not_a_file_is_refused_at_once(run: Run, tmp_path: Path, name: s
     assert line.startswith(f"protrna: error: {path}: ")
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "gone", "loop", "loop/out.npy"])
+def test_what_cannot_be_read(run: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    outcome = run("info", tmp_path / name)
+    assert outcome.code == 66
+    assert f"{tmp_path / name}: cannot be read (" in outcome.err
+
+
 def test_a_checkpoint_as_json(run: Run) -> None:
     shown = json.loads(run("info", GOLDEN / "toy.h5", "--json").out)
     sizes = {name: shown[name] for name in ("parameters", "layers", "width", "heads", "dtype")}

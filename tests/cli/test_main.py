@@ -155,6 +155,27 @@ def test_closed_standard_streams_do_no_harm(tmp_path: Path) -> None:
     assert shell('protrna verify "$1" "$2"', out, SAMPLE).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ('protrna embed - -o "$2" --model "$3" <&-', 66, "<stdin>: standard input is closed"),
+        ('protrna embed "$1" -o - --model "$3" >&-', 73, "standard output is closed; add > out.parquet"),
+        ('protrna embed - -o - --model "$3" <&- >&-', 73, "standard output is closed"),
+        ('protrna embed "$1" -o - --model "$3" >&- 2>&-', 73, None),
+        ('protrna embed - -o "$2" --model "$3" <&- 2>&-', 66, None),
+    ],
+)
+def test_a_closed_stream_that_is_needed_is_an_error(
+    tmp_path: Path, line: str, code: int, words: str | None
+) -> None:
+    done = shell(line, SAMPLE, tmp_path / "out.npy", TOY)
+    assert done.returncode == code
+    assert not list(tmp_path.iterdir())
+    if words:
+        [message] = done.stderr.splitlines()
+        assert message.startswith(f"protrna: error: {words}")
+
+
 def test_a_closed_pipe_is_quiet_and_a_full_disk_is_an_error(tmp_path: Path, run: Run) -> None:
     out = tmp_path / "out.npy"
     assert run("embed", SAMPLE, "-o", out, "--model", TOY).code == 0

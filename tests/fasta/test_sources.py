@@ -1,11 +1,13 @@
 """Real-world FASTA: every way of storing it reads the same, and every bad file gets a message that helps."""
 
 import bz2
+import errno
 import gzip
 import hashlib
 import lzma
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -206,6 +208,9 @@ def test_bad_input_is_reported_before_the_model_is_loaded(tmp_path: Path) -> Non
         (lambda path: path.mkdir(), "a folder; name its files, for example "),
         (lambda path: path.symlink_to(path), "cannot be read (Too many levels of symbolic links)"),
         (lambda path: path.symlink_to("gone"), "cannot be read (No such file or directory)"),
+        (lambda path: path.symlink_to(f"{SAMPLE}/in.fa"), "cannot be read (Not a directory)"),
+        (lambda path: path.symlink_to(f"/{'n' * 300}"), "cannot be read (File name too long)"),
+        (lambda path: path.symlink_to("/proc/self/mem"), "cannot be read (Input/output error)"),
     ],
 )
 def test_unreadable_input_exits_with_66(
@@ -218,13 +223,83 @@ def test_unreadable_input_exits_with_66(
     assert f"{path}: {words}" in outcome.err
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
-def test_a_file_without_read_permission(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["embed", "in.fa", "-o", "out.npy", "--model", "demo", "-q"],
+        ["embed", "closed/in.fa", "-o", "out.npy", "--model", "demo", "-q"],
+        ["embed", "other.fa", "-o", "out.npy", "--model", "demo", "-q", "--regions", "in.fa"],
+        ["verify", "in.fa", "in.fa"],
+        ["verify", "closed", "in.fa"],
+        ["merge", "in.fa", "-o", "out.npy"],
+        ["convert", "in.fa", "-o", "out.npy"],
+        ["info", "in.fa"],
+        ["info", "closed"],
+    ],
+)
+def test_a_file_without_read_permission(tmp_path: Path, words: list[str]) -> None:
+    for name in ("in.fa", "other.fa"):
+        (tmp_path / name).write_bytes(TEXT)
+    (tmp_path / "in.fa").chmod(0)
+    (tmp_path / "closed").mkdir(mode=0)
+    as_user = []
+    if os.geteuid() == 0:  # root can read everything, unless it gives up that right
+        as_user = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+        if not shutil.which("setpriv") or subprocess.run([*as_user, "true"], capture_output=True).returncode:
+            pytest.skip("root cannot give up its rights here")
+    done = subprocess.run(
+        [*as_user, *command(*words)], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, "Permission denied" in done.stderr) == (66, True), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_input_that_fails_in_the_middle(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "in.fa"
-    path.write_bytes(TEXT)
-    path.chmod(0)
+    path.write_bytes(b">a\n" + b"ACGU\n" * 500_000)
+    read = os.pread
+
+    def fail(descriptor: int, length: int, offset: int) -> bytes:
+        if offset > 1_000_000:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", fail)
     outcome = run("embed", path, "-o", tmp_path / "out.npy", "--model", "demo", "-q")
-    assert (outcome.code, "Permission denied" in outcome.err) == (66, True)
+    assert outcome.code == 66
+    assert f"{path}: cannot be read (Input/output error)" in outcome.err
+
+
+class Stream:
+    """Standard input that gives some bytes, and then does not go on as it should."""
+
+    def __init__(self, *answers: object) -> None:
+        self.buffer = self
+        self._answers = list(answers)
+
+    def read(self, length: int) -> object:
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "cannot be read (Input/output error)"),
+        (OSError(errno.EISDIR, "Is a directory"), "a folder; name its files"),
+        (None, "its next bytes are not ready"),
+    ],
+)
+def test_standard_input_that_fails_is_not_a_failed_write(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: object, words: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Stream(TEXT, last))
+    outcome = run("embed", "-", "-o", tmp_path / "out.npy", "--model", "demo", "-q")
+    assert outcome.code == 66
+    assert f"<stdin>: {words}" in outcome.err
+    assert not list(tmp_path.iterdir())
 
 
 def command(*words: object) -> list[str]:

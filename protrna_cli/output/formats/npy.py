@@ -20,6 +20,7 @@ import numpy as np
 from protrna_cli.output.paths import index_path, meta_path
 from protrna_cli.output.rows import Block, Header, Values, spans
 from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
+from protrna_cli.text import printable
 
 INDEX_COLUMNS = (*ROW_COLUMNS, "start", "end")
 
@@ -197,8 +198,9 @@ def _mapped(path: Path, header: Header) -> Any:
 def schema(path: Path, header: Header) -> dict[str, str]:
     """List the files, with the array's dtype and shape and the index's columns."""
     array = np.load(path, mmap_mode="r")
-    return {
-        path.name: f"{array.dtype} {array.shape}",
-        index_path(path).name: ", ".join(INDEX_COLUMNS),
-        meta_path(path).name: "provenance",
+    files = {
+        path: f"{array.dtype} {array.shape}",
+        index_path(path): ", ".join(INDEX_COLUMNS),
+        meta_path(path): "provenance",
     }
+    return {printable(file.name): text for file, text in files.items()}

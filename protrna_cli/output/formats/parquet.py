@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -31,12 +32,12 @@ class ParquetStream:
     Parameters
     ----------
     where
-        Path of the file, or a stream, which is written sequentially.
+        An open file or a stream, which is written sequentially. It stays open.
     header
         Header of the output.
     """
 
-    def __init__(self, where: Path | io.RawIOBase, header: Header) -> None:
+    def __init__(self, where: pa.NativeFile | io.RawIOBase, header: Header) -> None:
         self._header = header
         self._schema = _schema(header)
         self._writer = pq.ParquetWriter(
@@ -61,7 +62,7 @@ class ParquetStream:
 
 def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
     """Write a whole Parquet file."""
-    with closing(ParquetStream(path, header)) as writer:
+    with _opened(path, "wb") as file, closing(ParquetStream(file, header)) as writer:
         for block in blocks:
             writer.add(block)
         writer.close(seal())
@@ -75,7 +76,7 @@ def read_header(path: Path) -> Header:
     ValueError
         It is not Parquet, or protrna did not write it.
     """
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as stored, pq.ParquetFile(stored) as file:
         metadata, of_schema = file.metadata.metadata or {}, file.schema_arrow.metadata or {}
     provenance, checksums = of_schema.get(PROVENANCE_KEY.encode()), metadata.get(CHECKSUMS_KEY.encode())
     if provenance is None:
@@ -87,7 +88,7 @@ def read_header(path: Path) -> Header:
 
 def read_blocks(path: Path, header: Header) -> Iterator[Block]:
     """Read the rows, one row group at a time."""
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as stored, pq.ParquetFile(stored) as file:
         _check_columns(file, header)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
@@ -96,7 +97,7 @@ def read_blocks(path: Path, header: Header) -> Iterator[Block]:
 
 def read_rows(path: Path, header: Header) -> Iterator[Row]:
     """Read the rows without their vectors."""
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as stored, pq.ParquetFile(stored) as file:
         for batch in file.iter_batches(columns=list(ROW_COLUMNS)):
             yield from _rows(batch)
 
@@ -109,7 +110,7 @@ def check(path: Path, header: Header, thorough: bool = False) -> None:
     ValueError
         They differ.
     """
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as stored, pq.ParquetFile(stored) as file:
         _check_columns(file, header)
         if file.metadata.num_rows != header.n_rows:
             raise ValueError(
@@ -129,7 +130,17 @@ def _columns_text(schema: Any) -> str:
 
 def schema(path: Path, header: Header) -> dict[str, str]:
     """List the columns with their Arrow types."""
-    return {field.name: str(field.type) for field in pq.read_schema(path)}
+    return {field.name: str(field.type) for field in _read_schema(path)}
+
+
+def _opened(path: Path, mode: str = "rb") -> pa.NativeFile:
+    """Open a file. Arrow takes a name that is not UTF-8 only as bytes, and only here."""
+    return pa.OSFile(os.fsencode(path), mode)
+
+
+def _read_schema(path: Path) -> Any:
+    with _opened(path) as stored:
+        return pq.read_schema(stored)
 
 
 def _rows(table: Any) -> Iterator[Row]:

@@ -7,6 +7,7 @@ support quotes, so a tab or a line end in a description becomes a space. `OUT.me
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
@@ -27,7 +28,8 @@ def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[]
     schema = pa.schema([(str(i), pa.float32()) for i in range(header.width)])
     options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     with (
-        csv.CSVWriter(path, schema, write_options=options) as vectors,
+        pa.OSFile(os.fsencode(path), "wb") as file,  # as bytes, because Arrow expects UTF-8 otherwise
+        csv.CSVWriter(file, schema, write_options=options) as vectors,
         metadata_path(path).open("w", encoding="utf-8", newline="") as metadata,
     ):
         metadata.write("\t".join(ROW_COLUMNS) + "\n")

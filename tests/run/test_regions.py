@@ -19,10 +19,8 @@ from protrna_cli.model.transformer import ProtRNA
 from protrna_cli.output.merge import merge
 from protrna_cli.output.paths import partial_path, shard_path, skipped_path
 from protrna_cli.output.read import read_output
-from protrna_cli.plan import chunks
 from protrna_cli.plan.rules import Region, Regions, Rules
 from protrna_cli.plan.shard import Shard
-from protrna_cli.run import pipeline
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import Run
 from tests.output.test_formats import KINDS, joined
@@ -68,13 +66,6 @@ def bed(tmp_path: Path) -> Path:
     path = tmp_path / "parts.bed"
     path.write_text(BED)
     return path
-
-
-@pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
-    monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 300)
-    monkeypatch.setattr(pipeline, "COMMIT_SECONDS", 0.0)
 
 
 def residues_of(sequence: str) -> Any:

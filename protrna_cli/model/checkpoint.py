@@ -37,7 +37,7 @@ DEEPEST = 16
 """Groups inside each other; the published checkpoint has five."""
 
 LARGEST_RATIO = 100
-"""Values may be compressed, but hardly to a tenth: far fewer bytes than this mean that they are not there."""
+"""Bytes of values for each byte stored; compression hardly saves nine tenths of real weights."""
 
 _DAMAGE = (LookupError, ValueError, TypeError)
 """What h5py raises for damaged names and types, beside OSError and RuntimeError."""
@@ -179,9 +179,10 @@ def _why_unreadable(path: Path, error: Exception) -> _Flaw:
     if not start.startswith(b"\x89HDF\r\n\x1a\n"):
         return _Flaw("not an HDF5 file" if start else "an empty file")
     if isinstance(error, OSError) and error.errno:  # from the system, so the file need not be damaged
-        lock = "unable to lock" in str(error)
-        remedy = ("unset HDF5_USE_FILE_LOCKING",) if lock else ()
-        return _Flaw(f"cannot be {'locked' if lock else 'read'} ({os.strerror(error.errno)})", *remedy)
+        cause = os.strerror(error.errno)
+        if "unable to lock" in str(error):
+            return _Flaw(f"cannot be locked ({cause})", "unset HDF5_USE_FILE_LOCKING")
+        return _Flaw(f"cannot be read ({cause})")
     return _Flaw(f"truncated or damaged HDF5 ({str(error).splitlines()[0]})")
 
 

@@ -114,7 +114,7 @@ class Stream:
         self._chunk.close()
         self._pipe.shut = self._pipe.shut or kind is not None
         with self._sending():
-            self._parquet.close(self._checksum.seal())
+            self._parquet.close(None if kind else self._checksum.seal())
 
 
 class _Pipe(io.RawIOBase):

@@ -180,6 +180,7 @@ def test_a_stopped_run_commits_and_continues(tmp_path: Path, source: Path, clust
     def stop() -> None:
         journals = partial_path(target).glob("parts/*/journal")
         while not any(journal.read_text().count("\n") > 1 for journal in journals):
+            time.sleep(0.01)
             journals = partial_path(target).glob("parts/*/journal")
         raise Stopped("stopped by a test")
 

@@ -9,7 +9,7 @@ from protrna_cli.cluster import worker
 from protrna_cli.plan import chunks
 from protrna_cli.run import pipeline
 
-BATCH_SECONDS = 0.03
+BATCH_SECONDS = 0.12  # a part must not end before a cancellation reaches its worker
 
 
 def dask_setup(_: Any) -> None:

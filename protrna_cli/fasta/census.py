@@ -11,7 +11,7 @@ from protrna_cli.errors import InputError
 from protrna_cli.fasta.records import CHANGED, Place, Record, Skipped, read_from, read_inputs, rows_of
 from protrna_cli.fasta.sources import Source
 from protrna_cli.plan import chunks
-from protrna_cli.plan.pieces import cost, embedded_length, token_counts
+from protrna_cli.plan.pieces import cost, embedded_length, token_counts, total_cost
 from protrna_cli.plan.rules import Regions, Rules
 from protrna_cli.plan.shard import WHOLE, Shard
 from protrna_cli.text import shortened
@@ -34,7 +34,7 @@ class Mark(NamedTuple):
 
     def cost(self, width: int) -> int:
         """Cost of embedding all records before the mark, in the unit of `pieces.cost`."""
-        return 6 * width * self.n_tokens + self.n_scores
+        return total_cost(self.n_tokens, self.n_scores, width)
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Census:
 
     def cost(self, width: int) -> int:
         """Cost of embedding all records, in the unit of `pieces.cost`."""
-        return 6 * width * self.n_tokens + self.n_scores
+        return total_cost(self.n_tokens, self.n_scores, width)
 
     def mark_before(self, shard: Shard, width: int) -> Mark:
         """Return the last mark at or before a shard's first record."""

@@ -129,7 +129,7 @@ def _undamaged(path: Path) -> Iterator[None]:
     """Turn whatever a library raises while it reads an output into our error."""
     try:
         yield
-    except (ProtrnaError, GeneratorExit):
+    except ProtrnaError:
         raise
     except Exception as error:
         raise InputError(f"{path}: damaged ({_first_line(error)}); make it again with --overwrite") from error

@@ -99,7 +99,13 @@ def cost(length: int, rules: Rules, width: int) -> int:
 
     A layer takes 24 D² + 4 T D operations per token (ESM-2's layers; D is the width of the model).
     """
-    return sum(tokens * (6 * width + tokens) for tokens in token_counts(length, rules))
+    tokens = token_counts(length, rules)
+    return total_cost(sum(tokens), sum(each**2 for each in tokens), width)
+
+
+def total_cost(n_tokens: int, n_scores: int, width: int) -> int:
+    """Cost of any number of pieces from their tokens and attention scores per head, in the unit of `cost`."""
+    return 6 * width * n_tokens + n_scores
 
 
 def pack(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 
 from protrna_cli.output.formats import flat, h5ad, packed
-from protrna_cli.output.formats.h5file import CHECK_BYTES, check_bytes, opened
+from protrna_cli.output.formats.h5file import check_bytes, opened
 from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header
 from protrna_cli.plan.rows import ROW_COLUMNS, Row
 
@@ -57,8 +57,8 @@ def check(path: Path, header: Header, thorough: bool = False) -> None:
     ValueError
         They differ.
     """
-    status = path.stat()
-    if thorough or status.st_size <= CHECK_BYTES:
+    if thorough:  # if not, opening a large file does not compare its bytes
+        status = path.stat()
         check_bytes(path, status.st_size, status.st_mtime_ns)
     with opened(path) as file:
         if _is_flat(file):

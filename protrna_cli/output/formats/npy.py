@@ -58,12 +58,9 @@ class ArrayWriter:
 
     def _npy_header(self) -> bytes:
         """The bytes before the numbers in a .npy file."""
-        shape: tuple[int, ...] = (self._header.n_vectors, self._header.width)
-        if len(self._header.layers) > 1:
-            shape = (len(self._header.layers), *shape)
         buffer = io.BytesIO()
         np.lib.format.write_array_header_1_0(
-            buffer, {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+            buffer, {"descr": self._dtype.str, "fortran_order": False, "shape": _shape(self._header)}
         )
         return buffer.getvalue()
 
@@ -124,7 +121,7 @@ def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[]
 
 
 def write_header(path: Path, header: Header) -> None:
-    """Write the provenance beside an array."""
+    """Write the provenance beside an output, as `OUT.meta.json`."""
     meta_path(path).write_text(header.json + "\n", encoding="utf-8")
 
 
@@ -186,13 +183,16 @@ def check(path: Path, header: Header, thorough: bool = False) -> None:
 
 def _mapped(path: Path, header: Header) -> Any:
     """Map the array into memory; raises ValueError if its shape or type is not the header's."""
-    array = np.load(path, mmap_mode="r")
-    shape: tuple[int, ...] = (header.n_vectors, header.width)
-    if len(header.layers) > 1:
-        shape = (len(header.layers), *shape)
+    array, shape = np.load(path, mmap_mode="r"), _shape(header)
     if (array.dtype, array.shape) != (np.dtype(header.dtype), shape):
         raise ValueError(f"its array is {array.dtype} {array.shape}, not {header.dtype} {shape}")
     return array
+
+
+def _shape(header: Header) -> tuple[int, ...]:
+    """Shape of the array: one layer has no axis of its own."""
+    shape = (header.n_vectors, header.width)
+    return shape if len(header.layers) == 1 else (len(header.layers), *shape)
 
 
 def schema(path: Path, header: Header) -> dict[str, str]:

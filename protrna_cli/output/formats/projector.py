@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from protrna_cli.output.paths import meta_path, metadata_path
+from protrna_cli.output.formats import npy
+from protrna_cli.output.paths import metadata_path
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.rows import ROW_COLUMNS, Row
 
@@ -37,7 +38,7 @@ def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[]
             columns = np.ascontiguousarray(block.values[0].T, np.float32)
             vectors.write_table(pa.Table.from_arrays([pa.array(each) for each in columns], schema=schema))
             _write_rows(metadata, block.rows)
-    meta_path(path).write_text(seal().json + "\n", encoding="utf-8")
+    npy.write_header(path, seal())
 
 
 def _write_rows(metadata: IO[str], rows: list[Row]) -> None:

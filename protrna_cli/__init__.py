@@ -1,7 +1,12 @@
 """ProtRNA embeddings of RNA sequences, from the command line and from Python.
 
->>> from protrna_cli import load_model
+>>> from protrna_cli import embed, load_model
 >>> model = load_model("demo")
+>>> embed(["GGGGCCCC", "ACGU"], model).shape
+(2, 320)
+
+The published interface:
+
 >>> batch_converter = model.alphabet.get_batch_converter()
 >>> results = model(batch_converter(["GGGGCCCC"]), repr_layers=[6])
 >>> results["representations"][6].shape
@@ -13,27 +18,40 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from protrna_cli.api import embed_fasta, load_model, load_pretrained_model
+    from protrna_cli.api.files import embed_fasta
+    from protrna_cli.api.memory import embed, embed_iter
+    from protrna_cli.api.models import load_model, load_pretrained_model
     from protrna_cli.model.alphabet import Alphabet, BatchConverter
+    from protrna_cli.output.embeddings import Embedding, Embeddings, read_embeddings
     from protrna_cli.run.options import EmbedOptions
 
 _HOMES = {
     "Alphabet": "protrna_cli.model.alphabet",
     "BatchConverter": "protrna_cli.model.alphabet",
     "EmbedOptions": "protrna_cli.run.options",
-    "embed_fasta": "protrna_cli.api",
-    "load_model": "protrna_cli.api",
-    "load_pretrained_model": "protrna_cli.api",
+    "Embedding": "protrna_cli.output.embeddings",
+    "Embeddings": "protrna_cli.output.embeddings",
+    "embed": "protrna_cli.api.memory",
+    "embed_fasta": "protrna_cli.api.files",
+    "embed_iter": "protrna_cli.api.memory",
+    "load_model": "protrna_cli.api.models",
+    "load_pretrained_model": "protrna_cli.api.models",
+    "read_embeddings": "protrna_cli.output.embeddings",
 }
 
 __all__ = [
     "Alphabet",
     "BatchConverter",
     "EmbedOptions",
+    "Embedding",
+    "Embeddings",
     "__version__",
+    "embed",
     "embed_fasta",
+    "embed_iter",
     "load_model",
     "load_pretrained_model",
+    "read_embeddings",
 ]
 
 

@@ -8,6 +8,23 @@ from pathlib import Path
 
 from protrna_cli.errors import UsageError
 
+_owned = False
+
+
+def own_process() -> None:
+    """Declare that this process runs nothing but protrna: libraries may be set up for all of it.
+
+    The command line and the workers of a cluster declare it. In somebody's notebook or program, TensorFlow's
+    settings are not ours to change.
+    """
+    global _owned
+    _owned = True
+
+
+def is_own_process() -> bool:
+    """Whether `own_process` was called."""
+    return _owned
+
 
 def available_cpus() -> int:
     """Count the CPUs that this process may use.

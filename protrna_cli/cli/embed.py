@@ -223,7 +223,7 @@ def embed(
     if embed_options.model == DEMO and not quiet:
         say(f"note: {DEMO_NOTICE}")
     with quiet_libraries(verbose), SignalStop() as stop:
-        from protrna_cli.api import embed_fasta, stream_fasta
+        from protrna_cli.api.files import embed_fasta, stream_fasta
 
         callbacks = progress_for(progress, quiet), stop, watcher_for(progress, quiet)
         if dask:
@@ -255,7 +255,7 @@ def _print_estimate(
     inputs: tuple[str, ...], output: str, options: EmbedOptions, as_json: bool, as_parquet: bool
 ) -> None:
     """Print the estimate of a run."""
-    from protrna_cli.api import estimate_fasta
+    from protrna_cli.api.files import estimate_fasta
 
     if as_parquet and not options.format:
         options = replace(options, format="parquet")

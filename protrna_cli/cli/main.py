@@ -20,6 +20,7 @@ from protrna_cli.cli.terminal import say
 from protrna_cli.cli.verify import verify
 from protrna_cli.cli.weights import weights
 from protrna_cli.errors import ProtrnaError, ReaderGone, Stopped, WriteFailed
+from protrna_cli.machine import own_process
 
 KEYBOARD_INTERRUPT = 130
 
@@ -78,6 +79,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
+    own_process()
     _open_standard_streams()
     sys.exit(run())
 

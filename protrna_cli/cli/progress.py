@@ -12,6 +12,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from protrna_cli.api.bar import Bar
 from protrna_cli.cli.terminal import say
 from protrna_cli.machine import resident_memory
 from protrna_cli.run.report import NOTHING, Amount, Progress
@@ -29,35 +30,8 @@ class Notes(Progress):
         say(f"note: {text}")
 
 
-class Bar(Notes):
-    """A progress bar: records, residues per second, time left."""
-
-    def start(self, total: Amount, resumed: Amount = NOTHING) -> None:
-        self._total, self._done = total, resumed
-        self._bar = tqdm(
-            total=total.residues,
-            initial=resumed.residues,
-            smoothing=0,  # the mean of this process, as in the summary
-            unit=" residues",
-            unit_scale=True,
-            file=sys.stderr,
-            dynamic_ncols=True,
-            bar_format="{desc} {bar} {percentage:3.0f}% {rate_fmt}, {remaining} left",
-        )
-        self.advance(NOTHING)
-
-    def advance(self, amount: Amount) -> None:
-        self._done += amount
-        shown = f"{self._done.records:,}/{self._total.records:,} records"
-        self._bar.set_description_str(shown, refresh=False)
-        self._bar.update(amount.residues)
-
-    def resume(self, amount: Amount) -> None:
-        self._bar.initial += amount.residues  # tqdm leaves these out of its rate
-        self.advance(amount)
-
-    def close(self) -> None:
-        self._bar.close()
+class NotingBar(Notes, Bar):
+    """A progress bar that also prints messages."""
 
 
 class Meter(Notes):
@@ -138,7 +112,7 @@ def progress_for(kind: str, quiet: bool) -> Progress:
     if kind == "auto" and not quiet:
         kind = "bar" if sys.stderr.isatty() else "lines"
     if kind == "bar":
-        return Bar()
+        return NotingBar(tqdm)
     if kind == "json":
         return JsonLines(JSON_SECONDS)
     if kind == "lines":

@@ -20,7 +20,7 @@ from typing import Any
 from protrna_cli.disk import sync, write_whole
 from protrna_cli.errors import OutputUnwritable, RunMismatch
 from protrna_cli.fasta.census import Census, CountedInput, Mark
-from protrna_cli.fasta.records import Place
+from protrna_cli.fasta.places import Place
 from protrna_cli.fasta.sources import Source
 from protrna_cli.output.formats.table import Format
 from protrna_cli.output.paths import is_part, manifest_path, part_name, partial_path, skipped_path

@@ -27,6 +27,7 @@ from protrna_cli.errors import (
     Stopped,
 )
 from protrna_cli.fasta.sources import Source, open_sources
+from protrna_cli.machine import own_process
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.paths import manifest_path
 from protrna_cli.plan.shard import Shard
@@ -57,6 +58,7 @@ def embed_part(folder: str, shard: Shard, checkpoint: Checkpoint, options: Embed
     ProtrnaError
         As in `embed_shard`; the message names this machine.
     """
+    own_process()  # a worker is given the machine's cores by whoever starts it
     stop = _TaskStop()
     try:
         with _TASK_LOCK:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from protrna_cli.errors import InputError
-from protrna_cli.fasta.records import CHANGED, Place, Record, Skipped, read_from, read_inputs, rows_of
+from protrna_cli.fasta.places import Place
+from protrna_cli.fasta.records import CHANGED, Record, Skipped, read_from, read_inputs, rows_of
 from protrna_cli.fasta.sources import Source
 from protrna_cli.plan import chunks
 from protrna_cli.plan.pieces import cost, embedded_length, token_counts, total_cost

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from protrna_cli.errors import InputError
+from protrna_cli.fasta.places import START, FileOrigin, Origin, Place, ProgramOrigin
 from protrna_cli.fasta.sources import Source, fasta_lines
 from protrna_cli.plan.pieces import cut, embedded_length
 from protrna_cli.plan.rows import Row
@@ -33,32 +32,7 @@ _BRACKETS = "()<>[]{}"
 _STRUCTURE = re.compile(r"[()<>[\]{}][-.,:_|~()<>[\]{}]{3}|[-.,:_|~()<>[\]{}]{3}[()<>[\]{}]")
 """Four signs in a row of dot-bracket notation (any dialect), one of them a bracket."""
 
-_GREP = {".gz": "zgrep", ".bz2": "bzgrep", ".xz": "xzgrep", ".zst": "zstdgrep"}
-"""The `grep` for a compressed file, by its suffix."""
-
 CHANGED = "changed while it was being read; start again when nothing writes to it"
-
-
-class Place(NamedTuple):
-    """Where a record begins.
-
-    Attributes
-    ----------
-    source
-        Index of the input, from 0.
-    number
-        Number of the record in that input, from 1.
-    line, offset
-        Line number of its header, from 1, and byte offset of that line in the text (see `sources`).
-    """
-
-    source: int = 0
-    number: int = 1
-    line: int = 1
-    offset: int = 0
-
-
-START = Place()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +97,7 @@ class Skipped:
         Name of the input, number of the record in it, from 1, and its id.
     line, position
         Line of the input and residue of the record, from 1, where the problem is; `position` is 0 if the
-        problem is not a single letter.
+        problem is not a single letter, and `line` is 0 for a sequence that is not from a file.
     reason
         Why it is skipped.
     place
@@ -144,10 +118,10 @@ class Skipped:
         return 0
 
     def __str__(self) -> str:
-        place = f"{self.file}: record {self.record} (id {shortened(self.id)}), line {self.line}"
-        return (
-            f"{place}, residue {self.position}: {self.reason}" if self.position else f"{place}: {self.reason}"
-        )
+        place = f"{self.file}: record {self.record} (id {shortened(self.id)})"
+        for name, number in (("line", self.line), ("residue", self.position)):
+            place += f", {name} {number}" if number else ""
+        return f"{place}: {self.reason}"
 
 
 def read_inputs(
@@ -177,10 +151,35 @@ def _read_source(
     source: Source, rules: Rules, start: Place, digest: Any = None
 ) -> Iterator[Record | Skipped]:
     """Read one input, starting at a place."""
-    letters = _Letters(rules)
+    letters, origin = _Letters(rules), FileOrigin(source)
     headers = _Headers(fasta_lines(source, digest, start.offset), start)
     for header, raw in SimpleFastaParser(iter(headers)):
-        yield _apply_rules(source, headers.places.popleft(), header, letters.read(raw), rules)
+        place = headers.places.popleft()
+        if "\0" in header:
+            raise InputError(
+                f"{source.name}: line {place.line}: a header with a NUL byte; is this a text file?"
+            )
+        name, description = [*header.split(None, 1), "", ""][:2]
+        yield _apply_rules(origin, place, name, description, letters.read(raw), rules)
+
+
+def read_sequences(sequences: Iterable[tuple[str, str, str]], rules: Rules) -> Iterator[Record | Skipped]:
+    """Make records of sequences that a program passes, under the same rules as those of a file.
+
+    Parameters
+    ----------
+    sequences
+        Id, description and letters of each.
+
+    Raises
+    ------
+    InputError
+        A sequence breaks a rule that is `error`; the message names its number, from 1, and its id.
+    """
+    letters = _Letters(rules)
+    for number, (name, description, raw) in enumerate(sequences, start=1):
+        place = Place(number=number, line=0)
+        yield _apply_rules(ProgramOrigin(raw), place, name, description, letters.read(raw), rules)
 
 
 class _Headers:
@@ -229,7 +228,9 @@ class _Letters(dict[int, str | None]):
         return sequence
 
 
-def _apply_rules(source: Source, place: Place, header: str, sequence: str, rules: Rules) -> Record | Skipped:
+def _apply_rules(
+    origin: Origin, place: Place, name: str, description: str, sequence: str, rules: Rules
+) -> Record | Skipped:
     """Make a record, or a skipped record if the rules leave it out.
 
     Raises
@@ -237,22 +238,19 @@ def _apply_rules(source: Source, place: Place, header: str, sequence: str, rules
     InputError
         The record breaks a rule that is `error`.
     """
-    if "\0" in header:
-        raise InputError(f"{source.name}: line {place.line}: a header with a NUL byte; is this a text file?")
-    name, description = [*header.split(None, 1), "", ""][:2]
     if not sequence or _GAP in sequence or _INVALID in sequence:
-        return _bad_letters(source, place, name, sequence, rules)
+        return _bad_letters(origin, place, name, sequence, rules)
     if len(sequence) > rules.max_length and rules.long in ("error", "skip"):
         reason = f"{len(sequence):,} residues, longer than {rules.max_length:,}"
-        flaw = Skipped(source.name, place.number, name, place.line, 0, reason, place)
+        flaw = Skipped(origin.name, place.number, name, place.line, 0, reason, place)
         if rules.long == "error":
             raise InputError(f"{flaw}; use --long window, truncate, skip or whole")
         return flaw
     record = Record(place.number, name, description, sequence, sequence.count(UNKNOWN), place)
-    return _check_rows(source, record, rules) or record
+    return _check_rows(origin.name, record, rules) or record
 
 
-def _check_rows(source: Source, record: Record, rules: Rules) -> Skipped | None:
+def _check_rows(file: str, record: Record, rules: Rules) -> Skipped | None:
     """Return the record as skipped if it has no region, or a row has no known residue; otherwise None.
 
     Raises InputError for a row without a known residue unless the rules skip it, and for a region that ends
@@ -262,13 +260,13 @@ def _check_rows(source: Source, record: Record, rules: Rules) -> Skipped | None:
     if rules.regions:
         if name not in rules.regions.by_id:
             reason = f"no region in {rules.regions.file}"
-            return Skipped(source.name, number, name, place.line, 0, reason, place)
+            return Skipped(file, number, name, place.line, 0, reason, place)
         _check_ends(record, rules.regions, rules)
     rows = rows_of(record, rules, per_token=False) if rules.skip_unknown else []
     for row in rows:
         if not row.n_embedded:
             reason = f"{shortened(row.id)} has no known residue"
-            flaw = Skipped(source.name, number, name, place.line, 0, reason, place)
+            flaw = Skipped(file, number, name, place.line, 0, reason, place)
             if rules.on_invalid != "skip":
                 remedy = "remove it, leave out --skip-unknown, or use --on-invalid skip"
                 raise InputError(f"{flaw}; {remedy}")
@@ -288,19 +286,19 @@ def _check_ends(record: Record, regions: Regions, rules: Rules) -> None:
             )
 
 
-def _bad_letters(source: Source, place: Place, name: str, sequence: str, rules: Rules) -> Skipped:
+def _bad_letters(origin: Origin, place: Place, name: str, sequence: str, rules: Rules) -> Skipped:
     """Return a record with bad or no letters as skipped. Raises InputError unless the rules skip it."""
     if not sequence:
-        flaw = Skipped(source.name, place.number, name, place.line, 0, "no residues", place)
+        flaw = Skipped(origin.name, place.number, name, place.line, 0, "no residues", place)
         remedy = "remove the record, or use --on-invalid skip"
     else:
-        lines = _lines_of(source, place)
-        _refuse_structure(source, place, name, lines)
+        lines = origin.lines_of(place)
+        _refuse_structure(origin, place, name, lines)
         mark = _GAP if _GAP in sequence else _INVALID
-        line, position, letter = _locate(source, lines, mark, rules)
+        line, position, letter = _locate(origin, lines, mark, rules)
         raw = "".join(line for _, line in lines)
         reason = f"{letter!r} is not an RNA or DNA letter"
-        flaw = Skipped(source.name, place.number, name, line, position, reason, place)
+        flaw = Skipped(origin.name, place.number, name, line, position, reason, place)
         remedy = "correct it, or use --on-invalid skip or --on-invalid unknown"
         if mark == _GAP:
             # An alignment is the wrong file, not a bad record, so --on-invalid does not apply to gaps.
@@ -313,26 +311,16 @@ def _bad_letters(source: Source, place: Place, name: str, sequence: str, rules: 
     return flaw
 
 
-def _lines_of(source: Source, place: Place) -> list[tuple[int, str]]:
-    """Read the lines of a record again, with their numbers, so that good records need not keep them."""
-    following = enumerate(fasta_lines(source, start=place.offset), start=place.line)
-    next(following, None)  # its header
-    return list(takewhile(lambda numbered: numbered[1][0] != ">", following))
-
-
-def _refuse_structure(source: Source, place: Place, name: str, lines: list[tuple[int, str]]) -> None:
+def _refuse_structure(origin: Origin, place: Place, name: str, lines: list[tuple[int, str]]) -> None:
     """Raise InputError if a record has lines of structure, which no rule reads as residues or skips."""
     if not _STRUCTURE.search("".join("".join(line.split()) for _, line in lines)):
         return
     first = next(number for number, line in lines if any(bracket in line for bracket in _BRACKETS))
-    flaw = Skipped(source.name, place.number, name, first, 0, "looks like dot-bracket structure", place)
-    command = f"{_GREP.get(Path(source.name).suffix, 'grep')} '^[>A-Za-z]'"
-    if source.path:
-        command += f" {shlex.quote(source.name)} > sequences.fa"
-    raise InputError(f"{flaw}, not like residues; remove such lines, for example with: {command}")
+    flaw = Skipped(origin.name, place.number, name, first, 0, "looks like dot-bracket structure", place)
+    raise InputError(f"{flaw}, not like residues; {origin.without_structure()}")
 
 
-def _locate(source: Source, lines: list[tuple[int, str]], mark: str, rules: Rules) -> tuple[int, int, str]:
+def _locate(origin: Origin, lines: list[tuple[int, str]], mark: str, rules: Rules) -> tuple[int, int, str]:
     """Find the first letter of a record that translates to `mark`: its line number, position and itself."""
     letters = _Letters(rules)
     position = 0
@@ -342,4 +330,4 @@ def _locate(source: Source, lines: list[tuple[int, str]], mark: str, rules: Rule
             position += len(read)
             if read == mark:
                 return number, position, letter
-    raise InputError(f"{source.name}: {CHANGED}")
+    raise InputError(f"{origin.name}: {CHANGED}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from protrna_cli.disk import lock_path, locked, write_whole, writing
-from protrna_cli.errors import InputError, MissingExtra, NotFinite, OutputUnwritable, UsageError
+from protrna_cli.errors import InputError, MissingExtra, NotFinite, OutputUnwritable
 from protrna_cli.map import METHODS, require_suffix
 from protrna_cli.map.colouring import colour_by
 from protrna_cli.map.picture import Picture, subtitle
@@ -130,15 +130,7 @@ def _column_index(source: Path, header: Header, layer: int | None) -> int:
             f"{source}: has one vector per residue, but a map needs one per record; "
             "make it without --per-token"
         )
-    layers = ", ".join(map(str, header.layers))
-    if layer is None:
-        if len(header.layers) > 1:
-            raise UsageError(f"{source}: has layers {layers}; choose one with --layer")
-        return 0
-    wanted = layer if layer >= 0 else layer + 1 + header.provenance["model"]["layers"]
-    if wanted not in header.layers:
-        raise UsageError(f"{source}: has no layer {layer}, only {layers}; choose one of these with --layer")
-    return header.layers.index(wanted)
+    return header.column_index(layer, source)
 
 
 def _read_vectors(source: Path, blocks: Iterable[Block], column: int) -> tuple[list[Row], Points]:

@@ -5,11 +5,14 @@ Legend: B batch, T tokens, L residues.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+
+from protrna_cli.errors import UsageError
 
 _SPECIAL_FIRST = ("<cls>", "<pad>", "<eos>", "<unk>")
 _PROTEIN = tuple("LAGVSERTIDPKQNFYMHWCXBUZO.-")
@@ -18,6 +21,8 @@ _RNA = tuple("augcx")
 
 TOKENS = _SPECIAL_FIRST + _PROTEIN + _SPECIAL_LAST + _RNA
 """The vocabulary in id order. Upper case is protein, lower case is RNA."""
+
+_TOKEN = re.compile("(" + "|".join(map(re.escape, TOKENS)) + ")")
 
 Tokens = npt.NDArray[np.int32]
 
@@ -28,12 +33,33 @@ class Alphabet:
     >>> alphabet = Alphabet()
     >>> alphabet.get_idx("a"), alphabet.get_tok(36)
     (33, 'c')
-    >>> alphabet.encode("acgtn").tolist()
+    >>> alphabet.encode("<cls>acg<mask>")
+    [0, 33, 36, 35, 32]
+    >>> alphabet.residue_ids("ACGTN").tolist()
     [33, 36, 35, 34, 37]
+
+    Attributes
+    ----------
+    all_toks, tok_to_idx
+        The tokens in id order, and the id of each.
+    standard_toks, prepend_toks, append_toks
+        Parts of the vocabulary: protein letters, special tokens before them, `<mask>` and RNA after them.
+    all_special_tokens, unique_no_split_tokens
+        As published.
+    cls_idx, padding_idx, eos_idx, unk_idx, mask_idx
+        Ids of the special tokens.
+    prepend_bos, append_eos
+        Whether sequences begin with `<cls>` and end with `<eos>`: always.
     """
 
     def __init__(self) -> None:
+        self.standard_toks: list[str] = list(_PROTEIN)
+        self.prepend_toks: list[str] = list(_SPECIAL_FIRST)
+        self.append_toks: list[str] = ["<mask>", *_RNA]
+        self.prepend_bos = self.append_eos = True
+        self.all_special_tokens: list[str] = ["<eos>", "<unk>", "<pad>", "<cls>", "<mask>"]
         self.all_toks: list[str] = list(TOKENS)
+        self.unique_no_split_tokens: list[str] = self.all_toks
         self.tok_to_idx: dict[str, int] = {token: i for i, token in enumerate(TOKENS)}
         self.cls_idx: int = self.tok_to_idx["<cls>"]
         self.padding_idx: int = self.tok_to_idx["<pad>"]
@@ -44,15 +70,46 @@ class Alphabet:
     def __len__(self) -> int:
         return len(self.all_toks)
 
-    def get_idx(self, token: str) -> int:
+    def get_idx(self, tok: str) -> int:
         """Return the id of a token; that of `<unk>` if it is not in the vocabulary."""
-        return self.tok_to_idx.get(token, self.unk_idx)
+        return self.tok_to_idx.get(tok, self.unk_idx)
 
-    def get_tok(self, index: int) -> str:
+    def get_tok(self, ind: int) -> str:
         """Return the token with an id."""
-        return self.all_toks[index]
+        return self.all_toks[ind]
 
-    def encode(self, sequence: str, is_rna: bool = True) -> Tokens:
+    @classmethod
+    def from_architecture(cls, name: str) -> Alphabet:
+        """Make the alphabet of an architecture, as published. There is one: `ProtRNA`.
+
+        Raises
+        ------
+        UsageError
+            Another name.
+        """
+        if name != "ProtRNA":
+            raise UsageError(f"{name!r} is no architecture of protrna; Alphabet has that of ProtRNA only")
+        return cls()
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the id of each token, as a new dict."""
+        return dict(self.tok_to_idx)
+
+    def tokenize(self, text: str) -> list[str]:
+        """Split a text into tokens, as published: upper-case letters are protein, lower-case ones RNA.
+
+        White space separates; what is not in the vocabulary stays as it is.
+
+        >>> Alphabet().tokenize("<cls>augc MK 12")
+        ['<cls>', 'a', 'u', 'g', 'c', 'M', 'K', '12']
+        """
+        return [part for piece in _TOKEN.split(text) for part in piece.split()]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of the tokens of a text, as published; raises KeyError for any other character."""
+        return [self.tok_to_idx[token] for token in self.tokenize(text)]
+
+    def residue_ids(self, sequence: str, is_rna: bool = True) -> Tokens:
         """Return the token ids of a sequence, one per character, without special tokens.
 
         Parameters
@@ -89,7 +146,7 @@ class Alphabet:
         Parameters
         ----------
         encoded
-            B int32 arrays (L_i,) from `encode`.
+            B int32 arrays (L_i,) from `residue_ids`.
         width
             T, at least the longest L + 2 (the default).
 
@@ -138,5 +195,5 @@ class BatchConverter:
         int32 array (B, T), T = longest + 2, padded on the right
         """
         return self.alphabet.frame(
-            [self.alphabet.encode(s[: allowed_len - 2], self.is_rna) for s in sequences]
+            [self.alphabet.residue_ids(s[: allowed_len - 2], self.is_rna) for s in sequences]
         )

@@ -26,6 +26,8 @@ def load_checkpoint(path: Path | None, precision: str, device: str, threads: int
     UsageError
         The device does not exist, or TensorFlow is already running with other settings.
     """
-    runtime.configure(device, threads)
+    name = runtime.tensorflow_name(runtime.configure(device, threads))
     place = runtime.placer(precision)
-    return ProtRNA(*(read_checkpoint(path, place) if path else demo.demo_weights(place)))
+    with runtime.running_on(name):
+        size, weights = read_checkpoint(path, place) if path else demo.demo_weights(place)
+    return ProtRNA(size, weights, precision, name)

@@ -1,8 +1,11 @@
-"""Configure TensorFlow's devices and threads before it starts."""
+"""TensorFlow's devices, threads and processes."""
 
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from protrna_cli.errors import UsageError
-from protrna_cli.machine import available_cpus, cpu_flags, parse_device
+from protrna_cli.machine import available_cpus, cpu_flags, is_own_process, parse_device
 from protrna_cli.model.structure import Placer
 from protrna_cli.text import counted
 
@@ -34,19 +37,23 @@ def refuse_fork() -> None:
 
 
 def configure(device: str = "auto", threads: int | None = None) -> str:
-    """Set the device and number of threads that TensorFlow uses, and turn TF32 off.
+    """Choose a device, and set up TensorFlow for it as far as this process is ours.
+
+    In a process of our own (see `machine.own_process`) TensorFlow gets this device only, `available_cpus()`
+    threads by default, and memory of the GPU as needed. In any other process nothing is set but `threads`, if
+    they are given.
 
     Parameters
     ----------
     device
         `auto` (the first GPU, or the CPU if there is none), `cpu`, `gpu` or `gpu:N`.
     threads
-        CPU threads; by default `available_cpus()`.
+        CPU threads of the whole process.
 
     Returns
     -------
     str
-        The device that is used: `cpu` or `gpu:N`.
+        The device: `cpu` or `gpu:N`.
 
     Raises
     ------
@@ -57,21 +64,75 @@ def configure(device: str = "auto", threads: int | None = None) -> str:
     global _process
     refuse_fork()
     _process = os.getpid()
-    tf.config.experimental.enable_tensor_float_32_execution(False)
     gpu = _find_gpu(device)
-    threads = threads or available_cpus()
     try:
-        if tf.config.threading.get_intra_op_parallelism_threads() != threads:
+        if is_own_process():
+            _take_process(gpu)
+            threads = threads or available_cpus()
+        if threads and tf.config.threading.get_intra_op_parallelism_threads() != threads:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
-        if tf.config.get_visible_devices("GPU") != ([gpu] if gpu else []):
-            tf.config.set_visible_devices([gpu] if gpu else [], "GPU")
-        if gpu:
-            tf.config.experimental.set_memory_growth(gpu, True)
     except RuntimeError as error:
         raise UsageError(
             f"set device and threads before TensorFlow first runs in this process ({error})"
         ) from error
     return f"gpu:{gpu.name.rpartition(':')[2]}" if gpu else "cpu"
+
+
+def _take_process(gpu: Any) -> None:
+    """Hide all GPUs but this one (None: all), take its memory as needed, and turn TF32 off."""
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    if tf.config.get_visible_devices("GPU") != ([gpu] if gpu else []):
+        tf.config.set_visible_devices([gpu] if gpu else [], "GPU")
+    if gpu:
+        tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def tensorflow_name(device: str) -> str:
+    """TensorFlow's name of a device that `configure` returned; it counts the visible GPUs only."""
+    gpu = _find_gpu(device)
+    return f"/device:GPU:{tf.config.get_visible_devices('GPU').index(gpu)}" if gpu else "/device:CPU:0"
+
+
+@contextmanager
+def running_on(device: str) -> Iterator[None]:
+    """Run operations on a device, by TensorFlow's name, and in full float32.
+
+    TF32 is a setting of the whole process. It is off in here and afterwards as it was before, so that
+    programs which use it for their own models keep it.
+
+    Raises
+    ------
+    UsageError
+        This process was forked after TensorFlow began to run.
+    """
+    refuse_fork()
+    with tf.device(device), TF32_OFF if "GPU" in device else nullcontext():
+        yield
+
+
+class _Tf32Off:
+    """Turns TF32 off while any thread is inside."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = tf.config.experimental.tensor_float_32_execution_enabled()
+                tf.config.experimental.enable_tensor_float_32_execution(False)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                tf.config.experimental.enable_tensor_float_32_execution(self._before)
+
+
+TF32_OFF = _Tf32Off()
 
 
 def placer(precision: str) -> Placer:
@@ -99,7 +160,7 @@ def gpu_names() -> tuple[str, ...]:
 
 
 def bfloat16_is_fast() -> bool:
-    """Whether the configured device multiplies bfloat16 several times faster than float32.
+    """Whether the device of our own process multiplies bfloat16 several times faster than float32.
 
     True for CPUs with AMX and for GPUs of compute capability 8.0 (Ampere) or more.
     """
@@ -111,12 +172,18 @@ def bfloat16_is_fast() -> bool:
 
 
 def _find_gpu(device: str) -> Any:
+    """Find a GPU by our name; None for the CPU. Raises UsageError if it does not exist or is hidden."""
     kind, number = parse_device(device)
-    gpus = tf.config.list_physical_devices("GPU")
-    if kind == "cpu" or (kind == "auto" and not gpus):
+    visible = tf.config.get_visible_devices("GPU")
+    if kind == "cpu" or (kind == "auto" and not visible):
         return None
+    if kind == "auto":
+        return visible[0]
+    gpus = tf.config.list_physical_devices("GPU")
     if number >= len(gpus):
         raise UsageError(
             f"there is no {device}: TensorFlow sees {counted(len(gpus), 'GPU')}; use --device cpu"
         )
+    if gpus[number] not in visible:
+        raise UsageError(f"{device} is hidden from TensorFlow in this process; choose another device")
     return gpus[number]

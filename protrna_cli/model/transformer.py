@@ -18,7 +18,7 @@ from protrna_cli.model import layers
 from protrna_cli.model.alphabet import Alphabet, Tokens
 from protrna_cli.model.layers import BatchLayout
 from protrna_cli.model.pooling import POOLINGS
-from protrna_cli.model.runtime import refuse_fork
+from protrna_cli.model.runtime import running_on
 from protrna_cli.model.structure import LayerWeights, ModelSize, ModelWeights, row_count
 
 Tensor = Any
@@ -32,10 +32,22 @@ class ProtRNA:
     size, weights
         From `read_checkpoint` or `demo_weights`, with weights as tensors: kernels in the dtype for matmuls
         (float32 or bfloat16), all others in float32.
+    precision
+        Precision of matrix multiplication: `float32` or `bfloat16`.
+    device
+        TensorFlow's name of the device that has the weights.
     """
 
-    def __init__(self, size: ModelSize, weights: ModelWeights) -> None:
+    def __init__(
+        self,
+        size: ModelSize,
+        weights: ModelWeights,
+        precision: str = "float32",
+        device: str = "/device:CPU:0",
+    ) -> None:
         self.size = size
+        self.precision = precision
+        self.device = device
         self.alphabet = Alphabet()
         self._weights = weights
         self._pool = {
@@ -68,8 +80,14 @@ class ProtRNA:
         UsageError
             The model does not have one of the layers, or this process was forked after it was loaded.
         """
-        refuse_fork()
         wanted = {layer: self.size.layer_index(layer) for layer in repr_layers}
+        with running_on(self.device):
+            return self._run(tokens, wanted, need_head_weights)
+
+    def _run(
+        self, tokens: Tokens | Tensor, wanted: dict[int, int], need_head_weights: bool
+    ) -> dict[str, Any]:
+        """Run the model; `wanted` has the index of each layer to return."""
         attentions: list[Tensor] = []
         tokens = np.asarray(tokens, np.int32)
         all_tokens = np.ones(tokens.shape, bool)  # as published, pads have representations too
@@ -114,19 +132,28 @@ class ProtRNA:
         UsageError
             This process was forked after the model was loaded.
         """
-        refuse_fork()
-        pooled: dict[tuple[str, int], Tensor] = {}
         try:
-            x, layout = self._rows(tokens, tokens != self.alphabet.padding_idx)
-            for index, hidden in self._hidden(x, layout, max(repr_layers)):
-                if index in repr_layers:
-                    batch = tf.gather(hidden, layout.rows)
-                    for pooling in poolings:
-                        pooled[pooling, index] = self._pool[pooling](batch, tf.constant(weights))
-            # A device that runs asynchronously reports errors here.
-            return [pooled[pooling, index].numpy() for pooling in poolings for index in repr_layers]
+            with running_on(self.device):
+                return self._pooled(tokens, weights, repr_layers, poolings)
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(str(error)) from error
+
+    def _pooled(
+        self,
+        tokens: Tokens,
+        weights: npt.NDArray[np.float32],
+        repr_layers: Sequence[int],
+        poolings: Sequence[str],
+    ) -> list[npt.NDArray[np.float32]]:
+        pooled: dict[tuple[str, int], Tensor] = {}
+        x, layout = self._rows(tokens, tokens != self.alphabet.padding_idx)
+        for index, hidden in self._hidden(x, layout, max(repr_layers)):
+            if index in repr_layers:
+                batch = tf.gather(hidden, layout.rows)
+                for pooling in poolings:
+                    pooled[pooling, index] = self._pool[pooling](batch, tf.constant(weights))
+        # A device that runs asynchronously reports errors here.
+        return [pooled[pooling, index].numpy() for pooling in poolings for index in repr_layers]
 
     def _rows(self, tokens: Tokens, computed: npt.NDArray[np.bool_]) -> tuple[Tensor, BatchLayout]:
         """Embed the tokens (B, T) where `computed` is True. Returns rows (N, D) and their layout."""

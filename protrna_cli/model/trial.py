@@ -59,7 +59,7 @@ def batch_error(model: ProtRNA) -> float:
 
 def _batch(model: ProtRNA, sequences: list[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Make tokens (B, T) of sequences, and weights (B, T) for their means."""
-    tokens = model.alphabet.frame([model.alphabet.encode(each) for each in sequences])
+    tokens = model.alphabet.frame([model.alphabet.residue_ids(each) for each in sequences])
     weights = np.zeros(tokens.shape, np.float32)
     for row, sequence in zip(weights, sequences, strict=True):
         row[1 : len(sequence) + 1] = 1 / len(sequence)

@@ -70,14 +70,8 @@ def _select_layers(
     source: Path, header: Header, blocks: Iterator[Block], layers: Sequence[int]
 ) -> tuple[Header, Iterator[Block]]:
     """Select layers, in the order given; each layer once."""
-    kept = tuple(dict.fromkeys(layers))
-    for layer in kept:
-        if layer not in header.layers:
-            raise UsageError(
-                f"{source}: has no layer {layer}, only {_layers_text(header)}; "
-                "choose one of these with --layer"
-            )
-    indices = [header.layers.index(layer) for layer in kept]
+    indices = tuple(dict.fromkeys(header.column_index(layer, source) for layer in layers))
+    kept = tuple(header.layers[i] for i in indices)
     provenance = {**header.provenance, "layers": list(kept)}
     return (
         replace(header, layers=kept, provenance=provenance, checksums=None),

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from protrna_cli.disk import open_regular
 from protrna_cli.errors import InputError, InputUnreadable, ProtrnaError
 from protrna_cli.output.checksum import Checksum
 from protrna_cli.output.formats.table import possible_files, reader_of
-from protrna_cli.output.rows import Block, Header, Reader
+from protrna_cli.output.rows import Block, Header, Reader, Values
 from protrna_cli.plan.rows import Row
 
 SMALL_BYTES = 256 << 20
@@ -55,6 +57,29 @@ def read_rows(path: Path) -> Iterator[Row]:
         yield from reader.read_rows(path, header)
 
 
+def read_vectors(path: Path, column: int) -> Values:
+    """Read the vectors (n_vectors, D) of a layer, or map them into memory if the format allows.
+
+    Raises
+    ------
+    InputUnreadable, InputError
+        As `read_output`; a file that is not mapped is also compared with its checksums.
+    """
+    reader, header = _open(path)
+    with _undamaged(path):
+        values = reader.mapped(path, header, column)
+    if values is None:
+        values = np.concatenate([block.values[column] for block in read_whole(path)[1]])
+    return values
+
+
+def check_counts(path: Path) -> None:
+    """Check the sizes, types and counts of an output; raises as `check_structure` does."""
+    reader, header = _open(path)
+    with _undamaged(path):
+        reader.check(path, header)
+
+
 def schema_of(path: Path) -> dict[str, str]:
     """List the columns or datasets of an output with type and shape; raises as `read_output` does."""
     reader, header = _open(path)
@@ -83,9 +108,8 @@ def check_quickly(path: Path) -> None:
     InputUnreadable, InputError
         It is damaged, or cannot be read.
     """
-    reader, header = _open(path)
+    check_counts(path)
     with _undamaged(path):
-        reader.check(path, header)
         size = sum(file.stat().st_size for file in possible_files(path) if file.exists())
     if size <= SMALL_BYTES:
         for _ in read_whole(path)[1]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from protrna_cli.errors import UsageError
 from protrna_cli.plan.rows import Row
 
 PROVENANCE_KEY = "protrna"
@@ -64,6 +65,33 @@ class Header:
     def columns(self) -> tuple[str, ...]:
         """Column name of each layer: `embedding` for one layer; `layer_6`, `layer_33` for several."""
         return ("embedding",) if len(self.layers) == 1 else tuple(f"layer_{layer}" for layer in self.layers)
+
+    def column_index(self, layer: int | None, source: Path) -> int:
+        """Index of a layer's column.
+
+        Parameters
+        ----------
+        layer
+            A layer, negatives count from the end of the model; None if the output has only one.
+        source
+            The output, for messages.
+
+        Raises
+        ------
+        UsageError
+            The output has no such layer, or has several and none was given.
+        """
+        layers = ", ".join(map(str, self.layers))
+        if layer is None:
+            if len(self.layers) > 1:
+                raise UsageError(f"{source}: has layers {layers}; choose one with --layer")
+            return 0
+        wanted = layer if layer >= 0 else layer + 1 + self.provenance.get("model", {}).get("layers", 0)
+        if wanted not in self.layers:
+            raise UsageError(
+                f"{source}: has no layer {layer}, only {layers}; choose one of these with --layer"
+            )
+        return self.layers.index(wanted)
 
     @property
     def n_vectors(self) -> int:
@@ -200,6 +228,9 @@ class Reader(Protocol):
         thorough
             Also check what takes as long as reading the file.
         """
+
+    def mapped(self, path: Path, header: Header, column: int) -> Values | None:
+        """Map the vectors (n_vectors, D) of a layer into memory; None if the format cannot be mapped."""
 
     def schema(self, path: Path, header: Header) -> dict[str, str]:
         """List the columns or datasets with type and shape."""

@@ -69,7 +69,7 @@ class ChunkBatches:
         """Make the tokens (B, T) of a batch, and the weight (B, T) of each token in its record's mean."""
         pieces = [self.pieces[i] for i in batch]
         letters = (self._records[piece.record].sequence[piece.start : piece.stop] for piece in pieces)
-        tokens = alphabet.frame([alphabet.encode(each) for each in letters])
+        tokens = alphabet.frame([alphabet.residue_ids(each) for each in letters])
         weights = np.zeros(tokens.shape, np.float32)
         for row, i in zip(weights, batch, strict=True):
             piece, share = self.pieces[i], self._shares[i]

@@ -17,7 +17,6 @@ from protrna_cli.output.paths import skipped_path
 from protrna_cli.output.protect import remove_partial
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Header
-from protrna_cli.plan.rules import Rules
 from protrna_cli.run import pipeline, rates
 from protrna_cli.run.batching import RESIDUES
 from protrna_cli.run.journal import Position
@@ -116,7 +115,8 @@ def plan_shard(
         size = checkpoint.size()
         size.layer_indices(options.layers)
         census = counted_input.census_of(options.shard, size.width)
-        _check_memory(options.rules, size, census)
+        if options.rules.long == "whole":
+            check_memory(census.longest, census.longest_id, size)
         if not options.resume:
             # Load TensorFlow while the checkpoint is hashed; with --resume the output may need no model.
             import protrna_cli.model.runtime  # noqa: F401
@@ -226,15 +226,24 @@ def _unfinished(headers: dict[Target, Header]) -> dict[Target, Header]:
     return unfinished
 
 
-def _check_memory(rules: Rules, size: ModelSize, census: Census) -> None:
-    """Refuse a record that does not fit into memory in one piece, before anything is computed."""
-    if rules.long != "whole":
-        return
-    needed = size.attention_bytes(census.longest + 2)
+def check_memory(length: int, record_id: str, size: ModelSize) -> None:
+    """Refuse a record that does not fit into memory in one piece, before it is computed.
+
+    Parameters
+    ----------
+    length, record_id
+        Its length in residues, and its id.
+
+    Raises
+    ------
+    UsageError
+        It does not fit.
+    """
+    needed = size.attention_bytes(length + 2)
     free = available_memory()
     if free is not None and needed > free:
         raise UsageError(
-            f"record {shortened(census.longest_id)} of {census.longest:,} residues needs "
+            f"record {shortened(record_id)} of {length:,} residues needs "
             f"{size_text(needed)} of memory in one piece, but only {size_text(free)} are free; "
             "use --long window"
         )

@@ -34,12 +34,14 @@ def test_bfloat16_stays_near_float32(tmp_path: Path) -> None:
     assert cosine.min() > 0.999
 
 
-def test_not_all_memory_of_a_gpu_is_allocated() -> None:
+def test_the_command_does_not_take_all_memory_of_a_gpu() -> None:
     """Memory is allocated as needed, so that other processes can use the device too."""
     script = """
 import tensorflow as tf
 from protrna_cli import load_model
+from protrna_cli.machine import own_process
 
+own_process()
 load_model("demo", device="gpu")([[0, 33, 2]])
 print(tf.config.experimental.get_memory_growth(tf.config.list_physical_devices("GPU")[0]))
 """

@@ -40,6 +40,21 @@ print(model(tokens)["logits"].shape)
 """
 
 
+def test_in_our_own_process_threads_are_those_available_and_tf32_is_off() -> None:
+    script = """
+import tensorflow as tf
+from protrna_cli.machine import available_cpus, own_process
+from protrna_cli.model import runtime
+
+own_process()
+print(runtime.configure("cpu"))
+print(tf.config.threading.get_intra_op_parallelism_threads() == available_cpus())
+print(tf.config.experimental.tensor_float_32_execution_enabled(), tf.config.get_visible_devices("GPU"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["cpu", "True", "False", "[]"]
+
+
 def test_a_forked_process_is_refused_unless_it_starts_tensorflow_itself(tmp_path: Path) -> None:
     (tmp_path / "in.fa").write_text(">a\nACGU\n")
     done = subprocess.run(

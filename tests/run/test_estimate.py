@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
-from protrna_cli.api import estimate_fasta
+from protrna_cli.api.files import estimate_fasta
 from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.plan.rules import Rules

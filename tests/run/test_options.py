@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta, load_model
-from protrna_cli.api import estimate_fasta, stream_fasta
+from protrna_cli.api.files import estimate_fasta, stream_fasta
 from protrna_cli.errors import UsageError
 from protrna_cli.map.drawing import draw_map
 from protrna_cli.output.convert import convert

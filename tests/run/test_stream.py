@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
-from protrna_cli.api import stream_fasta
+from protrna_cli.api.files import stream_fasta
 from protrna_cli.cli import progress
 from protrna_cli.errors import ReaderGone, Stopped, UsageError
 from protrna_cli.output.merge import merge

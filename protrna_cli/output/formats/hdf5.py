@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from protrna_cli.output.formats import flat, h5ad, packed
 from protrna_cli.output.formats.h5file import check_bytes, opened
-from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header
+from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header, Values
 from protrna_cli.plan.rows import ROW_COLUMNS, Row
 
 
@@ -47,6 +48,18 @@ def read_rows(path: Path, header: Header) -> Iterator[Row]:
             yield from flat.read_rows(file, header)
         else:
             yield from packed.read_rows(file, header, _dataset_names(file, header))
+
+
+def mapped(path: Path, header: Header, column: int) -> Values | None:
+    """Map the vectors (n_vectors, D) of a layer into memory; None in the flat layout."""
+    with opened(path) as file:
+        if _is_flat(file):
+            return None
+        dataset = file[_dataset_names(file, header).matrices[column]]
+        offset = dataset.id.get_offset()
+        if offset is None:  # another program stored it in chunks
+            return None
+        return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
 
 
 def check(path: Path, header: Header, thorough: bool = False) -> None:

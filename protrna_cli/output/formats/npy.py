@@ -142,7 +142,7 @@ def read_blocks(path: Path, header: Header) -> Iterator[Block]:
     """Read the rows, one block at a time."""
     for rows, start, end in spans(read_rows(path, header), header):
         # Mapped anew for each block: those read before no longer count as memory of this process.
-        array = _mapped(path, header).reshape(len(header.layers), header.n_vectors, header.width)
+        array = _mapped(path, header).reshape(-1, header.n_vectors, header.width)
         yield Block(rows, list(array[:, start:end]))
 
 
@@ -179,6 +179,12 @@ def check(path: Path, header: Header, thorough: bool = False) -> None:
         raise ValueError(
             f"{index_path(path).name} has {lines - 1:,} rows, but the header states {header.n_rows:,}"
         )
+
+
+def mapped(path: Path, header: Header, column: int) -> Values:
+    """Map the vectors (n_vectors, D) of a layer into memory."""
+    values: Values = _mapped(path, header).reshape(-1, header.n_vectors, header.width)[column]
+    return values
 
 
 def _mapped(path: Path, header: Header) -> Any:

@@ -102,6 +102,10 @@ def read_rows(path: Path, header: Header) -> Iterator[Row]:
             yield from _rows(batch)
 
 
+def mapped(path: Path, header: Header, column: int) -> None:
+    """Return None: the vectors are compressed."""
+
+
 def check(path: Path, header: Header, thorough: bool = False) -> None:
     """Compare the columns and the number of rows with the header.
 

@@ -1,4 +1,4 @@
-"""The Python functions behind the commands."""
+"""Embed FASTA files into output files: what `protrna embed` does."""
 
 from __future__ import annotations
 
@@ -33,58 +33,9 @@ from protrna_cli.run.runner import (
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.targets import Target, need_unique_ids, protect_targets, refuse_existing, targets_of
 from protrna_cli.weights.locate import locate
-from protrna_cli.weights.names import PUBLISHED
 
 if TYPE_CHECKING:
-    from protrna_cli.model.transformer import ProtRNA
     from protrna_cli.weights.watcher import Watcher
-
-
-def load_model(
-    name_or_path: AnyPath = PUBLISHED,
-    *,
-    precision: str = "float32",
-    device: str = "auto",
-    threads: int | None = None,
-) -> ProtRNA:
-    """Load a model.
-
-    Parameters
-    ----------
-    name_or_path
-        `protrna` (the published weights, downloaded if they are missing), `demo` (synthetic weights, for
-        trying the tool), or the path of a checkpoint.
-    precision
-        Precision of matrix multiplication: `float32`, or `bfloat16`, which halves the memory of the weights.
-    device
-        `auto`, `cpu`, `gpu` or `gpu:N`; the first call decides for the whole process.
-    threads
-        CPU threads; by default all that the process may use.
-
-    Raises
-    ------
-    WeightsError
-        The checkpoint is missing or not usable.
-    OutputUnwritable, WriteFailed
-        The checkpoint must be downloaded, but its folder cannot be written or the disk is full.
-    UsageError
-        An argument is not one that its option takes, there is no such device, or this process was forked from
-        one that runs TensorFlow.
-    """
-    name = path_text("--model", name_or_path)
-    options = EmbedOptions(model=name, precision=precision, device=device, threads=threads)
-    checkpoint = locate(options.model)
-    checkpoint.check_reachable()
-    checkpoint.obtain()
-    with checkpoint.hashing() as sha256:
-        model = checkpoint.load(options.precision, options.device, options.threads)
-        sha256()  # refuses a checkpoint that changed since it was verified
-    return model
-
-
-def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./weights") -> ProtRNA:
-    """Load `path/name.h5`, as the published code does. Raises the same errors as `load_model`."""
-    return load_model(Path(path) / f"{name}.h5")
 
 
 def embed_fasta(

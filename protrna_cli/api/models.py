@@ -1,0 +1,104 @@
+"""Load models, under today's names and the published ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from protrna_cli.errors import WeightsError
+from protrna_cli.plan.values import AnyPath, path_text
+from protrna_cli.run.options import EmbedOptions
+from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
+from protrna_cli.weights.locate import locate
+from protrna_cli.weights.names import PUBLISHED, PUBLISHED_FILE
+
+if TYPE_CHECKING:
+    from protrna_cli.model.transformer import ProtRNA
+
+_HEADS = ("ssHead_", "rbpHead_", "mrlHead_")
+"""How the names of the published downstream heads begin."""
+
+
+def load_model(
+    name: AnyPath = PUBLISHED,
+    path: AnyPath | None = None,
+    *,
+    precision: str = "float32",
+    device: str = "auto",
+    threads: int | None = None,
+) -> ProtRNA:
+    """Load a model. It is released with the last reference to it.
+
+    Parameters
+    ----------
+    name
+        `protrna` (the published weights, downloaded if they are missing), `demo` (synthetic weights, for
+        trying the tool), or the path of a checkpoint.
+    path
+        A folder: `name` is then the name of a file in it, as in the published code. The published weights,
+        `ProtRNA_pretrained.h5`, are downloaded into it if they are missing.
+    precision
+        Precision of matrix multiplication: `float32`, or `bfloat16`, which halves the memory of the weights.
+    device
+        `auto` (the first GPU, or the CPU if there is none), `cpu`, `gpu` or `gpu:N`. Models on several
+        devices can be used in one process.
+    threads
+        CPU threads of TensorFlow, for the whole process: to be given before TensorFlow first runs. By
+        default TensorFlow's own setting stays as it is.
+
+    Raises
+    ------
+    WeightsError
+        The checkpoint is missing or not usable.
+    OutputUnwritable, WriteFailed
+        The checkpoint must be downloaded, but its folder cannot be written or the disk is full.
+    UsageError
+        An argument is not one that its option takes, there is no such device, or this process was forked from
+        one that runs TensorFlow.
+
+    Examples
+    --------
+    >>> from protrna_cli import load_model
+    >>> model = load_model("demo")
+    >>> model.size.layers, model.size.width
+    (6, 320)
+    """
+    name = path_text("--model", name)
+    options = EmbedOptions(model=name, precision=precision, device=device, threads=threads)
+    checkpoint = locate(name) if path is None else _in_folder(name, Path(path_text("path", path)))
+    checkpoint.check_reachable()
+    checkpoint.obtain()
+    with checkpoint.hashing() as sha256:
+        model = checkpoint.load(options.precision, options.device, options.threads)
+        sha256()  # refuses a checkpoint that changed since it was verified
+    return model
+
+
+def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./weights") -> ProtRNA:
+    """Load `path/name.h5`, as the published code does; `ProtRNA_pretrained` is downloaded if it is missing.
+
+    Raises
+    ------
+    WeightsError
+        `name` is that of a downstream head, which protrna does not have, or there is no such file.
+    ProtrnaError
+        As `load_model`.
+    """
+    return load_model(f"{path_text('name', name)}.h5", path)
+
+
+def _in_folder(name: str, folder: Path) -> Checkpoint:
+    """Find a checkpoint by the name of its file, as in the published code."""
+    if name == PUBLISHED_FILE:
+        return CheckpointFile(folder / name, is_published=True)
+    if name.startswith(_HEADS):
+        raise WeightsError(
+            f"{name}: a downstream head; protrna runs the model only, which is {PUBLISHED_FILE}, and its "
+            "embeddings are the input of such a head"
+        )
+    checkpoint = CheckpointFile(folder / name)
+    if not checkpoint.is_there:
+        raise WeightsError(
+            f"{folder / name}: no such checkpoint; {PUBLISHED_FILE} is the only one that can be downloaded"
+        )
+    return checkpoint

@@ -1,0 +1,229 @@
+"""Outputs in memory: read an output of any format as one object.
+
+Shapes: N rows, L residues of a row, ΣL residues of all rows, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+import numpy as np
+
+from protrna_cli.errors import InputError
+from protrna_cli.output.parts import is_folder, parts_of, read_parts
+from protrna_cli.output.provenance import run_key
+from protrna_cli.output.read import check_counts, read_output, read_rows, read_vectors
+from protrna_cli.output.rows import Header, Values
+from protrna_cli.plan.rows import ROW_COLUMNS, Row
+from protrna_cli.plan.values import AnyPath, path_text, whole_number
+from protrna_cli.text import shortened
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding(Row, Generic[V]):
+    """One row of an output with its vectors.
+
+    Attributes
+    ----------
+    id, description
+        First word of the FASTA header, and the rest of it. The id of a region is `ID:NAME`.
+    length
+        Residues of the record or region.
+    n_embedded
+        Residues that the embedding covers.
+    n_unknown
+        Unknown residues (`x`).
+    n_windows
+        Number of pieces in which the record ran.
+    vectors
+        float32 or float16 array (D,), or (L, D) per token; for several layers, such an array by layer.
+    """
+
+    vectors: V
+
+    @classmethod
+    def of(cls, row: Row, vectors: V) -> Embedding[V]:
+        """Add its vectors to a row."""
+        counts = row.length, row.n_embedded, row.n_unknown, row.n_windows
+        return cls(row.id, row.description, *counts, vectors)
+
+
+class Residues(Sequence[Values]):
+    """The vectors of a per-token output: a sequence of N arrays (L, D), each a view of one large array.
+
+    Parameters
+    ----------
+    values
+        Array (ΣL, D).
+    bounds
+        Start of each row in it, and the final end (N + 1).
+    """
+
+    def __init__(self, values: Values, bounds: Sequence[int]) -> None:
+        self.values = values
+        self._bounds = bounds
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Values: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Values]: ...
+
+    def __getitem__(self, index: int | slice) -> Values | list[Values]:
+        rows = range(len(self))[index]  # refuses an index beyond the end, and counts negatives from it
+        if isinstance(rows, range):
+            return [self[row] for row in rows]
+        return self.values[self._bounds[rows] : self._bounds[rows + 1]]
+
+
+class Embeddings:
+    """One layer of an output: its rows, and their vectors.
+
+    Iterate over it for each row with its vectors, as `Embedding`; `embeddings["tRNA_Phe_yeast"]` are the
+    vectors of the row with this id.
+
+    Attributes
+    ----------
+    ids
+        Id of each row.
+    vectors
+        Array (N, D), or per token a sequence of N arrays (L, D); float32 or float16. NumPy, packed HDF5 and
+        AnnData files are mapped into memory, and read only where they are used.
+    layer
+        The layer.
+    per_token
+        Whether `vectors` has one vector per residue.
+    provenance
+        How the output was made: version, model, SHA-256 of weights and inputs, rules.
+    """
+
+    def __init__(self, header: Header, layer: int, rows: list[Row], values: Values) -> None:
+        self._rows = rows
+        self.ids: list[str] = [row.id for row in rows]
+        self.layer = layer
+        self.per_token = header.per_token
+        self.provenance: dict[str, Any] = header.provenance
+        self.vectors: Values | Residues = values
+        if header.per_token:
+            bounds = [0, *np.cumsum([row.n_embedded for row in rows]).tolist()]
+            self.vectors = Residues(values, bounds)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Embedding[Values]]:
+        for row, vectors in zip(self._rows, self.vectors, strict=True):
+            yield Embedding.of(row, vectors)
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._index
+
+    def __getitem__(self, id: str) -> Values:
+        """Return the vectors of the row with an id.
+
+        Raises
+        ------
+        KeyError
+            No row has the id, or several have it.
+        """
+        places = self._index.get(id, [])
+        if len(places) != 1:
+            rows = ", ".join(map(str, places[:3]))
+            raise KeyError(
+                f"rows {rows}{', …' if len(places) > 3 else ''} have the id {shortened(id)}; use vectors[row]"
+                if places
+                else f"no row has the id {id!r}"
+            )
+        vectors: Values = self.vectors[places[0]]
+        return vectors
+
+    @cached_property
+    def _index(self) -> dict[str, list[int]]:
+        index: dict[str, list[int]] = {}
+        for place, id in enumerate(self.ids):
+            index.setdefault(id, []).append(place)
+        return index
+
+    @cached_property
+    def columns(self) -> pa.Table:
+        """The other columns, N rows: `id`, `description` and the counts."""
+        import pyarrow as pa
+
+        return pa.table({name: [getattr(row, name) for row in self._rows] for name in ROW_COLUMNS})
+
+    def __repr__(self) -> str:
+        kind = "per token" if self.per_token else "pooled"
+        return f"<Embeddings: {len(self):,} rows of layer {self.layer}, {kind}>"
+
+
+def read_embeddings(path: AnyPath, layer: int | None = None) -> Embeddings:
+    """Read an output of any format, or a folder of parts.
+
+    Sizes, types, counts and the rows are checked; the vectors of a file that is mapped into memory are not
+    read. `protrna verify` checks all of an output.
+
+    Parameters
+    ----------
+    path
+        A file that `protrna embed`, `merge` or `convert` made, or the folder of a Dask run.
+    layer
+        Layer to read, needed if the output has several; negatives count from the end of the model.
+
+    Raises
+    ------
+    InputUnreadable
+        It does not exist, or cannot be read.
+    InputError
+        It is not an output of protrna, or is damaged.
+    RunMismatch
+        Parts of the folder are missing, or belong to different runs.
+    UsageError
+        The output has no such layer, or has several and none was given.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from protrna_cli import EmbedOptions, embed_fasta, read_embeddings
+    >>> with TemporaryDirectory() as folder:
+    ...     out = f"{folder}/families.npy"
+    ...     summary = embed_fasta("sample_data/rna_families.fa", out, EmbedOptions(model="demo"))
+    ...     embeddings = read_embeddings(out)
+    >>> embeddings.vectors.shape
+    (46, 320)
+    >>> embeddings["tRNA_Phe_yeast"].shape
+    (320,)
+    """
+    file = Path(path_text("path", path))
+    if layer is not None:
+        whole_number("--layer", layer)
+    parts = parts_of(file)
+    if is_folder(file):
+        parts, header, _ = read_parts(parts)
+    else:
+        header, _ = read_output(file)
+    run_key(header, str(file))  # refuses an incomplete header
+    column = header.column_index(layer, file)
+    for part in parts:
+        check_counts(part)
+    rows = list(chain.from_iterable(map(read_rows, parts)))
+    if len(rows) != header.n_rows:
+        raise InputError(
+            f"{file}: damaged (it has {len(rows):,} rows, but its header states {header.n_rows:,}); make it "
+            "again with --overwrite"
+        )
+    each = [read_vectors(part, column) for part in parts]
+    values = each[0] if len(each) == 1 else np.concatenate(each)
+    return Embeddings(header, header.layers[column], rows, values)

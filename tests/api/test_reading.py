@@ -1,0 +1,209 @@
+"""`read_embeddings` gives the same values for every layout."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from protrna_cli import EmbedOptions, embed, embed_fasta, load_model, read_embeddings
+from protrna_cli.errors import InputError, InputUnreadable, RunMismatch, UsageError
+from protrna_cli.model.transformer import ProtRNA
+from protrna_cli.output.embeddings import Embeddings, Residues
+from protrna_cli.output.paths import part_name, shard_path
+from protrna_cli.plan.rules import Rules
+from protrna_cli.plan.shard import Shard
+from tests.conftest import SAMPLE, TOY, Run
+
+IDS = [line[1:].split()[0] for line in SAMPLE.read_text().splitlines() if line.startswith(">")]
+LETTERS = ["".join(record.split("\n")[1:]) for record in SAMPLE.read_text().split(">")[1:]]
+
+LAYOUTS = {
+    "parquet": ("out.parquet", {}),
+    "npy": ("out.npy", {}),
+    "flat": ("out.h5", {}),
+    "packed": ("out.h5", {"h5_layout": "packed"}),
+}
+
+
+@pytest.fixture(scope="module")
+def toy() -> ProtRNA:
+    """The toy model: 3 layers of width 40."""
+    return load_model(TOY)
+
+
+def made(folder: Path, layout: str, **options: object) -> Path:
+    """Embed the sample in a layout."""
+    name, of_layout = LAYOUTS[layout]
+    embed_fasta(SAMPLE, folder / name, EmbedOptions(model=str(TOY), **of_layout, **options))  # type: ignore[arg-type]
+    return folder / name
+
+
+def h5ad(folder: Path, run: Run, **options: object) -> Path:
+    """Embed the sample as AnnData."""
+    source = made(folder, "parquet", **options)
+    assert run("convert", source, "-o", folder / "out.h5ad").code == 0
+    return folder / "out.h5ad"
+
+
+def parts(folder: Path, **options: object) -> Path:
+    """Embed the sample into a folder of three parts, as a Dask cluster does."""
+    (folder / "parts").mkdir()
+    for shard in (Shard(1, 3), Shard(2, 3), Shard(3, 3)):
+        part = made(folder, "parquet", shard=shard, **options)
+        shard_path(part, shard).rename(folder / "parts" / part_name(shard))
+    return folder / "parts"
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "h5ad", "parts"])
+@pytest.mark.parametrize("layers", [(-1,), (1, 3)])
+def test_pooled_values_are_equal_in_every_layout(
+    tmp_path: Path, run: Run, toy: ProtRNA, layout: str, layers: tuple[int, ...]
+) -> None:
+    if layout == "h5ad":
+        path = h5ad(tmp_path, run, layers=layers)
+    else:
+        path = parts(tmp_path, layers=layers) if layout == "parts" else made(tmp_path, layout, layers=layers)
+    for layer in (None,) if len(layers) == 1 else layers:
+        found = read_embeddings(path, layer)
+        expected = embed(LETTERS, toy, layers=3 if layer is None else layer)
+        assert (found.layer, found.per_token, len(found)) == (3 if layer is None else layer, False, len(IDS))
+        assert isinstance(found.vectors, np.ndarray)
+        if layout == "parts":  # cut between records, so that other batches ran
+            np.testing.assert_allclose(found.vectors, expected, rtol=0, atol=1e-5)
+        else:
+            assert found.vectors.tobytes() == expected.tobytes()
+        assert found.ids == IDS
+        assert found["tRNA_Phe_yeast"].tobytes() == found.vectors[0].tobytes()
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "parts"])
+def test_residues_are_equal_in_every_layout(tmp_path: Path, toy: ProtRNA, layout: str) -> None:
+    path = parts(tmp_path, per_token=True) if layout == "parts" else made(tmp_path, layout, per_token=True)
+    found = read_embeddings(path)
+    expected = embed(LETTERS, toy, per_token=True)
+    assert isinstance(found.vectors, Residues)
+    assert found.per_token
+    assert len(found.vectors) == len(expected) == 46
+    for mine, other in zip(found.vectors, expected, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=0, atol=1e-5 if layout == "parts" else 0)
+    assert found.vectors[-1].shape == expected[-1].shape
+    assert [each.shape for each in found.vectors[1:4]] == [each.shape for each in expected[1:4]]
+    assert found["tRNA_Phe_yeast"].shape == (76, 40)
+    with pytest.raises(IndexError):
+        found.vectors[46]
+
+
+@pytest.mark.parametrize("layout", ["npy", "packed", "h5ad"])
+def test_a_format_that_allows_it_is_mapped(tmp_path: Path, run: Run, layout: str) -> None:
+    path = h5ad(tmp_path, run) if layout == "h5ad" else made(tmp_path, layout)
+    vectors = read_embeddings(path).vectors
+    assert isinstance(vectors, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        vectors[0] = 0
+
+
+def test_float16_stays_float16(tmp_path: Path) -> None:
+    for layout in LAYOUTS:
+        (tmp_path / layout).mkdir()
+        vectors = read_embeddings(made(tmp_path / layout, layout, dtype="float16")).vectors
+        assert isinstance(vectors, np.ndarray)
+        assert vectors.dtype == np.float16
+
+
+def test_rows_have_their_columns_and_the_provenance(tmp_path: Path) -> None:
+    found = read_embeddings(made(tmp_path, "parquet"))
+    assert found.columns.column_names == [
+        *("id", "description", "length", "n_embedded", "n_unknown", "n_windows")
+    ]
+    assert found.columns["length"].to_pylist() == [len(letters) for letters in LETTERS]
+    assert found.provenance["layers"] == [3]
+    assert found.provenance["inputs"][0]["name"] == SAMPLE.name
+    first = next(iter(found))
+    assert (first.id, first.length, first.n_windows) == ("tRNA_Phe_yeast", 76, 1)
+    assert first.description.startswith("Phenylalanine tRNA ")
+    assert [row.id for row in found] == IDS
+    assert repr(found) == "<Embeddings: 46 rows of layer 3, pooled>"
+    assert "tRNA_Phe_yeast" in found
+    assert "no such" not in found
+    json.dumps(found.provenance)
+
+
+def test_an_id_that_is_missing_or_repeats_is_named(tmp_path: Path, fasta: Callable[[str], Path]) -> None:
+    source, out = fasta(">a\nACGU\n>b\nGC\n>a\nGGGG\n"), tmp_path / "out.npy"
+    embed_fasta(source, out, EmbedOptions(model=str(TOY)))
+    found = read_embeddings(out)
+    with pytest.raises(KeyError, match="no row has the id 'c'"):
+        found["c"]
+    with pytest.raises(KeyError, match=r"rows 0, 2 have the id 'a'; use vectors\[row\]"):
+        found["a"]
+    assert found["b"].shape == (40,)
+
+
+def test_regions_are_read_by_their_name(tmp_path: Path) -> None:
+    from protrna_cli.fasta.bed import read_bed
+
+    rules = Rules(regions=read_bed(str(SAMPLE.parent / "regions.bed")))
+    embed_fasta(SAMPLE, tmp_path / "out.npy", EmbedOptions(model=str(TOY), rules=rules))
+    found = read_embeddings(tmp_path / "out.npy")
+    assert len(found) > 0
+    assert all(":" in id for id in found.ids)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (None, "has layers 1, 3; choose one with --layer"),
+        (2, "has no layer 2, only 1, 3; choose one of these with --layer"),
+        ("3", "--layer takes a whole number"),
+    ],
+)
+def test_the_layer_is_checked(tmp_path: Path, layer: int | None, message: str) -> None:
+    path = made(tmp_path, "npy", layers=(1, 3))
+    with pytest.raises(UsageError, match=message):
+        read_embeddings(path, layer)
+    assert read_embeddings(path, -1).layer == 3
+
+
+def test_what_is_no_output_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputUnreadable, match="cannot be read"):
+        read_embeddings(tmp_path / "missing.npy")
+    with pytest.raises(InputUnreadable, match="a folder without parts"):
+        read_embeddings(tmp_path)
+    np.save(tmp_path / "other.npy", np.zeros((2, 3)))
+    with pytest.raises(InputError, match=r"without other.npy.meta.json beside it"):
+        read_embeddings(tmp_path / "other.npy")
+    with pytest.raises(UsageError, match="path takes a path"):
+        read_embeddings(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_damage_is_found(tmp_path: Path, layout: str) -> None:
+    path = made(tmp_path, layout)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError, match=path.name):
+        read_embeddings(path)
+
+
+def test_a_missing_part_is_named(tmp_path: Path) -> None:
+    folder = parts(tmp_path)
+    (folder / "part-2-of-3.parquet").unlink()
+    with pytest.raises(RunMismatch, match="no part for shard 2/3"):
+        read_embeddings(folder)
+
+
+def test_vectors_outlive_the_object_and_the_file(tmp_path: Path) -> None:
+    path = made(tmp_path, "npy")
+    vectors = np.asarray(read_embeddings(path).vectors)
+    expected = vectors.copy()
+    path.unlink()
+    assert vectors.tobytes() == expected.tobytes()
+
+
+def test_it_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    found: Embeddings = pickle.loads(pickle.dumps(read_embeddings(made(tmp_path, "parquet"))))
+    assert found.ids == IDS

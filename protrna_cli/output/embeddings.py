@@ -16,8 +16,7 @@ import numpy as np
 
 from protrna_cli.errors import InputError
 from protrna_cli.output.parts import is_folder, parts_of, read_parts
-from protrna_cli.output.provenance import run_key
-from protrna_cli.output.read import check_counts, read_output, read_rows, read_vectors
+from protrna_cli.output.read import read_layer, read_output
 from protrna_cli.output.rows import Header, Values
 from protrna_cli.plan.rows import ROW_COLUMNS, Row
 from protrna_cli.plan.values import AnyPath, path_text, whole_number
@@ -214,16 +213,13 @@ def read_embeddings(path: AnyPath, layer: int | None = None) -> Embeddings:
         parts, header, _ = read_parts(parts)
     else:
         header, _ = read_output(file)
-    run_key(header, str(file))  # refuses an incomplete header
     column = header.column_index(layer, file)
-    for part in parts:
-        check_counts(part)
-    rows = list(chain.from_iterable(map(read_rows, parts)))
+    read = [read_layer(part, column) for part in parts]
+    rows = list(chain.from_iterable(of_part for of_part, _ in read))
     if len(rows) != header.n_rows:
         raise InputError(
             f"{file}: damaged (it has {len(rows):,} rows, but its header states {header.n_rows:,}); make it "
             "again with --overwrite"
         )
-    each = [read_vectors(part, column) for part in parts]
-    values = each[0] if len(each) == 1 else np.concatenate(each)
+    values = read[0][1] if len(read) == 1 else np.concatenate([vectors for _, vectors in read])
     return Embeddings(header, header.layers[column], rows, values)

@@ -57,27 +57,22 @@ def read_rows(path: Path) -> Iterator[Row]:
         yield from reader.read_rows(path, header)
 
 
-def read_vectors(path: Path, column: int) -> Values:
-    """Read the vectors (n_vectors, D) of a layer, or map them into memory if the format allows.
+def read_layer(path: Path, column: int) -> tuple[list[Row], Values]:
+    """Read the rows and the vectors (n_vectors, D) of a layer; they are mapped if the format allows.
 
     Raises
     ------
     InputUnreadable, InputError
-        As `read_output`; a file that is not mapped is also compared with its checksums.
+        As `read_output`; a file whose vectors are not mapped is also compared with its checksums.
     """
     reader, header = _open(path)
     with _undamaged(path):
-        values = reader.mapped(path, header, column)
-    if values is None:
-        values = np.concatenate([block.values[column] for block in read_whole(path)[1]])
-    return values
-
-
-def check_counts(path: Path) -> None:
-    """Check the sizes, types and counts of an output; raises as `check_structure` does."""
-    reader, header = _open(path)
-    with _undamaged(path):
         reader.check(path, header)
+        values = reader.mapped(path, header, column)
+    if values is not None:
+        return list(read_rows(path)), values
+    blocks = [(block.rows, block.values[column]) for block in read_whole(path)[1]]
+    return [row for rows, _ in blocks for row in rows], np.concatenate([values for _, values in blocks])
 
 
 def schema_of(path: Path) -> dict[str, str]:
@@ -108,8 +103,9 @@ def check_quickly(path: Path) -> None:
     InputUnreadable, InputError
         It is damaged, or cannot be read.
     """
-    check_counts(path)
+    reader, header = _open(path)
     with _undamaged(path):
+        reader.check(path, header)
         size = sum(file.stat().st_size for file in possible_files(path) if file.exists())
     if size <= SMALL_BYTES:
         for _ in read_whole(path)[1]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import click
+import rich_click as click
 
-from protrna_cli.cli.options import as_json, on_device, verbosity, weights_dir
+from protrna_cli.cli.options import as_json, epilog, on_device, verbosity, weights_dir
 from protrna_cli.cli.terminal import quiet_libraries
 from protrna_cli.errors import NotFinite
 from protrna_cli.weights.names import PUBLISHED
@@ -13,7 +13,7 @@ WRONG_NUMBERS = NotFinite.exit_code
 """Exit code for wrong numbers, the same as for an embedding that is not finite."""
 
 
-@click.command(epilog="\b\nExamples:\n  protrna doctor\n  protrna doctor --model demo --json\n")
+@click.command(epilog=epilog("protrna doctor", "protrna doctor --model demo --json", topics="speed"))
 @click.option(
     "--model",
     default=PUBLISHED,

@@ -7,12 +7,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import click
+import rich_click as click
 
 from protrna_cli.cli.options import (
     ANY_PATH,
     as_json,
+    epilog,
     format_of_output,
+    grouped,
     on_device,
     overwrite,
     verbosity,
@@ -32,49 +34,61 @@ from protrna_cli.weights.names import DEMO, DEMO_NOTICE, PUBLISHED
 
 STDOUT = "-"
 
-EPILOG = """\b
-Examples:
-  protrna embed input.fa -o out.parquet
-  protrna embed a.fa b.fa -o residues.h5 --per-token
-  zcat input.fa.gz | protrna embed - -o - > out.parquet
-  protrna embed input.fa -o out.h5 --model ProtRNA_pretrained.h5 --layer 20 --layer 33
-"""
+PANELS = {
+    "Input": ["--on-invalid", "--gaps", "--regions"],
+    "Embedding": ["--per-token", "--pool", "--layer", "--skip-unknown"],
+    "Model": ["--model", "--precision", "--weights-dir", "--offline"],
+    "Output": ["--output", "--format", "--per-token-output", "--dtype", "--h5-layout", "--overwrite"],
+    "Long records": ["--long", "--max-length", "--overlap"],
+    "Running": ["--dry-run", "--resume", "--device", "--threads", "--batch-tokens"],
+    "Many machines": ["--shard", "--dask"],
+    "Messages": ["--progress", "--json", "--quiet", "--verbose", "--help"],
+}
+"""The options in groups, most used first."""
 
 
-@click.command(epilog=EPILOG)
+@click.command(
+    epilog=epilog(
+        "protrna embed input.fa -o out.parquet",
+        "protrna embed a.fa b.fa -o residues.h5 --per-token",
+        "zcat input.fa.gz | protrna embed - -o - > out.parquet",
+        "protrna embed input.fa -o out.h5 --model ProtRNA_pretrained.h5 --layer 20 --layer 33",
+        topics="start, inputs, outputs, options, resume, shards",
+    )
+)
+@grouped(PANELS)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
 @click.option(
     "-o",
     "--output",
     metavar="OUT",
     type=ANY_PATH,
-    help="Output file: .parquet, .h5 or .npy; - writes Parquet to standard output, /dev/null discards it. "
-    "A symbolic link is refused: name the file that it points to.  [required, but not with --dry-run]",
+    help="Output: .parquet, .h5 or .npy, a file and not a link; - is a pipe.  (required but for --dry-run)",
 )
 @click.option("--per-token", is_flag=True, help="One vector per residue instead of one per record.")
 @click.option(
     "--per-token-output",
     metavar="OUT2",
     type=ANY_PATH,
-    help="Second output file from the same run, with one vector per residue; its suffix sets its format.",
+    help="Second output of the same run, with one vector per residue.",
 )
 @click.option(
     "--pool",
     type=click.Choice(POOLS),
     default="mean",
     show_default=True,
-    help="How the residues of a record become one vector; cls takes the vector of the <cls> token.",
+    help="How residues become one vector; cls: that of <cls>.",
 )
 @click.option(
     "--skip-unknown",
     is_flag=True,
-    help="Leave unknown residues out of the mean; n_embedded counts the known ones.",
+    help="Leave unknown residues out of the mean.",
 )
 @click.option(
     "--regions",
     metavar="BED",
     type=ANY_PATH,
-    help="One vector per region of BED; the model still sees the whole record. Row ids are ID:NAME.",
+    help="One vector per region of a BED file, not per record.",
 )
 @click.option(
     "--layer",
@@ -83,33 +97,30 @@ Examples:
     multiple=True,
     default=[-1],
     metavar="N",
-    help="Layer to take; may be given several times. 0 is the token embedding, negative numbers count from "
-    "the end.  [default: the last, 33]",
+    help="Layer, may be repeated; negatives count from the end.  (default: the last, 33)",
 )
 @click.option(
     "--model",
     default=PUBLISHED,
     show_default=True,
     metavar="NAME|PATH",
-    help="protrna (the published weights, downloaded if missing), demo (synthetic weights, for trying the "
-    "tool) or the path of a checkpoint.",
+    help="protrna, demo (synthetic weights) or a checkpoint.",
 )
 @weights_dir
-@click.option("--offline", is_flag=True, help="Never download weights; PROTRNA_OFFLINE=1 does the same.")
+@click.option("--offline", is_flag=True, help="Never download weights, as PROTRNA_OFFLINE=1 does.")
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
     default="float32",
     show_default=True,
-    help="Precision of matrix multiplication. bfloat16 halves the memory of the weights and is several times "
-    "faster on CPUs with AMX and on GPUs.",
+    help="Of matmuls; bfloat16 is faster with AMX and on GPUs.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(list(DTYPE_BYTES)),
     default="float32",
     show_default=True,
-    help="Number type of the output vectors.",
+    help="Number type of the output.",
 )
 @format_of_output()
 @click.option(
@@ -117,23 +128,21 @@ Examples:
     type=click.Choice(ON_INVALID),
     default="error",
     show_default=True,
-    help="What to do with a letter that is not RNA or DNA: stop, read it as unknown, or skip its record and "
-    "list it in OUT.skipped.tsv.",
+    help="Letters that are not RNA or DNA: skip the record?",
 )
 @click.option(
     "--gaps",
     type=click.Choice(GAPS),
     default="error",
     show_default=True,
-    help="What to do with gaps (- . and ~): stop, remove them, or read them as unknown residues.",
+    help="Gaps: - . and ~.",
 )
 @click.option(
     "--long",
     type=click.Choice(LONG),
     default="window",
     show_default=True,
-    help="What to do with a record of more than --max-length residues: embed it in overlapping windows and "
-    "join them, embed only its start, stop, skip it, or run it in one piece.",
+    help="Records longer than --max-length; whole: in one piece.",
 )
 @click.option(
     "--max-length",
@@ -141,13 +150,13 @@ Examples:
     default=TRAINED_LENGTH,
     show_default=True,
     metavar="N",
-    help="Longest piece that runs at once, in residues.",
+    help="Residues of the longest piece.",
 )
 @click.option(
     "--overlap",
     type=int,
     metavar="N",
-    help="Residues that neighbouring windows share, at least.  [default: a quarter of --max-length]",
+    help="Residues that windows share.  (default: a quarter of --max-length)",
 )
 @on_device
 @click.option(
@@ -156,27 +165,25 @@ Examples:
     default=2048,
     show_default=True,
     metavar="N",
-    help="Tokens per batch; more tokens need more memory.",
+    help="Tokens per batch; more need more memory.",
 )
 @click.option(
     "--shard",
     metavar="I/N",
     default="1/1",
-    help="Embed slice I of N, into OUT with I-of-N before its suffix; see protrna merge. auto takes I and N "
-    "from a job array, auto/N takes only I.",
+    help="Embed slice I of N; auto, auto/N: as the job array says.",
 )
 @click.option(
     "--dask",
     metavar="ADDRESS|local:N",
-    help="Run on a Dask cluster: a scheduler's address or scheduler file, or N processes on this machine. "
-    "OUT is a folder of Parquet parts.",
+    help="Run on a Dask cluster; OUT is a folder of Parquet parts.",
 )
-@click.option("--resume", is_flag=True, help="Continue an unfinished run, or start if there is none.")
+@click.option("--resume", is_flag=True, help="Continue an unfinished run, or start one.")
 @overwrite()
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Read the input, print counts and the estimated time, memory and output size, and stop.",
+    help="Only estimate time, memory and output size.",
 )
 @as_json
 @click.option(
@@ -184,8 +191,7 @@ Examples:
     type=click.Choice(["auto", "bar", "json", "none"]),
     default="auto",
     show_default=True,
-    help="Progress on stderr. auto: a bar on a terminal, otherwise one line per minute. json: one line every "
-    "5 seconds.",
+    help="On stderr; auto: a bar, or a line a minute in a log.",
 )
 @verbosity
 def embed(
@@ -201,9 +207,7 @@ def embed(
 ) -> None:
     """Embed the RNA or DNA sequences of FASTA files.
 
-    INPUT is one or more FASTA files, plain or compressed (gzip, bzip2, xz, zstd), or - for standard input.
-    Rows are in input order, each with the record's id, description and counts. OUT also stores how it was
-    made (see protrna info).
+    INPUT is one or more FASTA files, plain or compressed, or - for standard input. Rows are in input order.
     """
     if output is None:
         if not dry_run:

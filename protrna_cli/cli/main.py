@@ -8,11 +8,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-import click
+import rich_click as click
+from click.exceptions import Abort, ClickException, Exit
 
+from protrna_cli.cli.cite import cite
 from protrna_cli.cli.convert import convert
 from protrna_cli.cli.doctor import doctor
 from protrna_cli.cli.embed import embed
+from protrna_cli.cli.help import help_
 from protrna_cli.cli.info import info
 from protrna_cli.cli.map import map_
 from protrna_cli.cli.merge import merge
@@ -25,7 +28,25 @@ from protrna_cli.machine import own_process
 KEYBOARD_INTERRUPT = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+CONTEXT = {
+    "help_option_names": ["-h", "--help"],
+    "rich_help_config": {
+        "theme": "default-nu",  # no boxes, which break when they are copied
+        "max_width": 100,
+        "options_table_column_types": ["opt_short", "opt_long", "metavar", "help"],
+        "options_table_help_sections": ["help", "default"],
+        "default_string": "(default: {})",
+        "range_string": "",
+    },
+}
+"""How help looks, for every command."""
+
+
+@click.group(context_settings=CONTEXT)
+@click.command_panel("Make", commands=["embed"])
+@click.command_panel("Combine and check", commands=["merge", "verify", "convert"])
+@click.command_panel("Look", commands=["info", "map"])
+@click.command_panel("Set up", commands=["weights", "doctor", "help", "cite"])
 @click.version_option(package_name="protrna-cli", prog_name="protrna")
 def protrna() -> None:
     """ProtRNA embeddings of RNA sequences.
@@ -42,15 +63,17 @@ protrna.add_command(convert)
 protrna.add_command(map_)
 protrna.add_command(weights)
 protrna.add_command(doctor)
+protrna.add_command(help_)
+protrna.add_command(cite)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     try:
         result = protrna.main(arguments, prog_name="protrna", standalone_mode=False)
-    except click.exceptions.Exit as stop:
+    except Exit as stop:
         return stop.exit_code
-    except click.ClickException as error:
+    except ClickException as error:
         error.show()
         return error.exit_code
     except Stopped as stopped:
@@ -71,7 +94,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         say(f"error: standard output: writing failed ({error.strerror or error})")
         return WriteFailed.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, Abort):
         say("interrupted")
         return KEYBOARD_INTERRUPT
     return result if isinstance(result, int) else 0

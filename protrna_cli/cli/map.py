@@ -5,20 +5,21 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-import click
+import rich_click as click
 
-from protrna_cli.cli.options import ANY_PATH, overwrite, verbosity
+from protrna_cli.cli.options import ANY_PATH, epilog, overwrite, verbosity
 from protrna_cli.cli.terminal import quiet_libraries, say
 from protrna_cli.map import METHODS, require_suffix
 
-EPILOG = """\b
-Examples:
-  protrna map out.parquet -o map.html --color-by 'family=(\\S+)'
-  protrna map out.parquet -o map.png --color-by families.tsv --method pca
-"""
 
-
-@click.command("map", epilog=EPILOG)
+@click.command(
+    "map",
+    epilog=epilog(
+        "protrna map out.parquet -o map.html --color-by 'family=(\\S+)'",
+        "protrna map out.parquet -o map.png --color-by families.tsv --method pca",
+        topics="pictures",
+    ),
+)
 @click.argument("source", metavar="OUT", type=ANY_PATH)
 @click.option(
     "-o",
@@ -40,7 +41,12 @@ Examples:
 )
 @click.option("--layer", type=int, metavar="N", help="Layer to draw, if OUT has several.")
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of umap and tsne."
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Random seed of umap and tsne.",
 )
 @overwrite("MAP")
 @verbosity

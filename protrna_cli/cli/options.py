@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import click
+import rich_click as click
+from click import get_current_context
 from click.core import ParameterSource
 
 from protrna_cli.output.formats.table import ALL_FORMATS, H5_LAYOUTS, RUN_FORMATS
@@ -16,14 +17,34 @@ ANY_PATH = click.Path(readable=False)
 """A path. Whether it can be read is found when it is read; click would call it a usage error if not."""
 
 
+def grouped(panels: dict[str, list[str]]) -> Callable[[_F], _F]:
+    """Show the options of a command in these groups."""
+
+    def add(command: _F) -> _F:
+        for name, options in reversed(panels.items()):
+            command = click.option_panel(name, options=options)(command)
+        return command
+
+    return add
+
+
+def epilog(*examples: str, topics: str = "") -> str:
+    """Make the end of a help text: examples, and the topics of the manual that say more.
+
+    Paragraphs are single lines in it, because rich-click joins the lines of a paragraph.
+    """
+    more = [f"More: protrna help {topics}"] if topics else []
+    return "\n\n".join(["Example:" if len(examples) == 1 else "Examples:", *examples, *more])
+
+
 def was_given(name: str) -> bool:
     """Whether the user gave this option of the running command, even if the value is the default."""
-    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
+    return get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 def verbosity(command: _F) -> _F:
     """Add `-q` and `-v`, which every command has."""
-    command = click.option("-v", "--verbose", is_flag=True, help="Show TensorFlow's own messages.")(command)
+    command = click.option("-v", "--verbose", is_flag=True, help="Show messages of libraries.")(command)
     return click.option("-q", "--quiet", is_flag=True, help="Print only errors.")(command)
 
 
@@ -33,7 +54,7 @@ def on_device(command: _F) -> _F:
         "--threads",
         type=click.IntRange(1),
         metavar="N",
-        help="CPU threads.  [default: all this process may use]",
+        help="CPU threads.  (default: all that it may use)",
     )(command)
     return click.option(
         "--device", default="auto", show_default=True, metavar="auto|cpu|gpu[:N]", help="Device to run on."
@@ -45,7 +66,7 @@ def weights_dir(command: _F) -> _F:
     return click.option(
         "--weights-dir",
         metavar="DIR",
-        help="Folder of the published weights.  [default: PROTRNA_HOME, or the user's cache folder]",
+        help="Folder of the weights.  (default: PROTRNA_HOME, or the user's cache)",
     )(command)
 
 
@@ -69,12 +90,12 @@ def format_of_output(exports: bool = False) -> Callable[[_F], _F]:
             type=click.Choice(H5_LAYOUTS),
             default="flat",
             show_default=True,
-            help="HDF5 only. flat: one dataset per record, named by its id. packed: one matrix.",
+            help="HDF5: a dataset per record, or one matrix.",
         )(command)
         return click.option(
             "--format",
             type=click.Choice(ALL_FORMATS if exports else RUN_FORMATS),
-            help="Format of OUT.  [default: by its suffix]",
+            help="Format of OUT.  (default: by its suffix)",
         )(command)
 
     return add

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import click
+import rich_click as click
 
-from protrna_cli.cli.options import as_json, verbosity, weights_dir
+from protrna_cli.cli.options import as_json, epilog, verbosity, weights_dir
 from protrna_cli.cli.progress import watcher_for
 from protrna_cli.cli.terminal import say
 from protrna_cli.errors import UsageError, WeightsError
@@ -35,13 +35,13 @@ def _name(command: _F) -> _F:
 
 
 @weights.command(
-    epilog="""\b
-Examples:
-  protrna weights fetch
-  protrna weights fetch --to /shared/protrna
-  protrna weights fetch --from https://intranet.example.org/ProtRNA_pretrained.h5
-  protrna weights fetch --from /mnt/usb/ProtRNA_pretrained.h5
-"""
+    epilog=epilog(
+        "protrna weights fetch",
+        "protrna weights fetch --to /shared/protrna",
+        "protrna weights fetch --from https://intranet.example.org/ProtRNA_pretrained.h5",
+        "protrna weights fetch --from /mnt/usb/ProtRNA_pretrained.h5",
+        topics="weights",
+    )
 )
 @_name
 @click.option(
@@ -49,13 +49,13 @@ Examples:
     "--weights-dir",
     "to",
     metavar="DIR",
-    help="Folder to save it in.  [default: PROTRNA_HOME, or the user's cache folder]",
+    help="Folder to save it in.  (default: PROTRNA_HOME, or the user's cache folder)",
 )
 @click.option(
     "--from",
     "origin",
     metavar="URL|FILE",
-    help="Address or file to get it from.  [default: the published addresses, Zenodo and then Dropbox]",
+    help="Address or file to get it from.  (default: the published addresses, Zenodo and then Dropbox)",
 )
 @verbosity
 def fetch(name: str, to: str | None, origin: str | None, quiet: bool, verbose: bool) -> None:
@@ -81,7 +81,13 @@ def fetch(name: str, to: str | None, origin: str | None, quiet: bool, verbose: b
         say(f"verified: {target}")
 
 
-@weights.command("verify", epilog="\b\nExample:\n  protrna weights verify /data/ProtRNA_pretrained.h5\n")
+@weights.command(
+    "verify",
+    epilog=epilog(
+        "protrna weights verify /data/ProtRNA_pretrained.h5",
+        topics="weights",
+    ),
+)
 @click.argument("name_or_path", metavar="[NAME|PATH]", default=PUBLISHED)
 @weights_dir
 @verbosity
@@ -100,7 +106,7 @@ def verify_(name_or_path: str, weights_dir: str | None, quiet: bool, verbose: bo
         say(f"verified: {path}, SHA-256 {record.sha256}")
 
 
-@weights.command(epilog='\b\nExample:\n  cp "$(protrna weights path)" /mnt/usb/\n')
+@weights.command(epilog=epilog('cp "$(protrna weights path)" /mnt/usb/', topics="weights"))
 @_name
 @weights_dir
 @verbosity
@@ -110,7 +116,14 @@ def path(name: str, weights_dir: str | None, quiet: bool, verbose: bool) -> None
     click.echo(_existing_file(name, weights_dir))
 
 
-@weights.command("list", epilog="\b\nExamples:\n  protrna weights list\n  protrna weights list --json\n")
+@weights.command(
+    "list",
+    epilog=epilog(
+        "protrna weights list",
+        "protrna weights list --json",
+        topics="weights",
+    ),
+)
 @weights_dir
 @as_json
 @verbosity

@@ -17,7 +17,7 @@ import pytest
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import ROOT, install_command
-from tests.test_readme import block
+from tests.test_manual import block
 from tests.tools.kill import content
 
 TOOLS = ("slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "munged")

@@ -11,7 +11,7 @@ import pytest
 
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import SAMPLE, TOY, install_command
-from tests.test_readme import block, blocks
+from tests.test_manual import block, blocks
 
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 

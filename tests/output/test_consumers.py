@@ -17,7 +17,7 @@ from protrna_cli.output.convert import convert
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.rows import Row
 from tests.conftest import SAMPLE, Run
-from tests.test_readme import blocks
+from tests.test_manual import blocks
 from tests.tools.formats import named
 
 # Warnings of these libraries are ignored.

@@ -1,0 +1,143 @@
+"""Run the commands and the Python of the README and of the manual, and check what they list."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protrna_cli import manual
+from tests.conftest import ROOT, Run
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {"README": README} | {topic: manual.page(topic) for topic in manual.TOPICS}
+ALL = "\n".join(PAGES.values())
+
+
+def blocks(language: str, text: str = ALL) -> list[str]:
+    """Find the fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def block(language: str, words: str) -> str:
+    """Return the only fenced block of a language that contains these words."""
+    [found] = [each for each in blocks(language) if words in each]
+    return found
+
+
+def commands(text: str) -> list[str]:
+    """List the `protrna` lines of the shell blocks of a page."""
+    return [
+        line
+        for block in blocks("sh", text)
+        for line in block.splitlines()
+        if not line.startswith("python3 -m venv")
+    ]
+
+
+def expanded(word: str) -> list[str]:
+    """Expand a word with `*` as a shell does."""
+    return sorted(map(str, Path().glob(word))) if "*" in word else [word]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new folder that has the sample data; the working directory."""
+    (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_and_the_python_of_a_page_run(run: Run, page: str) -> None:
+    """Each page by itself, in a new folder."""
+    text = PAGES[page]
+    for line in commands(text):
+        assert line.startswith("protrna ")
+        words = [each for word in shlex.split(line)[1:] for each in expanded(word)]
+        outcome = run(*words)
+        assert outcome.code == 0, (line, outcome.err)
+    names: dict[str, Any] = {}
+    for block in blocks("python", text):
+        exec(block, names)
+    if page == "reading":
+        assert names["matrix"].shape == (46, 320)
+        assert names["trna"].shape == (320,)
+    if page == "python":
+        assert names["vectors"].shape[1] == 320
+        assert [each.shape for each in names["residues"]] == [(8, 320), (4, 320)]
+        assert names["layers"][3].shape == names["layers"][-1].shape == (1, 320)
+        assert names["results"]["attentions"].shape == (2, 6, 20, 25, 25)
+        assert names["summary"].n_records == 46
+        assert names["scores"].mean() > 0.4  # of random weights; a guess is right one time in ten
+        assert names["pipeline"].predict(["GCGGAUUUAGCUCAGUUGGGAGAGCGCCAGA"]).shape == (1,)
+        assert names["frame"]["embedding"].iloc[0].shape == (320,)
+    if page == "README":
+        assert names["vectors"].shape == (2, 320)
+
+
+def test_every_block_is_of_a_language_that_a_test_runs() -> None:
+    languages = set(re.findall(r"^```(.+)$", ALL, re.MULTILINE))
+    assert languages == {"sh", "bash", "python", "python consumers", "snakemake", "groovy"}
+
+
+ODD_IDS = ["007", "NA", "1e5", "null", "nan", "True", "0x1F", "1_000", "-", "None", "2024-01-01"]
+
+
+def test_the_lines_that_read_an_index_keep_every_id(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in.fa").write_text("".join(f">{name}\nACGU\n" for name in ODD_IDS))
+    for name, kind in (("families.npy", []), ("residues.npy", ["--per-token"])):
+        assert run("embed", "in.fa", "-o", name, "--model", "demo", *kind).code == 0
+    lines = block("python", "read_csv").splitlines()
+    names: dict[str, Any] = {}
+    exec("\n".join(line for line in lines if line.startswith(("import pandas", "text ="))), names)
+    first, second = (line for line in lines if line.startswith("index = "))
+    exec(first, names)
+    assert names["index"]["id"].tolist() == ODD_IDS
+    assert names["index"]["description"].tolist() == [""] * len(ODD_IDS)
+    exec(second, names)
+    assert names["index"].index.tolist() == ODD_IDS
+
+
+def test_the_manual_lists_every_option_and_no_other(run: Run) -> None:
+    table = PAGES["options"].split("## Options that are refused together")[0]
+    documented = set(re.findall(r"^\| (?:`-\w`, )?`(--[a-z0-9-]+)", table, re.MULTILINE))
+    shown = set(re.findall(r"^ (?:-\w|  )? *(--[a-z0-9-]+)", run("embed", "--help").out, re.MULTILINE))
+    assert documented == shown - {"--help"}
+
+
+def test_the_manual_lists_the_exit_codes() -> None:
+    from protrna_cli import errors
+
+    kinds = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and kind is not errors.ProtrnaError
+    ]
+    for kind in kinds:
+        assert re.search(rf"\b{kind.exit_code}\b", PAGES["exit-codes"]), kind
+
+
+def test_the_front_page_is_short_and_names_every_topic() -> None:
+    assert len(README.splitlines()) <= 200
+    assert re.findall(r"^\| \[([a-z-]+)\]", README, re.MULTILINE) == list(manual.TOPICS)
+    for link in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("topic", manual.TOPICS)
+def test_links_and_topics_of_a_page_exist(topic: str) -> None:
+    for link in re.findall(r"\]\(((?!http)[^)]+)\)", PAGES[topic]):
+        assert (ROOT / "protrna_cli" / "manual" / link).exists(), link
+    for named in re.findall(r"`protrna help ([a-z-]+)`", PAGES[topic]):
+        assert named in manual.TOPICS
+
+
+def test_every_page_of_the_folder_is_a_topic() -> None:
+    folder = ROOT / "protrna_cli" / "manual"
+    assert sorted(path.stem for path in folder.glob("*.md")) == sorted(manual.TOPICS)

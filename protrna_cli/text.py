@@ -52,6 +52,17 @@ def shortened(name: str) -> str:
     return repr(name if len(name) <= 60 else f"{name[:40]}…{name[-16:]}")
 
 
+def aligned(lines: dict[str, str]) -> str:
+    """Write names and their texts as two columns.
+
+    >>> print(aligned({"rows": "46", "peak memory": "985 MiB"}))
+    rows         46
+    peak memory  985 MiB
+    """
+    width = max(map(len, lines), default=0)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
+
+
 def printable(text: str) -> str:
     r"""Replace what a line cannot show: control characters, and bytes of a file name that are not UTF-8.
 

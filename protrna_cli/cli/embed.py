@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from protrna_cli.cli.options import (
     weights_dir,
 )
 from protrna_cli.cli.progress import progress_for, watcher_for
-from protrna_cli.cli.terminal import claim_stdout, quiet_libraries, say
+from protrna_cli.cli.terminal import claim_stdout, quiet_libraries, say, suggest
 from protrna_cli.cluster.job_array import resolve_shard
 from protrna_cli.disk import is_null_device
 from protrna_cli.errors import UsageError
@@ -240,6 +241,8 @@ def embed(
             summary = embed_fasta(inputs, output, embed_options, *callbacks)
     if not quiet:
         say(summary.text())
+        if output != STDOUT and not is_null_device(Path(output)):
+            suggest(shlex.join(["protrna", "info", summary.output.partition(" and ")[0]]))
 
 
 def _parse_options(options: dict[str, Any]) -> EmbedOptions:

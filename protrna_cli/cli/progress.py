@@ -7,10 +7,9 @@ import sys
 import time
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from tqdm import tqdm
 
 from protrna_cli.api.bar import Bar
 from protrna_cli.cli.terminal import say
@@ -18,6 +17,9 @@ from protrna_cli.machine import resident_memory
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from protrna_cli.text import counted
 from protrna_cli.weights.watcher import Watcher, announcement
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 LINE_SECONDS = 60.0
 JSON_SECONDS = 5.0
@@ -112,6 +114,8 @@ def progress_for(kind: str, quiet: bool) -> Progress:
     if kind == "auto" and not quiet:
         kind = "bar" if sys.stderr.isatty() else "lines"
     if kind == "bar":
+        from tqdm import tqdm  # imported where it is used: --help must not wait for it
+
         return NotingBar(tqdm)
     if kind == "json":
         return JsonLines(JSON_SECONDS)
@@ -130,6 +134,8 @@ class Download(Watcher):
     def start(self, address: str, target: Path, total: int | None, done: int) -> None:
         say(announcement(address, target, total, done))
         if self._bar_wanted:
+            from tqdm import tqdm
+
             self._bar = tqdm(
                 total=total,
                 initial=done,

@@ -13,10 +13,21 @@ import click
 from protrna_cli.errors import OutputUnwritable, UsageError
 from protrna_cli.text import printable
 
+_COLOURS = {"error": "red", "note": "yellow", "next": "cyan"}
+
 
 def say(text: str) -> None:
-    """Print one message on stderr, as one line."""
-    click.echo(f"protrna: {printable(text)}", err=True)
+    """Print one message on stderr, as one line; on a terminal its first word is coloured, see NO_COLOR."""
+    kind, colon, rest = printable(text).partition(":")
+    if colon and kind in _COLOURS and not os.environ.get("NO_COLOR"):
+        kind = click.style(kind, fg=_COLOURS[kind], bold=True)  # `echo` removes it if this is no terminal
+    click.echo(f"protrna: {kind}{colon}{rest}", err=True)
+
+
+def suggest(command: str) -> None:
+    """Print a command to run next; on a terminal only, since a log file is read later."""
+    if sys.stderr.isatty():
+        say(f"next: {command}")
 
 
 @contextmanager

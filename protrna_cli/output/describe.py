@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from protrna_cli.output.account import account
 from protrna_cli.output.formats.table import possible_files
 from protrna_cli.output.parts import parts_of, read_joined
 from protrna_cli.output.read import schema_of
 from protrna_cli.output.rows import Block, Header, Values
 from protrna_cli.plan.rows import COUNT_COLUMNS, Row
-from protrna_cli.text import counted, printable, shortened, size_text
+from protrna_cli.text import aligned, counted, printable, shortened, size_text
 
 FIRST_ROWS = 5
 FIRST_NUMBERS = 3
@@ -112,7 +113,8 @@ class Description:
             f"{self.file}: {counted(header.n_rows, 'row')}, {counted(header.n_residues, 'residue')}, "
             f"{size_text(self.bytes)}",
             f"{kind}, layer {', '.join(map(str, header.layers))}, width {header.width}, {header.dtype}",
-            *(f"{name}: {kind}" for name, kind in self.schema.items()),
+            "",
+            aligned(self.schema),
             "",
             *self._first_lines(),
             "",
@@ -121,11 +123,9 @@ class Description:
             f"ids that repeat: {self.repeated_ids.text()}",
             f"embeddings that repeat: {self.equal_embeddings.text()}",
             "",
+            "how it was made:",
+            aligned(account(header.provenance)),
         ]
-        for key, value in header.provenance.items():
-            lines.append(
-                f"{key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
-            )
         return "\n".join(lines)
 
     def _first_lines(self) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from protrna_cli._version import version
 from protrna_cli.machine import available_cpus, available_memory, cpu_flags
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.text import size_text
+from protrna_cli.text import aligned, size_text
 from protrna_cli.weights.checkpoint import CheckpointFile, DemoCheckpoint
 from protrna_cli.weights.locate import locate, weights_folder
 from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
@@ -93,7 +93,7 @@ class Diagnosis:
                 f"{self.tokens_per_second[precision]:,.0f} tokens/s of {self.model}, "
                 f"{self.share_of_matmul[precision]:.0%} of the matmul rate"
             )
-        return "\n".join(f"{name:<18} {value}" for name, value in lines.items())
+        return aligned(lines)
 
 
 def examine(

@@ -1,14 +1,18 @@
 """`protrna info`: its numbers are equal to those of NumPy."""
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from protrna_cli import __version__
 from protrna_cli.output import describe as describing
 from protrna_cli.output import rows
+from protrna_cli.output.account import account
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.rows import Row
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run
@@ -64,7 +68,7 @@ def test_the_text_output(run: Run, tmp_path: Path) -> None:
         f"{tmp_path / 'out.npy'}: 6 rows, 12 residues, 811 bytes",
         "pooled, layer 6, width 8, float16",
     ]
-    assert "out.npy: float16 (6, 8)" in lines
+    assert "out.npy            float16 (6, 8)" in lines
     table = lines.index("id   length  n_embedded  n_unknown  n_windows  embedding")
     assert lines[table + 1].split() == ["'a'", "2", "2", "0", "1", *(f"{x:.4g}" for x in matrix[0, :3]), "…"]
     norms = np.linalg.norm(matrix.astype("f8"), axis=1)
@@ -72,7 +76,43 @@ def test_the_text_output(run: Run, tmp_path: Path) -> None:
     assert numbers == pytest.approx([norms.min(), np.median(norms), norms.max()], rel=1e-3)
     assert "ids that repeat: 2 rows, first 'a'" in lines
     assert "embeddings that repeat: 1 row, first 'c'" in lines
-    assert lines[-2:] == ["version: 1", "layers: [6]"]
+    assert lines[-3:] == ["how it was made:", "version  1", "layers   [6]"]
+
+
+def test_the_provenance_is_told_in_words(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    options = ["--shard", "1/2", "--max-length", "60", "--skip-unknown", "--on-invalid", "unknown"]
+    made = run("embed", SAMPLE, "-o", out, "--model", TOY, *options)
+    assert made.code == 0, made.err
+    lines = run("info", tmp_path / "out.1-of-2.parquet").out.splitlines()
+    told = dict(re.split("  +", line, maxsplit=1) for line in lines[lines.index("how it was made:") + 1 :])
+    assert told == {
+        "made by": f"protrna {__version__}",
+        "model": f"{TOY}: 3 layers, width 40, 5 heads",
+        "weights": f"SHA-256 {hashlib.sha256(TOY.read_bytes()).hexdigest()}",
+        "layers": "3",
+        "vectors": "one per record, the mean of its residues",
+        "numbers": "float32, computed in float32, up to 2,048 tokens a batch",
+        "long records": "in windows of 60 residues that share at least 15",
+        "invalid letters": "read as unknown residues",
+        "gaps": "an error",
+        "unknown residues": "left out of means",
+        "input": f"{SAMPLE.name}, SHA-256 {hashlib.sha256(SAMPLE.read_bytes()).hexdigest()}",
+        "records": told["records"],
+        "shard": "1/2",
+    }
+    assert re.fullmatch(r"46 in the input, \d+ embedded, 0 skipped", told["records"])
+
+
+@pytest.mark.parametrize(
+    "damage", [{"model": None}, {"rules": []}, {"inputs": "x"}, {"layers": 7}, {"skipped": "x"}]
+)
+def test_odd_provenance_is_told_as_it_is(damage: dict[str, Any]) -> None:
+    provenance = {"version": "1", "model": {"name": "m\x1b"}, "note": "n", **damage}
+    told = account(provenance)
+    assert list(told) == list(provenance)
+    assert told["note"] == "n"
+    assert "\x1b" not in "".join(told.values())
 
 
 def test_a_sample_is_marked_as_one(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

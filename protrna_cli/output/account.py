@@ -1,0 +1,88 @@
+"""How an output was made, in words: its provenance for people."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from protrna_cli.plan.shard import WHOLE
+from protrna_cli.text import printable
+
+_LONG = {
+    "window": "in windows of {max_length:,} residues that share at least {overlap:,}",
+    "truncate": "only their first {max_length:,} residues",
+    "error": "an error beyond {max_length:,} residues",
+    "skip": "skipped beyond {max_length:,} residues",
+    "whole": "in one piece",
+}
+_INVALID = {"error": "an error", "unknown": "read as unknown residues", "skip": "their record is skipped"}
+_GAPS = {"error": "an error", "remove": "removed", "unknown": "read as unknown residues"}
+
+
+def account(provenance: dict[str, Any]) -> dict[str, str]:
+    """Tell how an output was made, as names and texts, in reading order.
+
+    Provenance that does not have all its fields, as in outputs of other versions, is told as it is.
+    """
+    try:
+        told = {
+            "made by": f"protrna {provenance['version']}",
+            **_model(provenance["model"]),
+            **_vectors(provenance),
+            **_rules(provenance["rules"]),
+            **_input(provenance),
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        told = {key: value if isinstance(value, str) else _json(value) for key, value in provenance.items()}
+    return {printable(name): printable(text) for name, text in told.items()}
+
+
+def _model(model: dict[str, Any]) -> dict[str, str]:
+    weights = model["weights_sha256"]
+    return {
+        "model": f"{model['name']}: {model['layers']} layers, width {model['width']}, {model['heads']} heads",
+        "weights": f"SHA-256 {weights}" if weights else "synthetic, without biological meaning",
+    }
+
+
+def _vectors(provenance: dict[str, Any]) -> dict[str, str]:
+    pooling = provenance["pooling"]
+    per_row = {"mean": "the mean of", "max": "the maximum of", "cls": "the <cls> token of"}
+    return {
+        "layers": ", ".join(map(str, provenance["layers"])),
+        "vectors": f"one per record, {per_row[pooling]} its residues" if pooling else "one per residue",
+        "numbers": f"{provenance['dtype']}, computed in {provenance['precision']}, "
+        f"up to {provenance['batch_tokens']:,} tokens a batch",
+    }
+
+
+def _rules(rules: dict[str, Any]) -> dict[str, str]:
+    told = {
+        "long records": _LONG[rules["long"]].format(**rules),
+        "invalid letters": _INVALID[rules["on_invalid"]],
+        "gaps": _GAPS[rules["gaps"]],
+    }
+    if rules["skip_unknown"]:
+        told["unknown residues"] = "left out of means"
+    if rules["regions"]:
+        told["regions"] = f"{rules['regions']['name']}, SHA-256 {rules['regions']['sha256']}"
+    return told
+
+
+def _input(provenance: dict[str, Any]) -> dict[str, str]:
+    inputs = provenance["inputs"]
+    told = {
+        "input" if len(inputs) == 1 else f"input {number}": f"{each['name']}, SHA-256 {each['sha256']}"
+        for number, each in enumerate(inputs, start=1)
+    }
+    records, embedded, skipped = (provenance[name] for name in ("records", "embedded", "skipped"))
+    told["records"] = f"{records:,}, all embedded"
+    if embedded != records:
+        told["records"] = f"{records:,} in the input, {embedded:,} embedded, {skipped:,} skipped"
+    if provenance["shard"] != str(WHOLE):
+        told["shard"] = provenance["shard"]
+    return told
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -25,7 +25,7 @@ from protrna_cli.plan.rules import TRAINED_LENGTH, Rules
 from protrna_cli.plan.values import instance, switch
 from protrna_cli.run.batching import RESIDUES
 from protrna_cli.run.in_memory import ChunkRows, embed_chunks
-from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.options import BATCH_TOKENS, EmbedOptions
 from protrna_cli.run.pipeline import Request
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from protrna_cli.run.runner import check_memory
@@ -207,7 +207,7 @@ def embed(
     on_invalid: str = "error",
     gaps: str = "error",
     skip_unknown: bool = False,
-    batch_tokens: int = 2048,
+    batch_tokens: int = BATCH_TOKENS,
     progress: bool = False,
 ) -> AnyVectors:
     """Embed sequences; returns their vectors in the same order.
@@ -344,7 +344,7 @@ def embed_iter(
     on_invalid: str = "error",
     gaps: str = "error",
     skip_unknown: bool = False,
-    batch_tokens: int = 2048,
+    batch_tokens: int = BATCH_TOKENS,
     progress: bool = False,
 ) -> Iterator[Embedding[Any]]:
     """Embed a stream of sequences, which need not end; yields each with its vectors, in the same order.

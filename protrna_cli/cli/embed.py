@@ -28,8 +28,9 @@ from protrna_cli.cluster.job_array import resolve_shard
 from protrna_cli.disk import is_null_device
 from protrna_cli.errors import UsageError
 from protrna_cli.output.formats.table import choose_format
+from protrna_cli.output.paths import shard_path
 from protrna_cli.plan.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
-from protrna_cli.run.options import DTYPE_BYTES, POOLS, PRECISIONS, EmbedOptions, pooled_only
+from protrna_cli.run.options import BATCH_TOKENS, DTYPE_BYTES, POOLS, PRECISIONS, EmbedOptions, pooled_only
 from protrna_cli.run.stop import SignalStop
 from protrna_cli.weights.names import DEMO, DEMO_NOTICE, PUBLISHED
 
@@ -163,7 +164,7 @@ PANELS = {
 @click.option(
     "--batch-tokens",
     type=click.IntRange(1),
-    default=2048,
+    default=BATCH_TOKENS,
     show_default=True,
     metavar="N",
     help="Tokens per batch; more need more memory.",
@@ -242,7 +243,7 @@ def embed(
     if not quiet:
         say(summary.text())
         if output != STDOUT and not is_null_device(Path(output)):
-            suggest(shlex.join(["protrna", "info", summary.output.partition(" and ")[0]]))
+            suggest(shlex.join(["protrna", "info", str(shard_path(Path(output), embed_options.shard))]))
 
 
 def _parse_options(options: dict[str, Any]) -> EmbedOptions:

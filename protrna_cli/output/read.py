@@ -69,8 +69,8 @@ def read_layer(path: Path, column: int) -> tuple[list[Row], Values]:
     with _undamaged(path):
         reader.check(path, header)
         values = reader.mapped(path, header, column)
-    if values is not None:
-        return list(read_rows(path)), values
+        if values is not None:
+            return list(reader.read_rows(path, header)), values
     blocks = [(block.rows, block.values[column]) for block in read_whole(path)[1]]
     return [row for rows, _ in blocks for row in rows], np.concatenate([values for _, values in blocks])
 

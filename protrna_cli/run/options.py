@@ -17,6 +17,9 @@ POOLS = ("mean", "max", "cls")
 PRECISIONS = ("float32", "bfloat16")
 DTYPE_BYTES = {"float32": 4, "float16": 2}
 
+BATCH_TOKENS = 2048
+"""Default token budget of a batch."""
+
 
 @dataclass(frozen=True)
 class EmbedOptions:
@@ -74,7 +77,7 @@ class EmbedOptions:
     h5_layout: str = "flat"
     device: str = "auto"
     threads: int | None = None
-    batch_tokens: int = 2048
+    batch_tokens: int = BATCH_TOKENS
     weights_dir: str | None = None
     offline: bool = False
     overwrite: bool = False

@@ -196,7 +196,9 @@ def recommend_bfloat16(options: EmbedOptions, progress: Progress) -> None:
     from protrna_cli.model import runtime
 
     if options.precision == "float32" and options.model != DEMO and runtime.bfloat16_is_fast():
-        progress.note("this machine is several times faster with --precision bfloat16, see the README")
+        progress.note(
+            "this machine is several times faster with --precision bfloat16, see protrna help precision"
+        )
 
 
 def rate_key(size: ModelSize, options: EmbedOptions) -> str:

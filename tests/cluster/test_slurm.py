@@ -1,4 +1,4 @@
-"""The README's jobs on a real Slurm: signalled, requeued, killed, resumed, and merged."""
+"""The manual's jobs on a real Slurm: signalled, requeued, killed, resumed, and merged."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def only_on_request(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on a running cluster, with the README's scripts and a `protrna` that uses the demo model."""
+    """A folder on a running cluster, with the manual's scripts and a `protrna` that uses the demo model."""
     cluster = tmp_path / "slurm"
     cluster.mkdir()
     script = ROOT / "tests" / "slurm" / "one_node.sh"
@@ -63,7 +63,7 @@ def slurm(*words: object) -> str:
 
 
 def submitted(script: str, **variables: str) -> list[str]:
-    """Run lines of the README; returns the ids of the jobs that they submit."""
+    """Run lines of the manual; returns the ids of the jobs that they submit."""
     script += '\necho "Submitted batch job $job"\n'
     done = subprocess.run(
         ["bash", "-e", "-c", script], capture_output=True, text=True, env=os.environ | variables, timeout=120

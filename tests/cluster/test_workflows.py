@@ -1,4 +1,4 @@
-"""The README's scripts and workflows, run as printed."""
+"""The manual's scripts and workflows, run as printed."""
 
 import re
 import shutil

@@ -226,7 +226,7 @@ def test_pandas_reads_the_files_of_the_projector(pooled: Known) -> None:
 
 @pytest.fixture
 def families(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files that the README's example reads."""
+    """The files that the manual's example reads."""
     for name in ("anndata", "datasets", "duckdb", "scanpy"):
         library(name)
     monkeypatch.chdir(tmp_path)

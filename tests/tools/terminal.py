@@ -8,21 +8,15 @@ Runs the commands on a pseudo-terminal of 100 columns, in a new folder, and draw
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
-import pty
 import shlex
-import struct
-import subprocess
-import sys
 import tempfile
-import termios
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from tests.conftest import SAMPLE
+from tests.conftest import SAMPLE, on_a_terminal
 
 COLUMNS = 100
 
@@ -35,23 +29,10 @@ COMMANDS = [
 
 def printed(command: str, folder: Path) -> str:
     """Run a command on a terminal; returns the last state of each line that it printed, with its colours."""
-    parent_end, child_end = pty.openpty()
-    fcntl.ioctl(child_end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
-    words = [sys.executable, "-m", "protrna_cli", *shlex.split(command)[1:]]
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
-    child = subprocess.Popen(
-        words, cwd=folder, env=environment, stdin=child_end, stdout=child_end, stderr=child_end
+    _, shown = on_a_terminal(
+        *shlex.split(command)[1:], columns=COLUMNS, first=f"import os; os.chdir({str(folder)!r})"
     )
-    os.close(child_end)
-    shown = b""
-    try:
-        while block := os.read(parent_end, 65536):
-            shown += block
-    except OSError:  # the child has closed its end
-        pass
-    child.wait()
-    os.close(parent_end)
-    lines = shown.decode().replace("\r\n", "\n").split("\n")
+    lines = shown.replace("\r\n", "\n").split("\n")
     return "\n".join(
         next((state for state in reversed(line.split("\r")) if state.strip()), "") for line in lines
     )

@@ -329,4 +329,4 @@ def test_provenance_records_how_the_output_was_made(tmp_path: Path, run: Run) ->
     assert "notice" not in provenance
     shown = run("info", out).out
     assert "46 rows" in shown
-    assert "pooling: max" in shown
+    assert "vectors          one per record, the maximum of its residues" in shown.splitlines()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import rich_click as click
+import click
 
 from protrna_cli._version import version
-from protrna_cli.cli.options import epilog
+from protrna_cli.cli.help_text import Command, epilog
 
 TEXT = """ProtRNA, the model:
   Zhang R, Ma B, Xu G, Ma J. ProtRNA: A protein-derived RNA language model by cross-modality
@@ -42,7 +42,9 @@ BIBTEX = """@article{{zhang2025protrna,
 }}"""
 
 
-@click.command(epilog=epilog("protrna cite", "protrna cite --bibtex >> paper.bib", topics="citing"))
+@click.command(
+    cls=Command, epilog=epilog("protrna cite", "protrna cite --bibtex >> paper.bib", topics="citing")
+)
 @click.option("--bibtex", is_flag=True, help="Print BibTeX.")
 def cite(bibtex: bool) -> None:
     """Print what to cite: the model, ESM-2, this tool."""

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import rich_click as click
+import click
 
-from protrna_cli.cli.options import ANY_PATH, epilog, format_of_output, overwrite, verbosity
+from protrna_cli.cli.help_text import Command, epilog
+from protrna_cli.cli.options import ANY_PATH, format_of_output, overwrite, verbosity
 from protrna_cli.cli.terminal import say
 from protrna_cli.output.formats.table import choose_format, refuse_layout
 from protrna_cli.text import counted
 
 
 @click.command(
+    cls=Command,
     epilog=epilog(
         "protrna convert out.parquet -o out.npy",
         "protrna convert out.parquet -o out.h5ad",
         "protrna convert out.h5 -o out.tsv --layer 33",
         topics="outputs, reading",
-    )
+    ),
 )
 @click.argument("source", metavar="IN", type=ANY_PATH)
 @click.option(
@@ -37,7 +39,7 @@ from protrna_cli.text import counted
     type=int,
     multiple=True,
     metavar="N",
-    help="Layer of IN to keep; may be given several times.  (default: all)",
+    help="Layer of IN to keep; may be given several times.  [default: all]",
 )
 @overwrite()
 @verbosity

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import rich_click as click
+import click
 
-from protrna_cli.cli.options import as_json, epilog, on_device, verbosity, weights_dir
+from protrna_cli.cli.help_text import Command, epilog
+from protrna_cli.cli.options import as_json, on_device, verbosity, weights_dir
 from protrna_cli.cli.terminal import quiet_libraries
 from protrna_cli.errors import NotFinite
 from protrna_cli.weights.names import PUBLISHED
@@ -13,7 +14,9 @@ WRONG_NUMBERS = NotFinite.exit_code
 """Exit code for wrong numbers, the same as for an embedding that is not finite."""
 
 
-@click.command(epilog=epilog("protrna doctor", "protrna doctor --model demo --json", topics="speed"))
+@click.command(
+    cls=Command, epilog=epilog("protrna doctor", "protrna doctor --model demo --json", topics="speed")
+)
 @click.option(
     "--model",
     default=PUBLISHED,

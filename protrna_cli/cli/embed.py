@@ -8,14 +8,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import rich_click as click
+import click
 
+from protrna_cli.cli.help_text import Command, epilog
 from protrna_cli.cli.options import (
     ANY_PATH,
     as_json,
-    epilog,
     format_of_output,
-    grouped,
     on_device,
     overwrite,
     verbosity,
@@ -50,29 +49,30 @@ PANELS = {
 
 
 @click.command(
+    cls=Command,
+    panels=PANELS,
     epilog=epilog(
         "protrna embed input.fa -o out.parquet",
         "protrna embed a.fa b.fa -o residues.h5 --per-token",
         "zcat input.fa.gz | protrna embed - -o - > out.parquet",
         "protrna embed input.fa -o out.h5 --model ProtRNA_pretrained.h5 --layer 20 --layer 33",
         topics="start, inputs, outputs, options, resume, shards",
-    )
+    ),
 )
-@grouped(PANELS)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
 @click.option(
     "-o",
     "--output",
     metavar="OUT",
     type=ANY_PATH,
-    help="Output: .parquet, .h5 or .npy, a file and not a link; - is a pipe.  (required but for --dry-run)",
+    help=".parquet, .h5 or .npy file; - is a pipe.  [required but for --dry-run]",
 )
 @click.option("--per-token", is_flag=True, help="One vector per residue instead of one per record.")
 @click.option(
     "--per-token-output",
     metavar="OUT2",
     type=ANY_PATH,
-    help="Second output of the same run, with one vector per residue.",
+    help="Also write one vector per residue, here.",
 )
 @click.option(
     "--pool",
@@ -90,7 +90,7 @@ PANELS = {
     "--regions",
     metavar="BED",
     type=ANY_PATH,
-    help="One vector per region of a BED file, not per record.",
+    help="One vector per region of a BED file.",
 )
 @click.option(
     "--layer",
@@ -99,14 +99,14 @@ PANELS = {
     multiple=True,
     default=[-1],
     metavar="N",
-    help="Layer, may be repeated; negatives count from the end.  (default: the last, 33)",
+    help="Layer; may be repeated; -1 is the last.  [default: -1]",
 )
 @click.option(
     "--model",
     default=PUBLISHED,
     show_default=True,
     metavar="NAME|PATH",
-    help="protrna, demo (synthetic weights) or a checkpoint.",
+    help="protrna, demo (synthetic), or a checkpoint.",
 )
 @weights_dir
 @click.option("--offline", is_flag=True, help="Never download weights, as PROTRNA_OFFLINE=1 does.")
@@ -122,7 +122,7 @@ PANELS = {
     type=click.Choice(list(DTYPE_BYTES)),
     default="float32",
     show_default=True,
-    help="Number type of the output.",
+    help="Type of the numbers in OUT.",
 )
 @format_of_output()
 @click.option(
@@ -130,21 +130,21 @@ PANELS = {
     type=click.Choice(ON_INVALID),
     default="error",
     show_default=True,
-    help="Letters that are not RNA or DNA: skip the record?",
+    help="What to do with a letter that is not RNA or DNA.",
 )
 @click.option(
     "--gaps",
     type=click.Choice(GAPS),
     default="error",
     show_default=True,
-    help="Gaps: - . and ~.",
+    help="What to do with gaps: - . and ~",
 )
 @click.option(
     "--long",
     type=click.Choice(LONG),
     default="window",
     show_default=True,
-    help="Records longer than --max-length; whole: in one piece.",
+    help="How to embed longer ones; whole: in one piece.",
 )
 @click.option(
     "--max-length",
@@ -152,13 +152,13 @@ PANELS = {
     default=TRAINED_LENGTH,
     show_default=True,
     metavar="N",
-    help="Residues of the longest piece.",
+    help="Longest piece, in residues.",
 )
 @click.option(
     "--overlap",
     type=int,
     metavar="N",
-    help="Residues that windows share.  (default: a quarter of --max-length)",
+    help="Residues that windows share.  [default: a quarter]",
 )
 @on_device
 @click.option(
@@ -167,7 +167,7 @@ PANELS = {
     default=BATCH_TOKENS,
     show_default=True,
     metavar="N",
-    help="Tokens per batch; more need more memory.",
+    help="Tokens in a batch; more need more memory.",
 )
 @click.option(
     "--shard",
@@ -178,14 +178,14 @@ PANELS = {
 @click.option(
     "--dask",
     metavar="ADDRESS|local:N",
-    help="Run on a Dask cluster; OUT is a folder of Parquet parts.",
+    help="Use a Dask cluster; OUT is a folder of Parquet parts.",
 )
 @click.option("--resume", is_flag=True, help="Continue an unfinished run, or start one.")
 @overwrite()
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Only estimate time, memory and output size.",
+    help="Estimate time, memory and size; embed nothing.",
 )
 @as_json
 @click.option(
@@ -193,7 +193,7 @@ PANELS = {
     type=click.Choice(["auto", "bar", "json", "none"]),
     default="auto",
     show_default=True,
-    help="On stderr; auto: a bar, or a line a minute in a log.",
+    help="On stderr; auto is a bar, or lines in a log.",
 )
 @verbosity
 def embed(

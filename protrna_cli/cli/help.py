@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from difflib import get_close_matches
 
-import rich_click as click
+import click
 
-from protrna_cli.cli.options import epilog
+from protrna_cli.cli.help_text import Command, epilog
 from protrna_cli.errors import UsageError
 from protrna_cli.manual import TOPICS, page, summary
 
@@ -15,8 +15,10 @@ WIDTH = 100
 """Longest line of a page on a wide terminal: longer ones are hard to read."""
 
 
-@click.command("help", epilog=epilog("protrna help", "protrna help resume", "protrna help slurm > slurm.md"))
-@click.argument("topic", required=False, metavar="TOPIC")
+@click.command(
+    "help", cls=Command, epilog=epilog("protrna help", "protrna help resume", "protrna help slurm > slurm.md")
+)
+@click.argument("topic", required=False, metavar="[TOPIC]")
 def help_(topic: str | None) -> None:
     """Show the manual, which needs no network.
 

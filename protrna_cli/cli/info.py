@@ -6,25 +6,27 @@ import json
 from pathlib import Path
 from typing import Any
 
-import rich_click as click
+import click
 
-from protrna_cli.cli.options import ANY_PATH, as_json, epilog, verbosity
+from protrna_cli.cli.help_text import Command, epilog
+from protrna_cli.cli.options import ANY_PATH, as_json, verbosity
 from protrna_cli.errors import InputError
 from protrna_cli.output.formats.table import H5_SUFFIXES
 from protrna_cli.text import printable
 
 
 @click.command(
+    cls=Command,
     epilog=epilog(
         "protrna info out.parquet",
         "protrna info out.h5 --json",
         "protrna info ProtRNA_pretrained.h5",
         topics="outputs",
-    )
+    ),
 )
 @click.argument("file", metavar="FILE", type=ANY_PATH)
 @click.option(
-    "--all", "whole", is_flag=True, help="Read every row of an output.  (default: those read in about 5 s)"
+    "--all", "whole", is_flag=True, help="Read every row of an output.  [default: those read in about 5 s]"
 )
 @as_json
 @verbosity

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-import rich_click as click
+import click
 from click.exceptions import Abort, ClickException, Exit
 
 from protrna_cli.cli.cite import cite
@@ -16,6 +16,7 @@ from protrna_cli.cli.convert import convert
 from protrna_cli.cli.doctor import doctor
 from protrna_cli.cli.embed import embed
 from protrna_cli.cli.help import help_
+from protrna_cli.cli.help_text import WIDTH, Group, epilog
 from protrna_cli.cli.info import info
 from protrna_cli.cli.map import map_
 from protrna_cli.cli.merge import merge
@@ -28,31 +29,24 @@ from protrna_cli.machine import own_process
 KEYBOARD_INTERRUPT = 130
 
 
-CONTEXT = {
-    "help_option_names": ["-h", "--help"],
-    "rich_help_config": {
-        "theme": "default-nu",  # no boxes, which break when they are copied
-        "max_width": 100,
-        "options_table_column_types": ["opt_short", "opt_long", "metavar", "help"],
-        "options_table_help_sections": ["help", "default"],
-        "default_string": "(default: {})",
-        "range_string": "",
-    },
+PANELS = {
+    "Make": ["embed"],
+    "Combine and check": ["merge", "verify", "convert"],
+    "Look": ["info", "map"],
+    "Set up": ["weights", "doctor", "help", "cite"],
 }
-"""How help looks, for every command."""
+"""The commands in groups."""
 
 
-@click.group(context_settings=CONTEXT)
-@click.command_panel("Make", commands=["embed"])
-@click.command_panel("Combine and check", commands=["merge", "verify", "convert"])
-@click.command_panel("Look", commands=["info", "map"])
-@click.command_panel("Set up", commands=["weights", "doctor", "help", "cite"])
+@click.group(
+    cls=Group,
+    panels=PANELS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
+    epilog=epilog("protrna embed input.fa -o out.parquet", topics="start"),
+)
 @click.version_option(package_name="protrna-cli", prog_name="protrna")
 def protrna() -> None:
-    """ProtRNA embeddings of RNA sequences.
-
-    Start with:  protrna embed input.fa -o out.parquet
-    """
+    """ProtRNA embeddings of RNA sequences."""
 
 
 protrna.add_command(embed)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-import rich_click as click
+import click
 
-from protrna_cli.cli.options import ANY_PATH, epilog, overwrite, verbosity
+from protrna_cli.cli.help_text import Command, epilog
+from protrna_cli.cli.options import ANY_PATH, overwrite, verbosity
 from protrna_cli.cli.terminal import quiet_libraries, say
 from protrna_cli.map import METHODS, require_suffix
 
 
 @click.command(
     "map",
+    cls=Command,
     epilog=epilog(
         "protrna map out.parquet -o map.html --color-by 'family=(\\S+)'",
         "protrna map out.parquet -o map.png --color-by families.tsv --method pca",

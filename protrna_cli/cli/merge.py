@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import rich_click as click
+import click
 
-from protrna_cli.cli.options import ANY_PATH, epilog, format_of_output, overwrite, verbosity
+from protrna_cli.cli.help_text import Command, epilog
+from protrna_cli.cli.options import ANY_PATH, format_of_output, overwrite, verbosity
 from protrna_cli.cli.terminal import say
 from protrna_cli.output.formats.table import choose_format, refuse_layout
 from protrna_cli.text import counted
 
 
-@click.command(epilog=epilog("protrna merge out.*-of-7.parquet -o out.parquet", topics="shards, slurm"))
+@click.command(
+    cls=Command, epilog=epilog("protrna merge out.*-of-7.parquet -o out.parquet", topics="shards, slurm")
+)
 @click.argument("parts", nargs=-1, required=True, metavar="PART...", type=ANY_PATH)
 @click.option(
     "-o",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import rich_click as click
+import click
 from click import get_current_context
 from click.core import ParameterSource
 
@@ -15,26 +15,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 ANY_PATH = click.Path(readable=False)
 """A path. Whether it can be read is found when it is read; click would call it a usage error if not."""
-
-
-def grouped(panels: dict[str, list[str]]) -> Callable[[_F], _F]:
-    """Show the options of a command in these groups."""
-
-    def add(command: _F) -> _F:
-        for name, options in reversed(panels.items()):
-            command = click.option_panel(name, options=options)(command)
-        return command
-
-    return add
-
-
-def epilog(*examples: str, topics: str = "") -> str:
-    """Make the end of a help text: examples, and the topics of the manual that say more.
-
-    Paragraphs are single lines in it, because rich-click joins the lines of a paragraph.
-    """
-    more = [f"More: protrna help {topics}"] if topics else []
-    return "\n\n".join(["Example:" if len(examples) == 1 else "Examples:", *examples, *more])
 
 
 def was_given(name: str) -> bool:
@@ -54,7 +34,7 @@ def on_device(command: _F) -> _F:
         "--threads",
         type=click.IntRange(1),
         metavar="N",
-        help="CPU threads.  (default: all that it may use)",
+        help="CPU threads.  [default: all that it may use]",
     )(command)
     return click.option(
         "--device", default="auto", show_default=True, metavar="auto|cpu|gpu[:N]", help="Device to run on."
@@ -66,7 +46,7 @@ def weights_dir(command: _F) -> _F:
     return click.option(
         "--weights-dir",
         metavar="DIR",
-        help="Folder of the weights.  (default: PROTRNA_HOME, or the user's cache)",
+        help="Folder of the weights.  [default: PROTRNA_HOME, or the user's cache]",
     )(command)
 
 
@@ -95,7 +75,7 @@ def format_of_output(exports: bool = False) -> Callable[[_F], _F]:
         return click.option(
             "--format",
             type=click.Choice(ALL_FORMATS if exports else RUN_FORMATS),
-            help="Format of OUT.  (default: by its suffix)",
+            help="Format of OUT.  [default: by its suffix]",
         )(command)
 
     return add

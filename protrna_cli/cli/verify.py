@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import rich_click as click
+import click
 
-from protrna_cli.cli.options import ANY_PATH, epilog, verbosity
+from protrna_cli.cli.help_text import Command, epilog
+from protrna_cli.cli.options import ANY_PATH, verbosity
 from protrna_cli.cli.terminal import say
 from protrna_cli.errors import InputError
 from protrna_cli.run.stop import SignalStop
 
 
-@click.command(epilog=epilog("protrna verify out.parquet input.fa", topics="outputs, shards"))
+@click.command(cls=Command, epilog=epilog("protrna verify out.parquet input.fa", topics="outputs, shards"))
 @click.argument("output", metavar="OUT", type=ANY_PATH)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
 @click.option("--regions", metavar="BED", type=ANY_PATH, help="BED file that OUT was made with.")

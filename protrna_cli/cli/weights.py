@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import rich_click as click
+import click
 
-from protrna_cli.cli.options import as_json, epilog, verbosity, weights_dir
+from protrna_cli.cli.help_text import Group, epilog
+from protrna_cli.cli.options import as_json, verbosity, weights_dir
 from protrna_cli.cli.progress import watcher_for
 from protrna_cli.cli.terminal import say
 from protrna_cli.errors import UsageError, WeightsError
@@ -20,12 +21,9 @@ from protrna_cli.weights.names import PUBLISHED, PUBLISHED_FILE, is_offline
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(cls=Group, epilog=epilog("protrna weights fetch", topics="weights"))
 def weights() -> None:
-    """Fetch, verify and find the published weights.
-
-    Start with:  protrna weights fetch
-    """
+    """Fetch, verify and find the published weights."""
 
 
 def _name(command: _F) -> _F:
@@ -49,13 +47,13 @@ def _name(command: _F) -> _F:
     "--weights-dir",
     "to",
     metavar="DIR",
-    help="Folder to save it in.  (default: PROTRNA_HOME, or the user's cache folder)",
+    help="Folder to save it in.  [default: PROTRNA_HOME, or the user's cache folder]",
 )
 @click.option(
     "--from",
     "origin",
     metavar="URL|FILE",
-    help="Address or file to get it from.  (default: the published addresses, Zenodo and then Dropbox)",
+    help="Address or file to get it from.  [default: the published addresses, Zenodo and then Dropbox]",
 )
 @verbosity
 def fetch(name: str, to: str | None, origin: str | None, quiet: bool, verbose: bool) -> None:

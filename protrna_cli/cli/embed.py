@@ -65,7 +65,7 @@ PANELS = {
     "--output",
     metavar="OUT",
     type=ANY_PATH,
-    help=".parquet, .h5 or .npy file; - is a pipe.  [required but for --dry-run]",
+    help=".parquet, .h5 or .npy; - is a pipe.  [required but for --dry-run]",
 )
 @click.option("--per-token", is_flag=True, help="One vector per residue instead of one per record.")
 @click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from difflib import get_close_matches
+from shutil import get_terminal_size
 
 import click
 
@@ -16,7 +17,9 @@ WIDTH = 100
 
 
 @click.command(
-    "help", cls=Command, epilog=epilog("protrna help", "protrna help resume", "protrna help slurm > slurm.md")
+    "help",
+    cls=Command,
+    epilog=epilog("protrna help", "protrna help resume", "protrna help slurm > slurm.md", topics="start"),
 )
 @click.argument("topic", required=False, metavar="[TOPIC]")
 def help_(topic: str | None) -> None:
@@ -47,5 +50,5 @@ def _show(text: str) -> None:
 
     console = Console()
     with console.capture() as captured:
-        console.print(Markdown(text, hyperlinks=False), width=min(console.width, WIDTH))
+        console.print(Markdown(text, hyperlinks=False), width=min(get_terminal_size().columns, WIDTH))
     click.echo_via_pager(captured.get())

@@ -27,9 +27,8 @@ def account(provenance: dict[str, Any]) -> dict[str, str]:
     try:
         told = {
             "made by": f"protrna {provenance['version']}",
-            **_model(provenance["model"]),
-            **_vectors(provenance),
-            **_rules(provenance["rules"]),
+            **settings_account(provenance),
+            "weights": _weights(provenance["model"]["weights_sha256"]),
             **_input(provenance),
         }
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -37,12 +36,18 @@ def account(provenance: dict[str, Any]) -> dict[str, str]:
     return {printable(name): printable(text) for name, text in told.items()}
 
 
-def _model(model: dict[str, Any]) -> dict[str, str]:
-    weights = model["weights_sha256"]
+def settings_account(provenance: dict[str, Any]) -> dict[str, str]:
+    """Tell with which model, numbers and rules a run is made, as names and texts, in reading order."""
+    model = provenance["model"]
     return {
         "model": f"{model['name']}: {model['layers']} layers, width {model['width']}, {model['heads']} heads",
-        "weights": f"SHA-256 {weights}" if weights else "synthetic, without biological meaning",
+        **_vectors(provenance),
+        **_rules(provenance["rules"]),
     }
+
+
+def _weights(sha256: str | None) -> str:
+    return f"SHA-256 {sha256}" if sha256 else "synthetic, without biological meaning"
 
 
 def _vectors(provenance: dict[str, Any]) -> dict[str, str]:

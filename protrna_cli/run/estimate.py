@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from protrna_cli.fasta.census import Census
 from protrna_cli.fasta.records import Record, Skipped
 from protrna_cli.model.structure import ModelSize
+from protrna_cli.output.account import settings_account
 from protrna_cli.output.rows import BLOCK_BYTES
 from protrna_cli.plan.chunks import into_chunks
 from protrna_cli.run.batching import ChunkBatches
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
-from protrna_cli.run.targets import Target
+from protrna_cli.run.targets import Target, run_settings
 from protrna_cli.run.work import Work
-from protrna_cli.text import duration_text, size_text
+from protrna_cli.text import aligned, counted, duration_text, printable, size_text
 
 # Memory on a CPU, as measured with models of 3 to 33 layers and 40 to 1,280 wide.
 
@@ -41,6 +43,10 @@ class Estimate:
 
     Attributes
     ----------
+    inputs
+        Names of the files.
+    settings
+        Model, layers, numbers and rules, as in the provenance of the first output.
     records, rows, residues, unknown, long, repeats, skipped
         Counts of the census.
     tokens, batches, padding_share
@@ -54,6 +60,8 @@ class Estimate:
         device and threads; None if there was none.
     """
 
+    inputs: list[str]
+    settings: dict[str, Any]
     records: int
     rows: int
     residues: int
@@ -73,23 +81,25 @@ class Estimate:
         return json.dumps(asdict(self))
 
     def text(self) -> str:
-        """Format the numbers as a table."""
-        time = "unknown before the first run" if self.seconds is None else duration_text(self.seconds)
-        lines = {
-            "records": f"{self.records:,}",
-            "rows": f"{self.rows:,}",
-            "residues": f"{self.residues:,}",
-            "unknown residues": f"{self.unknown:,}",
-            "long records": f"{self.long:,}",
-            "repeats": f"{self.repeats:,}",
+        """Tell what will run, and what it will take, in words."""
+        told = {
+            "input": ", ".join(printable(name) for name in self.inputs),
+            "records": f"{self.records:,}{_besides(long=self.long, repeated=self.repeats)}",
             "skipped records": f"{self.skipped:,}",
-            "batches": f"{self.batches:,}",
-            "padding": f"{self.padding_share:.1%}",
-            "output": size_text(self.output_bytes),
+            "residues": f"{self.residues:,}{_besides(unknown=self.unknown)}",
+            **settings_account(self.settings),
+            "work": f"{counted(self.tokens, 'token')} in {self.batches:,} batches, "
+            f"{self.padding_share:.1%} padding",
+            "output": f"{counted(self.rows, 'row')}, {size_text(self.output_bytes)}",
             "peak memory": size_text(self.memory_bytes),
-            "time": time,
+            "time": "unknown before the first run" if self.seconds is None else duration_text(self.seconds),
         }
-        return "\n".join(f"{name:<17} {value:>14}" for name, value in lines.items())
+        return aligned(told)
+
+
+def _besides(**counts: int) -> str:
+    """Add the counts that are not zero, as in `46, 1 of them long`."""
+    return "".join(f", {number:,} of them {kind}" for kind, number in counts.items() if number)
 
 
 def estimate(
@@ -127,6 +137,8 @@ def estimate(
             work.add(chunk.token_counts(batch))
     output_bytes = [_output_bytes(target, census, size, options) for target in targets]
     return Estimate(
+        inputs=[each["name"] for each in census.inputs],
+        settings=run_settings(options, size, targets[0].per_token),
         records=census.n_records,
         rows=census.n_rows,
         residues=census.n_embedded,

@@ -75,6 +75,23 @@ def need_unique_ids(targets: Sequence[Target], options: EmbedOptions) -> bool:
     )
 
 
+def run_settings(options: EmbedOptions, size: ModelSize, per_token: bool) -> dict[str, Any]:
+    """Give the fields of the provenance that are known before weights and input are read."""
+    return {
+        "model": {"name": printable(options.model), **asdict(size)},
+        "layers": list(size.layer_indices(options.layers)),
+        "pooling": None if per_token else options.pool,
+        "precision": options.precision,
+        "dtype": options.dtype,
+        "batch_tokens": options.batch_tokens,
+        "rules": {
+            **asdict(replace(options.rules, regions=None)),
+            "overlap": options.rules.shared,
+            "regions": options.rules.regions and options.rules.regions.origin,
+        },
+    }
+
+
 def make_header(
     target: Target,
     options: EmbedOptions,
@@ -93,19 +110,11 @@ def make_header(
         Census of the whole input, and of the shard.
     """
     layers = size.layer_indices(options.layers)
+    settings = run_settings(options, size, target.per_token)
     provenance: dict[str, Any] = {
         "version": version(),
-        "model": {"name": printable(options.model), "weights_sha256": weights_sha256, **asdict(size)},
-        "layers": list(layers),
-        "pooling": None if target.per_token else options.pool,
-        "precision": options.precision,
-        "dtype": options.dtype,
-        "batch_tokens": options.batch_tokens,
-        "rules": {
-            **asdict(replace(options.rules, regions=None)),
-            "overlap": options.rules.shared,
-            "regions": options.rules.regions and options.rules.regions.origin,
-        },
+        **settings,
+        "model": {**settings["model"], "weights_sha256": weights_sha256},
         "shard": str(options.shard),
         "inputs": input_census.inputs,
         "records": input_census.n_records + input_census.n_skipped,

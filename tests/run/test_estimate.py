@@ -34,9 +34,15 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, run: Run) -> None:
     assert found["padding_share"] == pytest.approx(1 - (3 * 512 + 12 + 6) / (3 * 512 + 128))
     assert found["output_bytes"] == 5 * 40 * 4
     assert found["seconds"] is None
-    table = run(*words).out
-    assert "records                        5" in table
-    assert "unknown before the first run" in table
+    told = dict(line.split("  ", 1) for line in run(*words).out.splitlines())
+    assert {name: told[name].strip() for name in ("input", "records", "residues", "time")} == {
+        "input": "in.fa",
+        "records": "5, 1 of them long, 1 of them repeated",
+        "residues": "1,234, 1 of them unknown",
+        "time": "unknown before the first run",
+    }
+    assert told["model"].strip() == f"{TOY}: 3 layers, width 40, 5 heads"
+    assert "windows of 510 residues that share at least 127" in told["long records"]
     assert sorted(tmp_path.iterdir()) == [path]
 
 

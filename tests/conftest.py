@@ -121,7 +121,8 @@ def on_a_terminal(*words: object, columns: int, first: str = "pass") -> tuple[in
     fcntl.ioctl(child_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     script = f"{first}; from protrna_cli.cli.main import main; main()"
     command = [sys.executable, "-c", script, *map(str, words)]
-    with subprocess.Popen(command, stderr=child_end, stdout=child_end) as process:
+    environment = {name: text for name, text in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    with subprocess.Popen(command, stderr=child_end, stdout=child_end, env=environment) as process:
         os.close(child_end)
         shown = b""
         try:

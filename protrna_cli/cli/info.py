@@ -12,7 +12,7 @@ from protrna_cli.cli.help_text import Command, epilog
 from protrna_cli.cli.options import ANY_PATH, as_json, verbosity
 from protrna_cli.errors import InputError
 from protrna_cli.output.formats.table import H5_SUFFIXES
-from protrna_cli.text import printable
+from protrna_cli.text import aligned, printable, size_text
 
 
 @click.command(
@@ -60,6 +60,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     size, dtype = read_size(path)
     return {
         "file": printable(str(path)),
+        "bytes": path.stat().st_size,
         "parameters": size.parameters,
         "layers": size.layers,
         "width": size.width,
@@ -70,8 +71,10 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint_text(described: dict[str, Any]) -> str:
-    return (
-        "{file}: checkpoint, {parameters:,} parameters\n"
-        "{layers} layers, width {width}, {heads} heads, {dtype}\n"
-        "sha256: {sha256}"
-    ).format(**described)
+    told = {
+        "layers": f"{described['layers']}, width {described['width']}, {described['heads']} heads",
+        "parameters": f"{described['parameters']:,}, {described['dtype']}",
+        "size": size_text(described["bytes"]),
+        "SHA-256": described["sha256"],
+    }
+    return f"{described['file']}: checkpoint\n\n{aligned(told)}"

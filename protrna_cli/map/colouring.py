@@ -193,7 +193,9 @@ def read_families(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise InputUnreadable(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise InputUnreadable(
+            f"{path}: cannot be read ({error.strerror or error}); check the path"
+        ) from error
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8 text; {TABLE_FORMAT}") from None
     for number, line in enumerate(lines, start=1):

@@ -117,9 +117,12 @@ def test_list_path_and_info_show_what_is_there(run: Run, home: Path) -> None:
     assert (name, size, sha256, source, path) == ("protrna", "338696", SHA256, str(TOY), str(home / NAME))
     assert verified.startswith("20")
     assert run("info", home / NAME).out.splitlines() == [
-        f"{home / NAME}: checkpoint, 62,518 parameters",
-        "3 layers, width 40, 5 heads, float32",
-        f"sha256: {SHA256}",
+        f"{home / NAME}: checkpoint",
+        "",
+        "layers      3, width 40, 5 heads",
+        "parameters  62,518, float32",
+        "size        0.3 MiB",
+        f"SHA-256     {SHA256}",
     ]
 
 

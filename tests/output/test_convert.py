@@ -1,5 +1,6 @@
 """`protrna convert`: rows, numbers and provenance are kept by any conversion."""
 
+import gc
 import json
 import os
 import resource
@@ -23,6 +24,7 @@ from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import OutputUnwritable
 from protrna_cli.output import rows as output_rows
 from protrna_cli.output.convert import convert
+from protrna_cli.output.formats import h5file
 from protrna_cli.output.paths import partial_path, skipped_path
 from protrna_cli.output.protect import make_partial
 from protrna_cli.output.read import read_output, read_rows
@@ -45,7 +47,7 @@ ids = words | st.sampled_from(
 @st.composite
 def outputs(draw: st.DrawFn, pooled: bool = False) -> tuple[Header, list[Block]]:
     """A header and its blocks: any finite numbers, any text, rows without residues, or no rows."""
-    token = not pooled and draw(st.booleans())
+    token, has_md5 = not pooled and draw(st.booleans()), draw(st.booleans())
     layers = tuple(draw(st.lists(st.integers(0, 33), min_size=1, max_size=3, unique=True)))
     width, dtype = draw(st.integers(1, 4)), draw(st.sampled_from(["float32", "float16"]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -63,6 +65,7 @@ def outputs(draw: st.DrawFn, pooled: bool = False) -> tuple[Header, list[Block]]
                 draw(st.integers(0, 5)),
                 0,
                 1,
+                f"{draw(st.integers(0, 2**128 - 1)):032x}" if has_md5 else "",
             )
             for _ in range(draw(st.integers(1, 3)))
         ]
@@ -73,7 +76,7 @@ def outputs(draw: st.DrawFn, pooled: bool = False) -> tuple[Header, list[Block]]
     found = [row for each in blocks for row in each.rows]
     residues = sum(row.n_embedded for row in found)
     provenance = {"version": draw(words), "layers": list(layers)}
-    return Header(token, layers, width, dtype, len(found), residues, provenance), blocks
+    return Header(token, layers, width, dtype, len(found), residues, provenance, has_md5), blocks
 
 
 def bits(blocks: list[Block] | Iterator[Block]) -> tuple[list[Row], list[bytes]]:
@@ -144,9 +147,10 @@ def test_tsv_reads_back_to_the_same_numbers(made: tuple[Header, list[Block]], pl
     expected = np.concatenate([block.values[place] for block in blocks] or [np.zeros((0, header.width))])
     found = np.array([[float(text) for text in line.split("\t")] for line in lines], header.dtype)
     assert found.tobytes() == expected.astype(header.dtype).tobytes()
-    assert first.split("\t") == list(ROW_COLUMNS)
+    columns = [name for name in ROW_COLUMNS if name != "md5" or header.has_md5]
+    assert first.split("\t") == columns
     cleaned = [
-        [str(getattr(row, column)).replace("\t", " ") for column in ROW_COLUMNS] for row in bits(blocks)[0]
+        [str(getattr(row, column)).replace("\t", " ") for column in columns] for row in bits(blocks)[0]
     ]
     assert [line.split("\t") for line in table] == cleaned
     assert kept.provenance == {**header.provenance, "layers": [header.layers[place]]}
@@ -326,8 +330,8 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, large: Path, name: s
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["out.h5", "out.tsv"])
-def test_an_interrupt_leaves_nothing(tmp_path: Path, large: Path, name: str) -> None:
+@pytest.mark.parametrize("name, seconds", [("out.h5", 0), ("out.h5", 0.05), ("out.h5ad", 0.1), ("out.tsv", 0)])
+def test_an_interrupt_leaves_nothing(tmp_path: Path, large: Path, name: str, seconds: float) -> None:
     with subprocess.Popen(
         command("convert", large, "-o", tmp_path / name),
         stderr=subprocess.PIPE,
@@ -337,10 +341,35 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, large: Path, name: str) -> 
         while not partial_path(tmp_path / name).exists():
             assert process.poll() is None
             time.sleep(0.005)
+        time.sleep(seconds)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=300)
     assert (process.returncode, errors.strip()) == (130, "protrna: interrupted")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_within_a_write_is_no_write_error_to_hdf5(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """HDF5 could not close a file whose write failed; its handles would speak up as Python ends."""
+    write = h5file._DeferredErrorFile.write
+
+    def interrupted(self: Any, data: Any) -> int:
+        signal.raise_signal(signal.SIGINT)
+        return write(self, data)
+
+    monkeypatch.setattr(h5file._DeferredErrorFile, "write", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    header = Header(False, (3,), 64, "float32", 2000, 18000, {"layers": [3]})
+    rows = [Row(f"r{i}", "", 9, 9, 0, 1) for i in range(2000)]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            named("h5", "flat").write(tmp_path / "out.h5", header, [Block(rows, [np.ones((2000, 64), "f4")])])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    gc.collect()
+    assert capfd.readouterr().err == ""
 
 
 def test_files_of_a_killed_conversion_are_replaced(run: Run, tmp_path: Path, large: Path) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 import h5py
@@ -30,9 +33,10 @@ class _DeferredErrorFile(io.FileIO):
 
     HDF5 cannot close a file whose writes fail: its handles stay open, print errors on stderr until the
     process ends, and keep using the disk. So HDF5 sees no error, and `check` raises it after the close.
+    Ctrl-C is kept as well: Python may raise it as `write` begins, which is a failed write to HDF5.
     """
 
-    failure: OSError | None = None
+    failure: BaseException | None = None
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
@@ -51,9 +55,29 @@ class _DeferredErrorFile(io.FileIO):
             return size or 0
 
     def check(self) -> None:
-        """Raise the first write error, if there was one."""
+        """Raise the first write error or interrupt, if there was one."""
         if self.failure:
             raise self.failure
+
+    @contextmanager
+    def interrupts_kept(self) -> Iterator[None]:
+        """Keep what the handler of SIGINT raises until `check`; handlers are the main thread's alone."""
+        before = signal.getsignal(signal.SIGINT)
+        if not callable(before) or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def keep(number: int, frame: FrameType | None) -> None:
+            try:
+                before(number, frame)
+            except BaseException as error:
+                self.failure = self.failure or error
+
+        signal.signal(signal.SIGINT, keep)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -68,10 +92,10 @@ def created(path: Path, seal: Callable[[], Header]) -> Iterator[tuple[h5py.File,
     Yields
     ------
     tuple
-        The file, and a function that raises an earlier write error, to be called regularly.
+        The file, and a function that raises an earlier write error or Ctrl-C, to be called regularly.
     """
     with _DeferredErrorFile(path, "w+") as raw:
-        with h5py.File(_new_file(raw)) as file:
+        with raw.interrupts_kept(), h5py.File(_new_file(raw)) as file:
             yield file, raw.check
             file.attrs[PROVENANCE_KEY] = seal().json
         raw.check()

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 from click.exceptions import Abort, ClickException, Exit
@@ -98,7 +99,14 @@ def main() -> None:
     """Entry point of the console script."""
     own_process()
     _open_standard_streams()
-    sys.exit(run())
+    code = run()
+    if code == KEYBOARD_INTERRUPT:
+        # Ctrl-C may have left a library half imported, and Python can crash as it takes such a one down.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _open_standard_streams() -> None:

@@ -136,7 +136,7 @@ def stream_fasta(
                 checkpoint.obtain(watcher)
                 plan = plan_shard(counted_input, [target], checkpoint, options)
                 model = checkpoint.load(options.precision, options.device, options.threads)
-                recommend_bfloat16(options, progress)
+                recommend_bfloat16(model.size, options, progress)
             with Stream(descriptor, plan.headers[target], stop) as stream:
                 products = [Product(pooling_of(target, options), stream)]
                 seconds = run_shard(counted_input, model, products, options, plan.census, progress, stop)

@@ -29,13 +29,15 @@ from protrna_cli.run.targets import Target, check_space, is_whole, make_header
 from protrna_cli.text import counted, shortened, size_text
 from protrna_cli.weights.checkpoint import Checkpoint
 from protrna_cli.weights.locate import weights_folder
-from protrna_cli.weights.names import DEMO
 
 if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
 
 MEASURABLE_SECONDS = 5.0
 """A shorter run does not measure the machine's speed well; nor does one that mostly reads what is resumed."""
+
+SMALL_MODEL = 50_000_000
+"""Parameters of a model whose speed nobody needs to think about; the published one has 651 million."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def embed_shard(
             return summary_of(paths, plan.census, options, 0.0, already_whole=True)
         check_space(headers, progress)
         model = checkpoint.load(options.precision, options.device, options.threads)
-        recommend_bfloat16(options, progress)
+        recommend_bfloat16(model.size, options, progress)
     with ExitStack() as stack:
         partials = {
             target: stack.enter_context(PartialOutput(target.path, header, run_key(header), options.resume))
@@ -191,11 +193,11 @@ def saved(products: Sequence[Product]) -> Amount:
     return Amount(position.records, position.residues)
 
 
-def recommend_bfloat16(options: EmbedOptions, progress: Progress) -> None:
-    """Recommend bfloat16 if it is much faster here than float32; the demo model is fast anyway."""
+def recommend_bfloat16(size: ModelSize, options: EmbedOptions, progress: Progress) -> None:
+    """Recommend bfloat16 if it is much faster here than float32; a small model is fast anyway."""
     from protrna_cli.model import runtime
 
-    if options.precision == "float32" and options.model != DEMO and runtime.bfloat16_is_fast():
+    if options.precision == "float32" and size.parameters > SMALL_MODEL and runtime.bfloat16_is_fast():
         progress.note(
             "this machine is several times faster with --precision bfloat16, see protrna help precision"
         )

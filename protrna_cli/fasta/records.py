@@ -51,6 +51,8 @@ class Record:
         Number of residues that are `x`.
     place
         Where it begins.
+    dna
+        The sequence in upper-case DNA letters, if it has unknown residues: those in `sequence` are all `x`.
     """
 
     number: int
@@ -59,11 +61,17 @@ class Record:
     sequence: str
     n_unknown: int
     place: Place = field(default=START, compare=False, repr=False)
+    dna: str = field(default="", compare=False, repr=False)
 
     @property
     def length(self) -> int:
         """Count of residues."""
         return len(self.sequence)
+
+    def md5(self, start: int = 0, stop: int | None = None) -> str:
+        """MD5 of these residues in upper-case DNA letters, in hexadecimal, as RNAcentral computes it."""
+        dna = self.dna[start:stop] or self.sequence[start:stop].upper().replace("U", "T")
+        return hashlib.md5(dna.encode(), usedforsecurity=False).hexdigest()
 
 
 def rows_of(record: Record, rules: Rules, per_token: bool) -> list[Row]:
@@ -77,13 +85,14 @@ def rows_of(record: Record, rules: Rules, per_token: bool) -> list[Row]:
         if rules.skip_unknown and not per_token:
             n_embedded -= record.sequence.count(UNKNOWN, 0, n_embedded)
         counts = (record.length, n_embedded, record.n_unknown, n_windows)
-        return [Row(record.id, record.description, *counts)]
+        return [Row(record.id, record.description, *counts, record.md5())]
     rows = []
     for region in rules.regions.by_id[record.id]:
         n_unknown = record.sequence.count(UNKNOWN, region.start, region.stop)
         n_embedded = region.length - n_unknown * rules.skip_unknown
         counts = (region.length, n_embedded, n_unknown, n_windows)
-        rows.append(Row(f"{record.id}:{region.name}", record.description, *counts))
+        md5 = record.md5(region.start, region.stop)
+        rows.append(Row(f"{record.id}:{region.name}", record.description, *counts, md5))
     return rows
 
 
@@ -160,7 +169,7 @@ def _read_source(
                 f"{source.name}: line {place.line}: a header with a NUL byte; is this a text file?"
             )
         name, description = [*header.split(None, 1), "", ""][:2]
-        yield _apply_rules(origin, place, name, description, letters.read(raw), rules)
+        yield _apply_rules(origin, place, name, description, raw, letters, rules)
 
 
 def read_sequences(sequences: Iterable[tuple[str, str, str]], rules: Rules) -> Iterator[Record | Skipped]:
@@ -179,7 +188,7 @@ def read_sequences(sequences: Iterable[tuple[str, str, str]], rules: Rules) -> I
     letters = _Letters(rules)
     for number, (name, description, raw) in enumerate(sequences, start=1):
         place = Place(number=number, line=0)
-        yield _apply_rules(ProgramOrigin(raw), place, name, description, letters.read(raw), rules)
+        yield _apply_rules(ProgramOrigin(raw), place, name, description, raw, letters, rules)
 
 
 class _Headers:
@@ -209,6 +218,7 @@ class _Letters(dict[int, str | None]):
             for letter in group:
                 self[ord(letter)] = self[ord(letter.lower())] = residue or letter.lower()
         self.update(dict.fromkeys(map(ord, " \t\v\f\r\n")))
+        self._dna = _DnaLetters(remove_gaps=rules.gaps == "remove")
         self._gaps = {"remove": "", "unknown": UNKNOWN}.get(rules.gaps)
         self._invalid = {"unknown": UNKNOWN}.get(rules.on_invalid)
 
@@ -227,17 +237,37 @@ class _Letters(dict[int, str | None]):
             sequence = sequence.replace(_INVALID, self._invalid)
         return sequence
 
+    def dna(self, raw: str) -> str:
+        """Translate the letters of a record, of which none is forbidden, to upper-case DNA letters."""
+        return raw.translate(self._dna)
+
+
+class _DnaLetters(dict[int, str | None]):
+    """Translation table to upper-case DNA letters; IUPAC codes stay, any other unknown residue becomes N."""
+
+    def __init__(self, remove_gaps: bool) -> None:
+        super().__init__()
+        for letter in "ACGTRYSWKMBDHVNXI":
+            self[ord(letter)] = self[ord(letter.lower())] = letter
+        self[ord("U")] = self[ord("u")] = "T"
+        self.update(dict.fromkeys(map(ord, " \t\v\f\r\n")))
+        self.update(dict.fromkeys(map(ord, "-.~"), None if remove_gaps else "N"))
+
+    def __missing__(self, key: int) -> str:
+        return "N"
+
 
 def _apply_rules(
-    origin: Origin, place: Place, name: str, description: str, sequence: str, rules: Rules
+    origin: Origin, place: Place, name: str, description: str, raw: str, letters: _Letters, rules: Rules
 ) -> Record | Skipped:
-    """Make a record, or a skipped record if the rules leave it out.
+    """Make a record of its raw letters, or a skipped record if the rules leave it out.
 
     Raises
     ------
     InputError
         The record breaks a rule that is `error`.
     """
+    sequence = letters.read(raw)
     if not sequence or _GAP in sequence or _INVALID in sequence:
         return _bad_letters(origin, place, name, sequence, rules)
     if len(sequence) > rules.max_length and rules.long in ("error", "skip"):
@@ -246,7 +276,9 @@ def _apply_rules(
         if rules.long == "error":
             raise InputError(f"{flaw}; use --long window, truncate, skip or whole")
         return flaw
-    record = Record(place.number, name, description, sequence, sequence.count(UNKNOWN), place)
+    n_unknown = sequence.count(UNKNOWN)
+    dna = letters.dna(raw) if n_unknown else ""
+    record = Record(place.number, name, description, sequence, n_unknown, place, dna)
     return _check_rows(origin.name, record, rules) or record
 
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 
 from protrna_cli.output.rows import HEADER, Block, Header
-from protrna_cli.plan.rows import ROW_COLUMNS
 
 ROWS = "rows"
 
@@ -35,7 +34,7 @@ class Checksum:
     def add(self, block: Block) -> None:
         """Add the next rows."""
         for row in block.rows:
-            line = json.dumps([getattr(row, name) for name in ROW_COLUMNS]) + "\n"
+            line = json.dumps([getattr(row, name) for name in self._header.row_columns]) + "\n"
             self._hashes[ROWS].update(line.encode())
         for name, values in zip(self._header.columns, block.values, strict=True):
             self._hashes[name].update(np.ascontiguousarray(values, self._dtype).data)

@@ -6,7 +6,7 @@ Shapes: N rows, L residues of a row, ΣL residues of all rows, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ from protrna_cli.errors import InputError
 from protrna_cli.output.parts import is_folder, parts_of, read_parts
 from protrna_cli.output.read import read_layer, read_output
 from protrna_cli.output.rows import Header, Values
-from protrna_cli.plan.rows import ROW_COLUMNS, Row
+from protrna_cli.plan.rows import Row
 from protrna_cli.plan.values import AnyPath, path_text, whole_number
 from protrna_cli.text import shortened
 
@@ -44,17 +44,19 @@ class Embedding(Row, Generic[V]):
         Unknown residues (`x`).
     n_windows
         Number of pieces in which the record ran.
+    md5
+        MD5 of the sequence in upper-case DNA letters, see `Row`.
     vectors
         float32 or float16 array (D,), or (L, D) per token; for several layers, such an array by layer.
     """
 
-    vectors: V
+    vectors: V = field(kw_only=True)
 
     @classmethod
     def of(cls, row: Row, vectors: V) -> Embedding[V]:
         """Add its vectors to a row."""
         counts = row.length, row.n_embedded, row.n_unknown, row.n_windows
-        return cls(row.id, row.description, *counts, vectors)
+        return cls(row.id, row.description, *counts, row.md5, vectors=vectors)
 
 
 class Residues(Sequence[Values]):
@@ -110,6 +112,7 @@ class Embeddings:
     """
 
     def __init__(self, header: Header, layer: int, rows: list[Row], values: Values) -> None:
+        self._header = header
         self._rows = rows
         self.ids: list[str] = [row.id for row in rows]
         self.layer = layer
@@ -158,10 +161,11 @@ class Embeddings:
 
     @cached_property
     def columns(self) -> pa.Table:
-        """The other columns, N rows: `id`, `description` and the counts."""
+        """The other columns, N rows: `id`, `description`, the counts and `md5`."""
         import pyarrow as pa
 
-        return pa.table({name: [getattr(row, name) for row in self._rows] for name in ROW_COLUMNS})
+        columns = self._header.row_columns
+        return pa.table({name: [getattr(row, name) for row in self._rows] for name in columns})
 
     def __repr__(self) -> str:
         kind = "per token" if self.per_token else "pooled"

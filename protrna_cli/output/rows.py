@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protrna_cli.errors import UsageError
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.rows import ROW_COLUMNS, Row
 
 PROVENANCE_KEY = "protrna"
 
@@ -47,6 +47,8 @@ class Header:
         Number of rows, and of embedded residues in all rows.
     provenance
         How the output was made; kept in every file as JSON under the key `protrna`.
+    has_md5
+        Whether rows have an MD5, as in all outputs since version 0.2.
     checksums
         SHA-256 of the rows and of each column of vectors, see `checksum`; None until the output is written,
         and in outputs of earlier versions. They are not compared: equal runs may differ in the last bit.
@@ -59,7 +61,13 @@ class Header:
     n_rows: int
     n_residues: int
     provenance: dict[str, Any]
+    has_md5: bool = False
     checksums: dict[str, str] | None = field(default=None, compare=False)
+
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Names of the columns other than the embedding."""
+        return tuple(name for name in ROW_COLUMNS if self.has_md5 or name != "md5")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -101,17 +109,24 @@ class Header:
     @property
     def sha256(self) -> str:
         """SHA-256 of this header as JSON with sorted keys, without the checksums."""
-        described = {key: value for key, value in asdict(self).items() if key != "checksums"}
+        described = {**self._described(), "provenance": self.provenance}
+        described.pop("checksums", None)
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
     @property
     def json(self) -> str:
         """The provenance and the rest of this header, as JSON text."""
+        return json.dumps({**self.provenance, "output": self._described()}, ensure_ascii=False)
+
+    def _described(self) -> dict[str, Any]:
+        """All fields but the provenance, without those that outputs of earlier versions do not have."""
         described = asdict(self)
         del described["provenance"]
         if self.checksums is None:
             del described["checksums"]
-        return json.dumps({**self.provenance, "output": described}, ensure_ascii=False)
+        if not self.has_md5:
+            del described["has_md5"]
+        return described
 
     @classmethod
     def from_json(cls, text: str, checksums: str | None = None) -> Header:
@@ -145,6 +160,7 @@ class Header:
         sums = self.checksums
         return (
             isinstance(self.per_token, bool)
+            and isinstance(self.has_md5, bool)
             and self.dtype in ("float32", "float16")
             and all(type(count) is int and count >= 0 for count in counts)
             and 0 < len(self.layers) == len(set(self.layers))

@@ -21,6 +21,9 @@ class Row:
         Unknown residues (`x`).
     n_windows
         Number of pieces in which the record ran.
+    md5
+        MD5 of the sequence of the record or region in upper-case DNA letters, as 32 hexadecimal digits: the
+        key by which RNAcentral and vsearch know a sequence. Empty in outputs of versions before 0.2.
     """
 
     id: str
@@ -29,10 +32,11 @@ class Row:
     n_embedded: int
     n_unknown: int
     n_windows: int
+    md5: str = ""
 
 
 SKIPPED_COLUMNS = ("file", "record", "id", "line", "position", "reason")
 """Columns of a list of skipped records: the attributes of each."""
 
 ROW_COLUMNS = tuple(field.name for field in fields(Row))
-COUNT_COLUMNS = ROW_COLUMNS[2:]
+COUNT_COLUMNS = ("length", "n_embedded", "n_unknown", "n_windows")

@@ -21,7 +21,7 @@ from protrna_cli.output.paths import partial_path, skipped_path
 from protrna_cli.output.provenance import rules_of, run_key, shard_of
 from protrna_cli.output.read import check_structure, read_output
 from protrna_cli.output.rows import Block, Header, Values
-from protrna_cli.plan.rows import ROW_COLUMNS, Row
+from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Rules
 from protrna_cli.text import shortened
 
@@ -140,10 +140,11 @@ def _row_flaws(
         count = number
         row, vectors = found
         where = f"row {number} (id {shortened(row.id)})"
-        for name in ROW_COLUMNS:
+        for name in header.row_columns:
             actual, correct = getattr(row, name), getattr(expected, name)
             if actual != correct:
-                yield f"{where}: its {name} is {actual!r}, but should be {correct!r}"
+                note = "; it is the row of another sequence" if name == "md5" else ""
+                yield f"{where}: its {name} is {actual!r}, but should be {correct!r}{note}"
         shape = (expected.n_embedded if header.per_token else 1, header.width)
         for values in vectors:
             if values.shape != shape:

@@ -118,7 +118,7 @@ def test_float16_stays_float16(tmp_path: Path) -> None:
 def test_rows_have_their_columns_and_the_provenance(tmp_path: Path) -> None:
     found = read_embeddings(made(tmp_path, "parquet"))
     assert found.columns.column_names == [
-        *("id", "description", "length", "n_embedded", "n_unknown", "n_windows")
+        *("id", "description", "length", "n_embedded", "n_unknown", "n_windows", "md5")
     ]
     assert found.columns["length"].to_pylist() == [len(letters) for letters in LETTERS]
     assert found.provenance["layers"] == [3]

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import hashlib
 import lzma
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 
 from protrna_cli.errors import InputError, InputUnreadable, UsageError
 from protrna_cli.fasta.census import take_census
-from protrna_cli.fasta.records import Record, Skipped
+from protrna_cli.fasta.records import Record, Skipped, rows_of
 from protrna_cli.fasta.sources import Source, open_sources
 from protrna_cli.plan import chunks
 from protrna_cli.plan.pieces import cost
-from protrna_cli.plan.rules import DEFAULT_RULES, GAPS, LONG, ON_INVALID, Rules
+from protrna_cli.plan.rules import DEFAULT_RULES, GAPS, LONG, ON_INVALID, Region, Regions, Rules
 from protrna_cli.plan.shard import WHOLE, Shard
 from tests.conftest import ROOT, SAMPLE
 
@@ -69,6 +70,34 @@ def test_rules_allow_what_would_be_an_error(
 ) -> None:
     [record] = read(fasta(f">a\n{letters}\n"), rules=Rules(on_invalid, gaps))
     assert record == Record(1, "a", "", expected, expected.count("x"))
+
+
+@pytest.mark.parametrize(
+    ("rules", "letters", "dna"),
+    [
+        (Rules(), "acgu\nTTNN ry\n", "ACGTTTNNRY"),  # RNA or DNA, in any case; IUPAC codes stay
+        (Rules(), "XI", "XI"),
+        (Rules(gaps="remove"), "A-C.G~UN", "ACGTN"),
+        (Rules(gaps="unknown"), "A-C.G~U", "ANCNGNT"),
+        (Rules(on_invalid="unknown"), "AC*GUE", "ACNGTN"),
+        (Rules(long="truncate", max_length=4), "ACGUACGU", "ACGTACGT"),  # of the record, not of the piece
+        (Rules(skip_unknown=True), "ACGUN", "ACGTN"),
+    ],
+)
+def test_a_row_has_the_md5_of_its_dna(fasta: Fasta, rules: Rules, letters: str, dna: str) -> None:
+    [record] = read(fasta(f">a\n{letters}\n"), rules=rules)
+    assert isinstance(record, Record)
+    assert [row.md5 for row in rows_of(record, rules, False)] == [hashlib.md5(dna.encode()).hexdigest()]
+
+
+@pytest.mark.parametrize(("letters", "dna"), [("ACGUACGU", "GTA"), ("ACGRACGN", "GRA")])
+def test_a_region_has_the_md5_of_its_own_residues(fasta: Fasta, letters: str, dna: str) -> None:
+    rules = Rules(regions=Regions("in.bed", "", {"a": [Region("middle", 2, 5, 1)]}))
+    [record] = read(fasta(f">a\n{letters}\n"), rules=rules)
+    assert isinstance(record, Record)
+    of_region, of_record = rows_of(record, rules, False), rows_of(record, rules, True)
+    assert [row.md5 for row in of_region] == [hashlib.md5(dna.encode()).hexdigest()]
+    assert [row.md5 for row in of_record] == [hashlib.md5(letters.replace("U", "T").encode()).hexdigest()]
 
 
 def test_skipped_records_say_where_and_why(fasta: Fasta) -> None:

@@ -330,7 +330,9 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, large: Path, name: s
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name, seconds", [("out.h5", 0), ("out.h5", 0.05), ("out.h5ad", 0.1), ("out.tsv", 0)])
+@pytest.mark.parametrize(
+    "name, seconds", [("out.h5", 0), ("out.h5", 0.05), ("out.h5ad", 0.1), ("out.tsv", 0)]
+)
 def test_an_interrupt_leaves_nothing(tmp_path: Path, large: Path, name: str, seconds: float) -> None:
     with subprocess.Popen(
         command("convert", large, "-o", tmp_path / name),

@@ -28,8 +28,9 @@ WIDTH = 5
 def make(per_token: bool, layers: tuple[int, ...], dtype: str) -> tuple[Header, list[Block]]:
     """Six rows in two blocks, with random numbers."""
     rng = np.random.default_rng(3)
-    rows = [Row(name, f"about {name}", i + 1, i + 1, i % 2, 1) for i, name in enumerate(IDS)]
-    header = Header(per_token, layers, WIDTH, dtype, len(rows), sum(r.length for r in rows), {"version": "ü"})
+    rows = [Row(name, f"about {name}", i + 1, i + 1, i % 2, 1, f"{i:032x}") for i, name in enumerate(IDS)]
+    counts = len(rows), sum(row.length for row in rows)
+    header = Header(per_token, layers, WIDTH, dtype, *counts, {"version": "ü"}, has_md5=True)
 
     def block(part: list[Row]) -> Block:
         n = sum(row.length for row in part) if per_token else len(part)
@@ -95,12 +96,12 @@ def test_parquet_for_pandas_and_polars(tmp_path: Path, output: tuple[Header, lis
 def test_parquet_is_compressed_as_promised(tmp_path: Path) -> None:
     header, blocks = make(True, (6,), "float32")
     named("parquet", "flat").write(tmp_path / "out.parquet", header, blocks)
-    column = pq.read_metadata(tmp_path / "out.parquet").row_group(1).column(6)
+    column = pq.read_metadata(tmp_path / "out.parquet").row_group(1).column(7)
     assert column.compression == "ZSTD"
     assert "BYTE_STREAM_SPLIT" in column.encodings
     assert json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"protrna"])["version"] == "ü"
     named("parquet", "flat").write(tmp_path / "half.parquet", *make(True, (6,), "float16"))
-    half = pq.read_metadata(tmp_path / "half.parquet").row_group(1).column(6)
+    half = pq.read_metadata(tmp_path / "half.parquet").row_group(1).column(7)
     assert "BYTE_STREAM_SPLIT" not in half.encodings  # DuckDB 2.0 cannot read float16 in that encoding
 
 

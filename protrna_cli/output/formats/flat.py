@@ -17,7 +17,7 @@ import numpy as np
 from protrna_cli.errors import OutputUnwritable
 from protrna_cli.output.formats.h5file import created, new_group
 from protrna_cli.output.rows import Block, Header, spans
-from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
+from protrna_cli.plan.rows import COUNT_COLUMNS, Row
 
 
 def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
@@ -41,7 +41,7 @@ def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[]
                         group, row, values[start:end] if header.per_token else values[start]
                     )
                     dataset.attrs["original_id"] = row.id
-                    for column in ROW_COLUMNS[1:]:
+                    for column in header.row_columns[1:]:
                         dataset.attrs[column] = getattr(row, column)
 
 
@@ -60,9 +60,9 @@ def read_rows(file: h5py.File, header: Header) -> Iterator[Row]:
         attributes = dataset.attrs
         if dataset_name(attributes["original_id"]) != name:
             raise ValueError(f"dataset {name!r} belongs to the id {attributes['original_id']!r}")
-        yield Row(
-            attributes["original_id"], attributes["description"], *(int(attributes[c]) for c in COUNT_COLUMNS)
-        )
+        counts: Any = {column: int(attributes[column]) for column in COUNT_COLUMNS}
+        md5 = attributes["md5"] if header.has_md5 else ""
+        yield Row(attributes["original_id"], attributes["description"], **counts, md5=md5)
 
 
 def check(file: h5py.File, header: Header) -> None:
@@ -87,7 +87,7 @@ def schema(header: Header) -> dict[str, str]:
     """Describe the datasets and their attributes, with `ID` for any id."""
     shape = f"{header.dtype} {'(L, D)' if header.per_token else '(D,)'}"
     groups = [""] if len(header.layers) == 1 else [f"{name}/" for name in header.columns]
-    attributes = ", ".join(("original_id", *ROW_COLUMNS[1:]))
+    attributes = ", ".join(("original_id", *header.row_columns[1:]))
     return {**{f"{group}ID": shape for group in groups}, "attributes of ID": attributes}
 
 

@@ -16,7 +16,6 @@ import numpy as np
 from protrna_cli.output.formats import packed
 from protrna_cli.output.formats.h5file import created, new_group
 from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header
-from protrna_cli.plan.rows import ROW_COLUMNS
 
 DIMENSION = "dimension"
 DICTIONARIES = ("layers", "obsm", "obsp", "uns", "varm", "varp")
@@ -45,15 +44,16 @@ def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[]
         names = [str(i) for i in range(width)]
         file.create_dataset(f"var/{DIMENSION}", data=names, dtype=h5py.string_dtype())
         file.create_dataset(f"uns/{PROVENANCE_KEY}", data=seal().json)
-        _mark_all(file, at)
+        _mark_all(file, header, at)
 
 
-def _mark_all(file: h5py.File, at: packed.DatasetNames) -> None:
+def _mark_all(file: h5py.File, header: Header, at: packed.DatasetNames) -> None:
     """Add AnnData's encoding attributes to every group and dataset."""
     _mark(file, "anndata", "0.1.0")
     for name in DICTIONARIES:
         _mark(file[name], "dict", "0.1.0")
-    for name, index, columns in (("obs", ROW_COLUMNS[0], ROW_COLUMNS[1:]), ("var", DIMENSION, ())):
+    row_id, *others = header.row_columns
+    for name, index, columns in (("obs", row_id, others), ("var", DIMENSION, [])):
         table = file[name]
         _mark(table, "dataframe", "0.2.0")
         table.attrs["_index"] = index

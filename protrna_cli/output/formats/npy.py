@@ -19,10 +19,8 @@ import numpy as np
 
 from protrna_cli.output.paths import index_path, meta_path
 from protrna_cli.output.rows import Block, Header, Values, spans
-from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
+from protrna_cli.plan.rows import COUNT_COLUMNS, Row
 from protrna_cli.text import printable
-
-INDEX_COLUMNS = (*ROW_COLUMNS, "start", "end")
 
 
 class ArrayWriter:
@@ -54,7 +52,7 @@ class ArrayWriter:
             self._index.truncate()
         else:
             self._array.write(npy_header)
-            self._rows.writerow(INDEX_COLUMNS)
+            self._rows.writerow(_index_columns(header))
 
     def _npy_header(self) -> bytes:
         """The bytes before the numbers in a .npy file."""
@@ -70,7 +68,7 @@ class ArrayWriter:
         for row in rows:
             starts.append(self.announced)
             self.announced += row.n_embedded if self._header.per_token else 1
-            columns = [getattr(row, name) for name in ROW_COLUMNS]
+            columns = [getattr(row, name) for name in self._header.row_columns]
             self._rows.writerow([*columns, starts[-1], self.announced])
         return starts
 
@@ -142,7 +140,7 @@ def read_blocks(path: Path, header: Header) -> Iterator[Block]:
     """Read the rows, one block at a time."""
     for rows, start, end in spans(read_rows(path, header), header):
         # Mapped anew for each block: those read before no longer count as memory of this process.
-        array = _mapped(path, header).reshape(-1, header.n_vectors, header.width)
+        array = _mapped(path, header).reshape(len(header.layers), header.n_vectors, header.width)
         yield Block(rows, list(array[:, start:end]))
 
 
@@ -153,7 +151,7 @@ def read_rows(path: Path, header: Header) -> Iterator[Row]:
         start = 0
         for line in csv.DictReader(file, dialect="excel-tab"):
             counts: Any = {name: int(line[name]) for name in COUNT_COLUMNS}
-            row = Row(line["id"], line["description"], **counts)
+            row = Row(line["id"], line["description"], **counts, md5=line["md5"] if header.has_md5 else "")
             end = start + (row.n_embedded if header.per_token else 1)
             if (line["start"], line["end"]) != (str(start), str(end)):
                 raise ValueError(
@@ -183,8 +181,12 @@ def check(path: Path, header: Header, thorough: bool = False) -> None:
 
 def mapped(path: Path, header: Header, column: int) -> Values:
     """Map the vectors (n_vectors, D) of a layer into memory."""
-    values: Values = _mapped(path, header).reshape(-1, header.n_vectors, header.width)[column]
+    values: Values = _mapped(path, header).reshape(len(header.layers), header.n_vectors, header.width)[column]
     return values
+
+
+def _index_columns(header: Header) -> tuple[str, ...]:
+    return (*header.row_columns, "start", "end")
 
 
 def _mapped(path: Path, header: Header) -> Any:
@@ -206,7 +208,7 @@ def schema(path: Path, header: Header) -> dict[str, str]:
     array = np.load(path, mmap_mode="r")
     files = {
         path: f"{array.dtype} {array.shape}",
-        index_path(path): ", ".join(INDEX_COLUMNS),
+        index_path(path): ", ".join(_index_columns(header)),
         meta_path(path): "provenance",
     }
     return {printable(file.name): text for file, text in files.items()}

@@ -15,7 +15,7 @@ import numpy as np
 
 from protrna_cli.output.formats.h5file import created
 from protrna_cli.output.rows import Block, Header, spans
-from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
+from protrna_cli.plan.rows import COUNT_COLUMNS, Row
 
 OFFSETS = "offsets"
 ROWS_PER_READ = 4096
@@ -61,7 +61,7 @@ def fill(
         name: table.create_dataset(
             name, (header.n_rows,), np.int64 if name in COUNT_COLUMNS else h5py.string_dtype()
         )
-        for name in ROW_COLUMNS
+        for name in header.row_columns
     }
     if header.per_token:
         file.create_dataset(OFFSETS, (header.n_rows + 1,), np.int64)
@@ -93,7 +93,7 @@ def read_rows(file: h5py.File, header: Header, at: DatasetNames) -> Iterator[Row
         part = slice(start, start + ROWS_PER_READ)
         columns = [
             table[name][part].tolist() if name in COUNT_COLUMNS else table[name].asstr()[part]
-            for name in ROW_COLUMNS
+            for name in header.row_columns
         ]
         rows = [Row(*values) for values in zip(*columns, strict=True)]
         if header.per_token:
@@ -106,7 +106,7 @@ def check(file: h5py.File, header: Header, at: DatasetNames) -> None:
     expected: dict[str, tuple[Any, tuple[int, ...]]] = {
         name: (np.dtype(header.dtype), (header.n_vectors, header.width)) for name in at.matrices
     }
-    for name in ROW_COLUMNS:
+    for name in header.row_columns:
         dtype = np.dtype(np.int64) if name in COUNT_COLUMNS else h5py.string_dtype()
         expected[f"{at.columns}/{name}"] = dtype, (header.n_rows,)
     if header.per_token:

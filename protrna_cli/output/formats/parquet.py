@@ -1,8 +1,8 @@
 """Parquet: one row group per block, vectors as fixed-size lists, zstd over byte-stream-split float32.
 
-Layout: columns `id`, `description`, `length`, `n_embedded`, `n_unknown`, `n_windows`, then one column per
-layer: `fixed_size_list<D>` pooled, `list<fixed_size_list<D>>` per token. The provenance is in the metadata of
-the schema, the checksums are in those of the file.
+Layout: the columns `id` to `md5` of `Row`, then one column per layer: `fixed_size_list<D>` pooled,
+`list<fixed_size_list<D>>` per token. The provenance is in the metadata of the schema, the checksums are in
+those of the file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header, Values
-from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
+from protrna_cli.plan.rows import COUNT_COLUMNS, Row
 
 CHECKSUMS_KEY = "protrna_checksums"
 """Of the file's own metadata: the schema, with the provenance, is fixed before the first row."""
@@ -46,7 +46,7 @@ class ParquetStream:
             compression="zstd",
             use_dictionary=False,  # values of vectors hardly repeat; zstd finds repeats in descriptions
             use_byte_stream_split=_split_columns(header),
-            write_statistics=list(ROW_COLUMNS),
+            write_statistics=list(header.row_columns),
         )
 
     def add(self, block: Block) -> None:
@@ -92,14 +92,16 @@ def read_blocks(path: Path, header: Header) -> Iterator[Block]:
         _check_columns(file, header)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
-            yield Block(list(_rows(table)), [_vectors(table[name], header) for name in header.columns])
+            yield Block(
+                list(_rows(table, header)), [_vectors(table[name], header) for name in header.columns]
+            )
 
 
 def read_rows(path: Path, header: Header) -> Iterator[Row]:
     """Read the rows without their vectors."""
     with _opened(path) as stored, pq.ParquetFile(stored) as file:
-        for batch in file.iter_batches(columns=list(ROW_COLUMNS)):
-            yield from _rows(batch)
+        for batch in file.iter_batches(columns=list(header.row_columns)):
+            yield from _rows(batch, header)
 
 
 def mapped(path: Path, header: Header, column: int) -> None:
@@ -147,16 +149,18 @@ def _read_schema(path: Path) -> Any:
         return pq.read_schema(stored)
 
 
-def _rows(table: Any) -> Iterator[Row]:
-    columns = (table[name].to_pylist() for name in ROW_COLUMNS)
+def _rows(table: Any, header: Header) -> Iterator[Row]:
+    columns = (table[name].to_pylist() for name in header.row_columns)
     return (Row(*values) for values in zip(*columns, strict=True))
 
 
 def _schema(header: Header) -> Any:
     vector = pa.list_(pa.field("element", _scalar(header), nullable=False), header.width)
     row = pa.list_(pa.field("element", vector, nullable=False)) if header.per_token else vector
-    fields = [pa.field("id", pa.string(), False), pa.field("description", pa.string(), False)]
-    fields += [pa.field(name, pa.int64(), False) for name in COUNT_COLUMNS]
+    fields = [
+        pa.field(name, pa.int64() if name in COUNT_COLUMNS else pa.string(), False)
+        for name in header.row_columns
+    ]
     fields += [pa.field(name, row, False) for name in header.columns]
     return pa.schema(fields, metadata={PROVENANCE_KEY: header.json})
 
@@ -177,7 +181,7 @@ def _split_columns(header: Header) -> list[str]:
 
 
 def _table(block: Block, header: Header, schema: Any) -> Any:
-    columns = [pa.array([getattr(row, name) for row in block.rows]) for name in ROW_COLUMNS]
+    columns = [pa.array([getattr(row, name) for row in block.rows]) for name in header.row_columns]
     for values in block.values:
         column = schema.field(len(columns)).type
         flat = pa.array(values.reshape(-1), _scalar(header))

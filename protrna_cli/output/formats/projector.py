@@ -19,7 +19,7 @@ from pyarrow import csv
 from protrna_cli.output.formats import npy
 from protrna_cli.output.paths import metadata_path
 from protrna_cli.output.rows import Block, Header
-from protrna_cli.plan.rows import ROW_COLUMNS, Row
+from protrna_cli.plan.rows import Row
 
 _SPACES = str.maketrans("\t\r\n", "   ")
 
@@ -33,15 +33,15 @@ def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[]
         csv.CSVWriter(file, schema, write_options=options) as vectors,
         metadata_path(path).open("w", encoding="utf-8", newline="") as metadata,
     ):
-        metadata.write("\t".join(ROW_COLUMNS) + "\n")
+        metadata.write("\t".join(header.row_columns) + "\n")
         for block in blocks:
             columns = np.ascontiguousarray(block.values[0].T, np.float32)
             vectors.write_table(pa.Table.from_arrays([pa.array(each) for each in columns], schema=schema))
-            _write_rows(metadata, block.rows)
+            _write_rows(metadata, header, block.rows)
     npy.write_header(path, seal())
 
 
-def _write_rows(metadata: IO[str], rows: list[Row]) -> None:
+def _write_rows(metadata: IO[str], header: Header, rows: list[Row]) -> None:
     for row in rows:
-        columns = [str(getattr(row, name)).translate(_SPACES) for name in ROW_COLUMNS]
+        columns = [str(getattr(row, name)).translate(_SPACES) for name in header.row_columns]
         metadata.write("\t".join(columns) + "\n")

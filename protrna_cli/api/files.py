@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from protrna_cli.disk import is_null_device, locked
 from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.fasta.census import take_census
+from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.sources import open_sources
 from protrna_cli.model.structure import PUBLISHED_SIZE
 from protrna_cli.output.formats.table import choose_format
+from protrna_cli.plan.shard import WHOLE
 from protrna_cli.plan.values import AnyPath, instance, path_text
 from protrna_cli.run import rates
 from protrna_cli.run.estimate import Estimate, estimate
@@ -84,7 +86,8 @@ def embed_fasta(
             refuse_existing(target, options)
         with stop.abandoning():
             sources = stack.enter_context(open_sources(names))
-            counted_input = take_census(sources, options.rules, need_unique_ids(targets, options))
+            unique_ids = need_unique_ids(targets, options)
+            counted_input = take_census(sources, options.rules, unique_ids, options.shard == WHOLE)
             checkpoint.obtain(watcher)
         return embed_shard(counted_input, targets, checkpoint, options, progress, stop)
 
@@ -134,12 +137,12 @@ def stream_fasta(
                 sources = stack.enter_context(open_sources(names))
                 counted_input = take_census(sources, options.rules)
                 checkpoint.obtain(watcher)
-                plan = plan_shard(counted_input, [target], checkpoint, options)
+                plan = plan_shard(counted_input, [target], checkpoint, options, across_chunks=False)
                 model = checkpoint.load(options.precision, options.device, options.threads)
                 recommend_bfloat16(model.size, options, progress)
             with Stream(descriptor, plan.headers[target], stop) as stream:
                 products = [Product(pooling_of(target, options), stream)]
-                seconds = run_shard(counted_input, model, products, options, plan.census, progress, stop)
+                seconds = run_shard(counted_input, model, products, options, plan, progress, stop)
     except Stopped as stopped:
         raise type(stopped)(f"{stopped}; standard output is incomplete, and --resume needs a file") from None
     return summary_of([target.path], plan.census, options, seconds)
@@ -160,10 +163,14 @@ def estimate_fasta(
     size = checkpoint.size() if checkpoint.is_there else PUBLISHED_SIZE
     targets = targets_of(Path(path_text("-o", output_path)), options)
     with open_sources(names) as sources:
-        counted_input = take_census(sources, options.rules, need_unique_ids(targets, options))
+        unique_ids, across_chunks = need_unique_ids(targets, options), targets[0].path.name != "-"
+        whole = across_chunks and options.shard == WHOLE
+        counted_input = take_census(sources, options.rules, unique_ids, whole)
+        shard = counted_input.of_shard(options.shard, size.width, across_chunks)
         return estimate(
             counted_input.records(options.shard, size.width),
-            counted_input.census_of(options.shard, size.width),
+            shard.census,
+            Copies(options.rules, shard.distinct),
             size,
             targets,
             options,

@@ -78,6 +78,7 @@ def _client(address: str, stack: ExitStack) -> Client:
         threads_per_worker=1,
         memory_limit=None,
         dashboard_address=None,
+        scheduler_kwargs={"dashboard_address": ":0"},  # any free port: another cluster may run here
         silence_logs=logging.CRITICAL,
     )
     client = Client(stack.enter_context(cluster), set_as_default=False)

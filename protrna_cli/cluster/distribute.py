@@ -37,7 +37,7 @@ from protrna_cli.plan.shard import Shard
 from protrna_cli.run.journal import read_position
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
-from protrna_cli.run.runner import amount_of, plan_shard, summary_of
+from protrna_cli.run.runner import plan_shard, summary_of
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.targets import Target, inputs_of_run, is_whole, refuse_existing
 from protrna_cli.text import counted
@@ -122,7 +122,9 @@ def embed_distributed(
             counted_input = earlier.counted(sources) if earlier else take_census(sources, options.rules)
             census = counted_input.census
             # Planned with `resume`, so that TensorFlow is not loaded in this process.
-            plan = plan_shard(counted_input, [target], checkpoint, _task_options(options))
+            plan = plan_shard(
+                counted_input, [target], checkpoint, _task_options(options), across_chunks=False
+            )
             header = plan.headers[target]
             if options.resume and is_whole(folder, header):
                 remove_partial(folder)
@@ -137,9 +139,10 @@ def embed_distributed(
             shared = _SharedArguments(
                 folder, _for_workers(checkpoint), _task_options(options), census, n_parts
             )
-            resumed = _run(client, shared, progress, stop)
+            computed, resumed = _run(client, shared, progress, stop)
         _finish(folder, n_parts, header)
-    return summary_of([folder], census, options, time.perf_counter() - started, resumed)
+    summary = summary_of([folder], census, options, time.perf_counter() - started, resumed)
+    return replace(summary, computed=computed)
 
 
 def _task_options(options: EmbedOptions) -> EmbedOptions:
@@ -198,8 +201,8 @@ def _prepare(folder: Path, manifest: Manifest, fresh: bool) -> None:
         manifest.write(folder)
 
 
-def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Stop) -> Amount:
-    """Have the workers make every part; returns how much was embedded before."""
+def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Stop) -> tuple[Amount, Amount]:
+    """Have the workers make every part; returns what was computed in all, and how much of it before."""
     from distributed import as_completed
 
     shards = (Shard(i, shared.n_parts) for i in range(1, shared.n_parts + 1))
@@ -212,8 +215,8 @@ def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Sto
         pending.add(future)
         return future
 
-    done, resumed = 0, NOTHING
-    progress.start(amount_of(shared.census))
+    done, computed, resumed = 0, NOTHING, NOTHING
+    progress.start(Amount(shared.census.n_records, shared.census.n_embedded))
     try:
         running = as_completed(map(submit, islice(shards, MAX_PENDING_TASKS)), loop=client.loop)
         with stop.abandoning():
@@ -221,6 +224,7 @@ def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Sto
                 pending.remove(future)
                 summary = _result(future)
                 done += summary.n_records
+                computed += summary.computed
                 resumed += summary.resumed
                 progress.resume(summary.resumed)
                 progress.advance(Amount(summary.n_records, summary.n_residues) - summary.resumed)
@@ -234,7 +238,7 @@ def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Sto
         raise
     finally:
         progress.close()
-    return resumed
+    return computed, resumed
 
 
 def _saved_in_unfinished(folder: Path) -> int:

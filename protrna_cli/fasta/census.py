@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from protrna_cli.errors import InputError
+from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.places import Place
 from protrna_cli.fasta.records import CHANGED, Record, Skipped, read_from, read_inputs, rows_of
 from protrna_cli.fasta.sources import Source
 from protrna_cli.plan import chunks
+from protrna_cli.plan.distinct import DistinctSequences
 from protrna_cli.plan.pieces import cost, embedded_length, token_counts, total_cost
 from protrna_cli.plan.rules import Regions, Rules
 from protrna_cli.plan.shard import WHOLE, Shard
@@ -52,8 +54,11 @@ class Census:
         Residues of the records to embed, how many of them `truncate` keeps, and how many are unknown.
     n_rows, n_pooled
         Pooled rows (one per record or region), and the residues that they cover.
-    n_long, n_repeats
-        Records longer than `max_length`, and records with the same sequence as an earlier one in their chunk.
+    n_long
+        Records longer than `max_length`.
+    n_distinct, n_distinct_embedded
+        Records of which no earlier one has the same sequence, and their embedded residues: what a run
+        computes. Only if they are found in all chunks, `n_distinct` counts the distinct sequences.
     longest, longest_id
         Length in residues and id of the longest record.
     n_tokens, n_scores
@@ -73,7 +78,8 @@ class Census:
     n_rows: int = 0
     n_pooled: int = 0
     n_long: int = 0
-    n_repeats: int = 0
+    n_distinct: int = 0
+    n_distinct_embedded: int = 0
     longest: int = 0
     longest_id: str = ""
     n_tokens: int = 0
@@ -81,16 +87,21 @@ class Census:
     stamps: list[tuple[int, int]] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
 
-    def add(self, items: Iterable[Record | Skipped], rules: Rules) -> None:
-        """Count records, chunk by chunk."""
+    def add(
+        self, items: Iterable[Record | Skipped], rules: Rules, distinct: DistinctSequences | None = None
+    ) -> None:
+        """Count records, chunk by chunk; their sequences are added to `distinct`."""
+        copies = Copies(rules, distinct, learning=True)
         for chunk in chunks.into_chunks(items):
             records = [item for item in chunk if isinstance(item, Record)]
             self.marks.append(Mark(chunk[0].place, self.n_tokens, self.n_scores))
             self.n_records += len(records)
             self.n_skipped += len(chunk) - len(records)
-            self.n_repeats += len(records) - len({record.sequence for record in records})
             for record in records:
                 self._add_record(record, rules)
+            for i in copies.assign(records).running:
+                self.n_distinct += 1
+                self.n_distinct_embedded += embedded_length(records[i].length, rules)
 
     def _add_record(self, record: Record, rules: Rules) -> None:
         tokens = token_counts(record.length, rules)
@@ -129,11 +140,14 @@ class CountedInput:
         The rules for both the census and the second reading.
     census
         The counts.
+    distinct
+        The distinct sequences of the whole input, if they were collected.
     """
 
     sources: Sequence[Source]
     rules: Rules
     census: Census
+    distinct: DistinctSequences | None = None
 
     def records(self, shard: Shard, width: int) -> Iterator[Record | Skipped]:
         """Read the records of a shard again, from the last mark before the shard to the shard's end.
@@ -154,13 +168,20 @@ class CountedInput:
         """
         return self._all_records() if shard == WHOLE else self._slice(shard, width)
 
-    def census_of(self, shard: Shard, width: int) -> Census:
-        """Take the census of one shard. Raises the same errors as `records`."""
-        if shard == WHOLE:
-            return self.census
+    def of_shard(self, shard: Shard, width: int, collect: bool) -> CountedInput:
+        """Take the census of one shard. Raises the same errors as `records`.
+
+        Parameters
+        ----------
+        collect
+            Collect the distinct sequences, so that copies are found in all chunks of the shard.
+        """
+        if shard == WHOLE and collect == (self.distinct is not None):
+            return self
+        distinct = DistinctSequences() if collect else None
         census = Census(inputs=self.census.inputs)
-        census.add(self.records(shard, width), self.rules)
-        return census
+        census.add(self.records(shard, width), self.rules, distinct)
+        return replace(self, census=census, distinct=distinct)
 
     def _all_records(self) -> Iterator[Record | Skipped]:
         inputs: list[dict[str, str]] = []
@@ -188,14 +209,18 @@ class CountedInput:
                 raise InputError(f"{source.name}: {CHANGED}")
 
 
-def take_census(sources: Sequence[Source], rules: Rules, unique_ids: bool = False) -> CountedInput:
+def take_census(
+    sources: Sequence[Source], rules: Rules, unique_ids: bool = False, collect: bool = False
+) -> CountedInput:
     """Read the whole input once: check every record, count, and hash the files.
 
     Parameters
     ----------
     unique_ids
-        Whether every row needs a unique id, as in flat HDF5. Only this check needs memory that grows with the
-        input: about 60 bytes per record.
+        Whether every row needs a unique id, as in flat HDF5. This check needs about 60 bytes per record.
+    collect
+        Collect the distinct sequences; it needs 32 bytes for each, up to a bound. Nothing else here needs
+        memory that grows with the input.
 
     Raises
     ------
@@ -209,13 +234,14 @@ def take_census(sources: Sequence[Source], rules: Rules, unique_ids: bool = Fals
     items = read_inputs(sources, rules, census.inputs)
     if rules.regions:
         items = _checking_regions(items, rules.regions)
-    census.add(_checking_unique_ids(items, sources, rules) if unique_ids else items, rules)
+    distinct = DistinctSequences() if collect else None
+    census.add(_checking_unique_ids(items, sources, rules) if unique_ids else items, rules, distinct)
     if not census.n_records:
         names = ", ".join(source.name for source in sources)
         raise InputError(
             f"{names}: all records were skipped ({census.n_skipped:,}); nothing is left to embed"
         )
-    return CountedInput(sources, rules, census)
+    return CountedInput(sources, rules, census, distinct)
 
 
 def _checking_unique_ids(

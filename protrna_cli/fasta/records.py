@@ -13,6 +13,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ _STRUCTURE = re.compile(r"[()<>[\]{}][-.,:_|~()<>[\]{}]{3}|[-.,:_|~()<>[\]{}]{3}
 CHANGED = "changed while it was being read; start again when nothing writes to it"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Record:
     """One FASTA record, identified by its place, because ids may repeat.
 
@@ -68,8 +69,13 @@ class Record:
         """Count of residues."""
         return len(self.sequence)
 
-    def md5(self, start: int = 0, stop: int | None = None) -> str:
-        """MD5 of these residues in upper-case DNA letters, in hexadecimal, as RNAcentral computes it."""
+    @cached_property
+    def md5(self) -> str:
+        """MD5 of the sequence in upper-case DNA letters, in hexadecimal, as RNAcentral computes it."""
+        return self.md5_of(0, self.length)
+
+    def md5_of(self, start: int, stop: int) -> str:
+        """MD5 of these residues, as `md5`."""
         dna = self.dna[start:stop] or self.sequence[start:stop].upper().replace("U", "T")
         return hashlib.md5(dna.encode(), usedforsecurity=False).hexdigest()
 
@@ -85,13 +91,13 @@ def rows_of(record: Record, rules: Rules, per_token: bool) -> list[Row]:
         if rules.skip_unknown and not per_token:
             n_embedded -= record.sequence.count(UNKNOWN, 0, n_embedded)
         counts = (record.length, n_embedded, record.n_unknown, n_windows)
-        return [Row(record.id, record.description, *counts, record.md5())]
+        return [Row(record.id, record.description, *counts, record.md5)]
     rows = []
     for region in rules.regions.by_id[record.id]:
         n_unknown = record.sequence.count(UNKNOWN, region.start, region.stop)
         n_embedded = region.length - n_unknown * rules.skip_unknown
         counts = (region.length, n_embedded, n_unknown, n_windows)
-        md5 = record.md5(region.start, region.stop)
+        md5 = record.md5_of(region.start, region.stop)
         rows.append(Row(f"{record.id}:{region.name}", record.description, *counts, md5))
     return rows
 

@@ -84,6 +84,8 @@ def _input(provenance: dict[str, Any]) -> dict[str, str]:
     told["records"] = f"{records:,}, all embedded"
     if embedded != records:
         told["records"] = f"{records:,} in the input, {embedded:,} embedded, {skipped:,} skipped"
+    if provenance.get("distinct", embedded) != embedded:
+        told["distinct"] = f"{provenance['distinct']:,} sequences computed, their copies copied"
     if provenance["shard"] != str(WHOLE):
         told["shard"] = provenance["shard"]
     return told

@@ -129,6 +129,8 @@ def _merge_headers(headers: list[Header], parts: dict[Path, Header]) -> Header:
         "embedded": embedded,
         "skipped": skipped,
     }
+    if all("distinct" in header.provenance for header in headers):
+        provenance["distinct"] = sum(header.provenance["distinct"] for header in headers)
     rows = sum(header.n_rows for header in headers)
     residues = sum(header.n_residues for header in headers)
     return replace(headers[0], n_rows=rows, n_residues=residues, provenance=provenance, checksums=None)

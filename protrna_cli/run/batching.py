@@ -5,6 +5,8 @@ Legend: B batch, T tokens, L embedded residues of a record, l residues of a piec
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,24 +23,27 @@ RESIDUES = "residues"
 
 
 class ChunkBatches:
-    """One chunk as the model sees it: each distinct sequence once, cut into pieces, packed into batches.
+    """One chunk as the model sees it: the records that run, cut into pieces, packed into batches.
+
+    Parameters
+    ----------
+    records
+        The records of the chunk.
+    running
+        Indices of the records that run.
 
     Attributes
     ----------
-    places
-        Indices in the chunk of all records with the same sequence, by the index of the first of them.
     pieces, batches
         The pieces to run, and the batches in which they run: each batch is a list of indices into `pieces`.
     """
 
-    def __init__(self, records: list[Record], rules: Rules, max_tokens: int) -> None:
+    def __init__(
+        self, records: Sequence[Record], running: Iterable[int], rules: Rules, max_tokens: int
+    ) -> None:
         self._records = records
         self._skip_unknown = rules.skip_unknown
-        self.places: dict[int, list[int]] = {}
-        first: dict[str, int] = {}
-        for place, record in enumerate(records):
-            self.places.setdefault(first.setdefault(record.sequence, place), []).append(place)
-        cuts = {place: cut(place, records[place].length, rules) for place in self.places}
+        cuts = {place: cut(place, records[place].length, rules) for place in running}
         self.pieces = [piece for pieces in cuts.values() for piece in pieces]
         self.batches = pack([piece.length for piece in self.pieces], max_tokens)
         self._shares = [share for pieces in cuts.values() for share in blend(pieces)]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from protrna_cli.fasta.census import Census
+from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.records import Record, Skipped
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.account import settings_account
@@ -47,8 +48,10 @@ class Estimate:
         Names of the files.
     settings
         Model, layers, numbers and rules, as in the provenance of the first output.
-    records, rows, residues, unknown, long, repeats, skipped
+    records, rows, residues, unknown, long, skipped
         Counts of the census.
+    computed, copied
+        Records that run, and records that get the vectors of another one with the same sequence.
     tokens, batches, padding_share
         Tokens that run, number of batches, and the share of padding rows among all rows that run.
     output_bytes
@@ -67,8 +70,9 @@ class Estimate:
     residues: int
     unknown: int
     long: int
-    repeats: int
     skipped: int
+    computed: int
+    copied: int
     tokens: int
     batches: int
     padding_share: float
@@ -84,7 +88,8 @@ class Estimate:
         """Tell what will run, and what it will take, in words."""
         told = {
             "input": ", ".join(printable(name) for name in self.inputs),
-            "records": f"{self.records:,}{_besides(long=self.long, repeated=self.repeats)}",
+            "records": f"{self.records:,}{_besides(long=self.long)}",
+            **({"distinct": f"{self.computed:,} computed, {self.copied:,} copied"} if self.copied else {}),
             "skipped records": f"{self.skipped:,}",
             "residues": f"{self.residues:,}{_besides(unknown=self.unknown)}",
             **settings_account(self.settings),
@@ -105,6 +110,7 @@ def _besides(**counts: int) -> str:
 def estimate(
     records: Iterable[Record | Skipped],
     census: Census,
+    copies: Copies,
     size: ModelSize,
     targets: Sequence[Target],
     options: EmbedOptions,
@@ -118,6 +124,8 @@ def estimate(
         The records of the run, in order.
     census
         The census of these records.
+    copies
+        Finds the records that need not run.
     targets
         The outputs of the run.
     speed
@@ -129,10 +137,12 @@ def estimate(
         The model has no such layer.
     """
     layers = size.layer_indices(options.layers)
-    work = Work()
+    work, n_computed = Work(), 0
     for items in into_chunks(records):
         kept = [item for item in items if isinstance(item, Record)]
-        chunk = ChunkBatches(kept, options.rules, options.batch_tokens)
+        running = copies.assign(kept).running
+        n_computed += len(running)
+        chunk = ChunkBatches(kept, running, options.rules, options.batch_tokens)
         for batch in chunk.batches:
             work.add(chunk.token_counts(batch))
     output_bytes = [_output_bytes(target, census, size, options) for target in targets]
@@ -144,8 +154,9 @@ def estimate(
         residues=census.n_embedded,
         unknown=census.n_unknown,
         long=census.n_long,
-        repeats=census.n_repeats,
         skipped=census.n_skipped,
+        computed=n_computed,
+        copied=census.n_records - n_computed,
         tokens=work.tokens,
         batches=work.batches,
         padding_share=1 - work.tokens / work.rows if work.rows else 0.0,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.records import Record, Skipped
 from protrna_cli.output.rows import Values
 from protrna_cli.plan.chunks import into_chunks
+from protrna_cli.plan.pieces import embedded_length
 from protrna_cli.plan.rows import Row
+from protrna_cli.plan.rules import Rules
 from protrna_cli.run import pipeline
 from protrna_cli.run.journal import Position
 from protrna_cli.run.pipeline import Embedder, Product, Request
@@ -51,6 +54,10 @@ class _KeptChunk:
         """Keep the vectors of row `start`."""
         self._filled[layer][start] = vectors
 
+    def read(self, layer: int, start: int, count: int) -> Values:
+        """Refuse: earlier chunks are not kept."""
+        raise NotImplementedError
+
     def commit(self, batches: int, done: Amount) -> None:
         """Do nothing: there is no file to write."""
 
@@ -76,4 +83,12 @@ def embed_chunks(
     for chunk in into_chunks(items):
         sink = _KeptChunk(len(request.repr_layers))
         pipeline.embed(chunk, model, [Product(pooling, sink)], request, progress, Stop())
+        progress.resume(_copied([item for item in chunk if isinstance(item, Record)], request.rules))
         yield sink.take()
+
+
+def _copied(records: list[Record], rules: Rules) -> Amount:
+    """Count the records of a chunk that did not run, because another one has the same sequence."""
+    running = Copies(rules).assign(records).running
+    lengths = [embedded_length(record.length, rules) for i, record in enumerate(records) if i not in running]
+    return Amount(len(lengths), sum(lengths))

@@ -107,6 +107,11 @@ class PartialOutput:
         with self._writing():
             self._vectors.fill(layer, start, vectors)
 
+    def read(self, layer: int, start: int, count: int) -> Values:
+        """Read vectors (count, D) that were filled earlier."""
+        with self._writing():
+            return self._vectors.read(layer, start, count)
+
     def commit(self, batches: int, done: Amount) -> None:
         """Make the first `batches` batches of the open chunk durable; see `Sink`."""
         with self._writing():

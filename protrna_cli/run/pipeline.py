@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from protrna_cli.errors import NotFinite, OutOfMemory, Stopped
+from protrna_cli.fasta.copies import Assignment, Copies
 from protrna_cli.fasta.records import Record, Skipped, rows_of
 from protrna_cli.model.alphabet import Alphabet, Tokens
 from protrna_cli.output.rows import Values
@@ -58,6 +59,9 @@ class Sink(Protocol):
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
         """Write the vectors of one record and layer, from the index of its first vector on."""
+
+    def read(self, layer: int, start: int, count: int) -> Values:
+        """Read vectors (count, D) of an earlier chunk; called only if the run copies from there."""
 
     def commit(self, batches: int, done: Amount) -> None:
         """Make the first `batches` batches of the open chunk durable.
@@ -117,6 +121,7 @@ def embed(
     request: Request,
     progress: Progress,
     stop: Stop,
+    copies: Copies | None = None,
 ) -> Work:
     """Embed records into the sink of each product, starting at its position.
 
@@ -124,6 +129,8 @@ def embed(
     ----------
     items
         Records and skipped records, in input order. At most one chunk of them is in memory at a time.
+    copies
+        Finds records with the sequence of another one; by default within a chunk.
 
     Returns
     -------
@@ -138,19 +145,22 @@ def embed(
         A record cannot be embedded; the message names it. The batches before it are committed.
     """
     work, done = Work(), NOTHING
+    copies = copies or Copies(request.rules)
     for number, chunk_items in enumerate(into_chunks(items)):
         stop.check()
         records = [item for item in chunk_items if isinstance(item, Record)]
         unfinished = [product for product in products if product.sink.position.chunks <= number]
-        before = done
-        done += Amount(len(records), sum(embedded_length(r.length, request.rules) for r in records))
+        before, assignment = done, copies.assign(records)
+        work.n_reused += assignment.n_reused
+        lengths = [embedded_length(records[i].length, request.rules) for i in assignment.running]
+        done += Amount(len(lengths), sum(lengths))
         if not unfinished:
             continue
-        chunk = ChunkBatches(records, request.rules, request.max_tokens)
+        chunk = ChunkBatches(records, assignment.running, request.rules, request.max_tokens)
         skipped = [item for item in chunk_items if isinstance(item, Skipped)]
         # A sink that is further ahead gets the same batches again.
         first = min(product.sink.position.batches for product in unfinished)
-        fillers = [RowFiller(product, chunk, records, skipped, request) for product in unfinished]
+        fillers = [RowFiller(product, chunk, records, assignment, skipped, request) for product in unfinished]
         _embed_chunk(chunk, fillers, first, before, model, request, progress, stop)
         for product in unfinished:
             product.sink.close_chunk(done)
@@ -160,13 +170,18 @@ def embed(
 
 
 class RowFiller:
-    """Fills the rows of one product in one chunk: takes pieces from the model, joins them and pools them."""
+    """Fills the rows of one product in one chunk.
+
+    Copies of earlier rows are filled at once. For the others, pieces are taken from the model, joined and
+    pooled.
+    """
 
     def __init__(
         self,
         product: Product,
         chunk: ChunkBatches,
         records: list[Record],
+        assignment: Assignment,
         skipped: list[Skipped],
         request: Request,
     ) -> None:
@@ -180,6 +195,11 @@ class RowFiller:
         self._joiner = Joiner(chunk, RESIDUES if by_id else product.pooling)
         self._chunk, self._dtype = chunk, request.dtype
         self._pooling, self.sink = product.pooling, product.sink
+        self._equal = assignment.running
+        for place, first in assignment.copied.items():
+            count = sum(row.n_embedded for row in rows[place]) if per_token else len(rows[place])
+            for layer in range(len(request.repr_layers)):
+                self.sink.fill(layer, self._starts[place], self.sink.read(layer, first[per_token], count))
 
     @property
     def idle(self) -> bool:
@@ -198,7 +218,7 @@ class RowFiller:
         if joined is None:
             return
         record = self._chunk.pieces[i].record
-        for place in self._chunk.places[record]:
+        for place in self._equal[record]:
             for layer, each in enumerate(joined):
                 with np.errstate(over="ignore"):
                     row = self._pooled(place, record, each).astype(self._dtype)
@@ -259,10 +279,9 @@ def _commit(fillers: list[RowFiller], batches: int, done: Amount) -> None:
 
 
 def _amount(chunk: ChunkBatches, i: int) -> Amount:
-    """Count what piece `i` adds: residues, and with its last piece the record, each times its copies."""
+    """Count what piece `i` adds: residues, and with its last piece the record. Copies do not count."""
     piece = chunk.pieces[i]
-    copies = len(chunk.places[piece.record])
-    return Amount(copies * (piece.stop == chunk.embedded(piece.record)), copies * piece.fresh)
+    return Amount(int(piece.stop == chunk.embedded(piece.record)), piece.fresh)
 
 
 def _run(

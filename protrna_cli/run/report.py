@@ -41,7 +41,7 @@ class Progress:
         """Add what this process embedded since the last call."""
 
     def resume(self, amount: Amount) -> None:
-        """Add what an earlier process embedded, if that was not known at the start."""
+        """Add what need not run: an earlier process embedded it, or it is a copy."""
 
     def note(self, text: str) -> None:
         """Receive a message for the user."""
@@ -66,12 +66,12 @@ class Summary:
         Records longer than `max_length` residues, and the rule for them.
     n_skipped, skipped_list
         Records left out, and the file that lists them.
-    n_repeats
-        Records with the same sequence as an earlier record in their chunk, which therefore ran only once.
+    computed
+        The records of which no other has the same sequence or comes first, and their residues.
     seconds
         Wall time from the first batch to the last, without loading the model.
     resumed
-        What an earlier process embedded of it; the rest ran in this one.
+        What an earlier process computed of it; the rest ran in this one.
     already_whole
         Whether the output was already complete, so that nothing ran.
     """
@@ -85,7 +85,7 @@ class Summary:
     max_length: int
     n_skipped: int
     skipped_list: str
-    n_repeats: int
+    computed: Amount
     seconds: float
     resumed: Amount = NOTHING
     n_regions: int = 0
@@ -93,8 +93,13 @@ class Summary:
 
     @property
     def n_resumed(self) -> int:
-        """Count of records that an earlier process embedded."""
+        """Count of records that an earlier process computed."""
         return self.resumed.records
+
+    @property
+    def n_copied(self) -> int:
+        """Count of records that got the vectors of another record with the same sequence."""
+        return self.n_records - self.computed.records
 
     def text(self) -> str:
         """Write the summary in one line."""
@@ -105,13 +110,13 @@ class Summary:
         if self.n_long:
             treatment = {"window": "in windows", "truncate": "CUT", "whole": "in one piece"}[self.long]
             parts.append(f"{counted(self.n_long, 'record')} longer than {self.max_length} {treatment}")
-        if self.n_repeats:
-            parts.append(f"{counted(self.n_repeats, 'repeat')} run once")
+        if self.n_copied and not self.already_whole:
+            parts.append(f"{self.computed.records:,} computed, {self.n_copied:,} copied")
         if self.n_skipped:
             parts.append(f"{counted(self.n_skipped, 'record')} SKIPPED (see {self.skipped_list})")
         if self.already_whole:
             return f"{', '.join(parts)}; already complete: {self.output}"
-        ran = Amount(self.n_records, self.n_residues) - self.resumed
+        ran = self.computed - self.resumed
         rate = ran.residues / self.seconds if self.seconds else 0.0
         speed = f"{self.seconds:.1f} s, {rate:,.0f} residues/s: {self.output}"
         if self.resumed == NOTHING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.fasta.census import Census, CountedInput
+from protrna_cli.fasta.copies import Copies
 from protrna_cli.machine import available_cpus, available_memory
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.paths import skipped_path
@@ -50,10 +51,13 @@ class ShardPlan:
         Census of the shard.
     headers
         The header of each output.
+    copies
+        Finds the records that need not run.
     """
 
     census: Census
     headers: dict[Target, Header]
+    copies: Copies
 
 
 def embed_shard(
@@ -93,7 +97,7 @@ def embed_shard(
         products = [Product(pooling_of(target, options), partial) for target, partial in partials.items()]
         resumed = saved(products)
         try:
-            seconds = run_shard(counted_input, model, products, options, plan.census, progress, stop)
+            seconds = run_shard(counted_input, model, products, options, plan, progress, stop)
             for target, partial in partials.items():
                 partial.finish(target.format, stop.check)
         except Stopped as stopped:
@@ -102,9 +106,18 @@ def embed_shard(
 
 
 def plan_shard(
-    counted_input: CountedInput, targets: Sequence[Target], checkpoint: Checkpoint, options: EmbedOptions
+    counted_input: CountedInput,
+    targets: Sequence[Target],
+    checkpoint: Checkpoint,
+    options: EmbedOptions,
+    across_chunks: bool = True,
 ) -> ShardPlan:
     """Count one shard and make the headers of its outputs, while the checkpoint is hashed.
+
+    Parameters
+    ----------
+    across_chunks
+        Whether a record may copy the vectors of an earlier chunk.
 
     Raises
     ------
@@ -116,17 +129,18 @@ def plan_shard(
     with checkpoint.hashing() as sha256:
         size = checkpoint.size()
         size.layer_indices(options.layers)
-        census = counted_input.census_of(options.shard, size.width)
+        shard = counted_input.of_shard(options.shard, size.width, across_chunks)
+        census = shard.census
         if options.rules.long == "whole":
             check_memory(census.longest, census.longest_id, size)
         if not options.resume:
             # Load TensorFlow while the checkpoint is hashed; with --resume the output may need no model.
             import protrna_cli.model.runtime  # noqa: F401
         headers = {
-            target: make_header(target, options, size, sha256(), counted_input.census, census)
+            target: make_header(target, options, size, sha256(), counted_input.census, census, across_chunks)
             for target in targets
         }
-    return ShardPlan(census, headers)
+    return ShardPlan(census, headers, Copies(options.rules, shard.distinct))
 
 
 def run_shard(
@@ -134,7 +148,7 @@ def run_shard(
     model: ProtRNA,
     products: Sequence[Product],
     options: EmbedOptions,
-    census: Census,
+    plan: ShardPlan,
     progress: Progress,
     stop: Stop,
 ) -> float:
@@ -142,14 +156,14 @@ def run_shard(
     layers = model.size.layer_indices(options.layers)
     request = Request(options.rules, layers, options.batch_tokens, options.dtype)
     items = counted_input.records(options.shard, model.size.width)
-    progress.start(amount_of(census), saved(products))
+    progress.start(amount_of(plan.census), saved(products))
     started = time.perf_counter()
     try:
-        work = pipeline.embed(items, model, products, request, progress, stop)
+        work = pipeline.embed(items, model, products, request, progress, stop, plan.copies)
     finally:
         progress.close()
     seconds = time.perf_counter() - started
-    if seconds > MEASURABLE_SECONDS and work.tokens > census.n_tokens // 10:
+    if seconds > MEASURABLE_SECONDS and work.tokens > plan.census.n_distinct_embedded // 10:
         speed = work.speed(model.size, max(layers), seconds)
         rates.remember(rates_file(), rate_key(model.size, options), speed)
     return seconds
@@ -175,7 +189,7 @@ def summary_of(
         max_length=options.rules.max_length,
         n_skipped=census.n_skipped,
         skipped_list=str(skipped_path(outputs[0])),
-        n_repeats=census.n_repeats,
+        computed=amount_of(census),
         seconds=seconds,
         resumed=amount_of(census) if already_whole else resumed,
         already_whole=already_whole,
@@ -183,8 +197,8 @@ def summary_of(
 
 
 def amount_of(census: Census) -> Amount:
-    """Count what a run embeds in all."""
-    return Amount(census.n_records, census.n_embedded)
+    """Count what a run computes in all."""
+    return Amount(census.n_distinct, census.n_distinct_embedded)
 
 
 def saved(products: Sequence[Product]) -> Amount:
@@ -258,5 +272,5 @@ def _telling_saved(stopped: Stopped, products: Sequence[Product], census: Census
     if all(product.sink.position == Position() for product in products):
         return stopped
     return stopped.with_saved(
-        f"{saved(products).records:,} of {counted(census.n_records, 'record')} are saved"
+        f"{saved(products).records:,} of {counted(amount_of(census).records, 'record')} are saved"
     )

@@ -75,6 +75,10 @@ class Stream:
             offset = (layer * n_vectors + start) * width * data.itemsize
             write_all(self._chunk.fileno(), data.data.cast("B"), offset)
 
+    def read(self, layer: int, start: int, count: int) -> Values:
+        """Refuse: what has been sent cannot be read again."""
+        raise NotImplementedError
+
     def commit(self, batches: int, done: Amount) -> None:
         """Do nothing: what has been sent cannot be taken back."""
 

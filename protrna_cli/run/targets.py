@@ -99,6 +99,7 @@ def make_header(
     weights_sha256: str | None,
     input_census: Census,
     shard_census: Census,
+    count_distinct: bool,
 ) -> Header:
     """Make the header of an output before the run.
 
@@ -108,6 +109,8 @@ def make_header(
         None for the demo model, which has no file.
     input_census, shard_census
         Census of the whole input, and of the shard.
+    count_distinct
+        Whether the census of the shard counts its distinct sequences.
     """
     layers = size.layer_indices(options.layers)
     settings = run_settings(options, size, target.per_token)
@@ -121,6 +124,8 @@ def make_header(
         "embedded": shard_census.n_records,
         "skipped": shard_census.n_skipped,
     }
+    if count_distinct:
+        provenance["distinct"] = shard_census.n_distinct
     if weights_sha256 is None:
         provenance["notice"] = DEMO_NOTICE
     if target.per_token:

@@ -49,7 +49,8 @@ def engine(fasta: Path, checkpoint: Path, precision: str, budget: int) -> dict[s
     startup = time.perf_counter() - started
     with open_sources([fasta]) as sources:
         items = take_census(sources, DEFAULT_RULES).records(WHOLE, model.size.width)
-        chunk = ChunkBatches([item for item in items if isinstance(item, Record)], DEFAULT_RULES, budget)
+        records = [item for item in items if isinstance(item, Record)]
+        chunk = ChunkBatches(records, range(len(records)), DEFAULT_RULES, budget)
     before = trial.matmul_rate(precision)
     started = time.perf_counter()
     for batch in chunk.batches:

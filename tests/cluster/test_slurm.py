@@ -133,6 +133,8 @@ def test_an_array_survives_a_signal_and_a_kill(folder: Path) -> None:
     for name in ("out.parquet", "alone.parquet"):
         Path(f"{name}.skipped.tsv").touch()
     merged, alone = content(Path("out.parquet")), content(Path("alone.parquet"))
+    for each in (merged, alone):
+        del each.header.provenance["distinct"]  # a shard counts its own sequences
     assert merged.header == alone.header
     assert merged.rows == alone.rows
     values = [np.frombuffer(each.values[0], "<f4") for each in (merged, alone)]

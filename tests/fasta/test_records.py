@@ -53,7 +53,7 @@ def test_the_census_counts(fasta: Fasta) -> None:
     path = fasta(f">a\nACGN\n>b\n{'A' * 511}\n>c\nacgn\n>d\n*\n>e\n{'C' * 510}\n")
     census = take_census([Source("in", path)], Rules(on_invalid="skip")).census
     assert (census.n_records, census.n_skipped, census.n_residues, census.n_unknown) == (4, 1, 1029, 2)
-    assert (census.n_long, census.n_repeats, census.longest, census.longest_id) == (1, 1, 511, "b")
+    assert (census.n_long, census.n_distinct, census.longest, census.longest_id) == (1, 3, 511, "b")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from protrna_cli.plan.shard import Shard
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import Run
 from tests.tools.formats import named
-from tests.tools.kill import content
+from tests.tools.kill import content, write_input
 from tests.tools.runs import OPTIONS, RUN_KINDS
 
 
@@ -25,8 +25,12 @@ from tests.tools.runs import OPTIONS, RUN_KINDS
 def test_merged_shards_equal_one_run(
     tmp_path: Path, source: Path, format: str, h5_layout: str, count: int, by_chunk: bool, monkeypatch: Any
 ) -> None:
-    """Bit for bit if the input is sharded between chunks, else within 1e-5."""
+    """Bit for bit if the input is sharded between chunks, and no shard has copies of another's sequences.
+
+    Else within 1e-5.
+    """
     if by_chunk:
+        write_input(source, far_copies=False)
         monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
         monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 300)
         monkeypatch.setattr(chunks, "CHUNKS_A_SHARD", 2)
@@ -41,6 +45,8 @@ def test_merged_shards_equal_one_run(
     merge(parts, target, named(format, h5_layout), overwrite=False)
     embed_fasta(source, tmp_path / "whole", options)
     merged, whole = content(target), content(tmp_path / "whole")
+    distinct = [each.header.provenance.pop("distinct") for each in (merged, whole)]
+    assert distinct == ([83, 83] if by_chunk else [83, 74])  # a shard computes its own sequences
     assert merged.header == whole.header
     assert merged.rows == whole.rows
     assert merged.skipped == whole.skipped

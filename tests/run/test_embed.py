@@ -14,6 +14,7 @@ from protrna_cli.output.rows import Header
 from protrna_cli.plan import chunks
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Rules
+from protrna_cli.run.report import Amount
 from tests.conftest import SAMPLE, TOY, Run
 from tests.output.test_formats import KINDS, joined
 from tests.tools import reference
@@ -274,7 +275,7 @@ def test_equal_sequences_run_once_and_are_all_written(
     path = write_fasta(tmp_path / "in.fa", sequences)
     summary = embed_fasta(path, tmp_path / "out.npy", EmbedOptions(model=str(TOY)))
     assert len(ran) == 3
-    assert summary.n_repeats == 2
+    assert (summary.computed, summary.n_copied) == (Amount(3, 13), 2)
     expected = [each.mean(0) for each in expected_residues(sequences)]
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=0, atol=1e-4)
 

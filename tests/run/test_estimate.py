@@ -27,17 +27,18 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, run: Run) -> None:
     path = write_fasta(tmp_path / "in.fa", [*sequences, sequences[2], "acgx"])
     words = ["embed", path, "-o", tmp_path / "out.npy", "--model", TOY, "--dry-run"]
     found = json.loads(run(*words, "--json", "--batch-tokens", 1024).out)
-    counted = {key: found[key] for key in ("records", "residues", "unknown", "long", "repeats", "skipped")}
-    assert counted == {"records": 5, "residues": 1234, "unknown": 1, "long": 1, "repeats": 1, "skipped": 0}
+    counted = {key: found[key] for key in ("records", "residues", "unknown", "long", "copied", "skipped")}
+    assert counted == {"records": 5, "residues": 1234, "unknown": 1, "long": 1, "copied": 1, "skipped": 0}
     # Three pieces of 510 in two batches, because a batch has space for two; then 10 and 4 together.
     assert (found["tokens"], found["batches"]) == (3 * 512 + 12 + 6, 3)
     assert found["padding_share"] == pytest.approx(1 - (3 * 512 + 12 + 6) / (3 * 512 + 128))
     assert found["output_bytes"] == 5 * 40 * 4
     assert found["seconds"] is None
     told = dict(line.split("  ", 1) for line in run(*words).out.splitlines())
-    assert {name: told[name].strip() for name in ("input", "records", "residues", "time")} == {
+    assert {name: told[name].strip() for name in ("input", "records", "distinct", "residues", "time")} == {
         "input": "in.fa",
-        "records": "5, 1 of them long, 1 of them repeated",
+        "records": "5, 1 of them long",
+        "distinct": "4 computed, 1 copied",
         "residues": "1,234, 1 of them unknown",
         "time": "unknown before the first run",
     }

@@ -65,7 +65,9 @@ def test_a_stream_equals_a_file(tmp_path: Path, source: Path, kind: dict[str, ob
     assert summary.n_records == 39
     for name in ("streamed", "file.parquet"):
         (tmp_path / f"{name}.skipped.tsv").touch()
-    assert content(tmp_path / "streamed") == content(tmp_path / "file.parquet")
+    streamed, file_content = content(tmp_path / "streamed"), content(tmp_path / "file.parquet")
+    del file_content.header.provenance["distinct"]  # a pipe finds copies within a chunk only
+    assert streamed == file_content
     assert find_flaws(tmp_path / "streamed", [source]) == []
 
 

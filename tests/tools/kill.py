@@ -60,12 +60,15 @@ KINDS += [
 ]
 
 
-def write_input(path: Path) -> None:
-    """Write 90 records: short, long, repeated, and some that are skipped."""
+def write_input(path: Path, far_copies: bool = True) -> None:
+    """Write 90 records: short and long ones, copies near and far, and some that are skipped."""
     rng = np.random.default_rng(0)
     sequences = ["".join(rng.choice(list("ACGU"), size)) for size in rng.integers(1, 100, 90)]
     sequences[::17] = ["*"] * len(sequences[::17])
     sequences[40] = sequences[38]
+    if far_copies:
+        sequences[60:67] = sequences[5:12]
+        sequences[80] = sequences[82] = sequences[10]
     path.write_text("".join(f">r{i} d{i}\n{sequence}\n" for i, sequence in enumerate(sequences)))
 
 

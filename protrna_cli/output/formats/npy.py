@@ -8,6 +8,7 @@ or (layers, ΣL, D).
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -42,7 +43,7 @@ class ArrayWriter:
         self._dtype = np.dtype(header.dtype).newbyteorder("<")
         npy_header = self._npy_header()
         self._offset = len(npy_header)
-        self._array = path.open("r+b" if resume else "wb", buffering=0)
+        self._array = path.open("r+b" if resume else "w+b", buffering=0)
         self._index = index_path(path).open("r+" if resume else "w", encoding="utf-8", newline="")
         self._rows = csv.writer(self._index, dialect="excel-tab", lineterminator="\n")
         self.announced = 0
@@ -74,10 +75,23 @@ class ArrayWriter:
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
         """Write vectors (n, D) from position `start` on; `layer` is an index into the header's layers."""
-        position = layer * self._header.n_vectors + start
         data = np.ascontiguousarray(vectors, self._dtype).reshape(-1).view(np.uint8).data
-        offset = self._offset + position * self._header.width * self._dtype.itemsize
-        write_all(self._array.fileno(), data, offset)
+        write_all(self._array.fileno(), data, self._offset_of(layer, start))
+
+    def read(self, layer: int, start: int, count: int) -> Values:
+        """Read vectors (count, D) that were filled, from position `start` on."""
+        vectors = np.empty((count, self._header.width), self._dtype)
+        data, done = vectors.reshape(-1).view(np.uint8).data, 0
+        while done < len(data):
+            count = os.preadv(self._array.fileno(), [data[done:]], self._offset_of(layer, start) + done)
+            if not count:
+                raise OSError(errno.EIO, "the file of vectors is too short")
+            done += count
+        return vectors
+
+    def _offset_of(self, layer: int, start: int) -> int:
+        position = layer * self._header.n_vectors + start
+        return self._offset + position * self._header.width * self._dtype.itemsize
 
     def sync(self) -> int:
         """Sync all files to disk; returns the size of the index in bytes."""

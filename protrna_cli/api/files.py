@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from protrna_cli.disk import is_null_device, locked
 from protrna_cli.errors import Stopped, UsageError
-from protrna_cli.fasta.census import take_census
+from protrna_cli.fasta.census import CountedInput, take_census
 from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.sources import open_sources
 from protrna_cli.model.structure import PUBLISHED_SIZE
@@ -22,6 +22,7 @@ from protrna_cli.run.estimate import Estimate, estimate
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.pipeline import Product
 from protrna_cli.run.report import Progress, Summary
+from protrna_cli.run.reuse import plan_reuse
 from protrna_cli.run.runner import (
     embed_shard,
     plan_shard,
@@ -33,10 +34,21 @@ from protrna_cli.run.runner import (
     summary_of,
 )
 from protrna_cli.run.stop import Stop
-from protrna_cli.run.targets import Target, need_unique_ids, protect_targets, refuse_existing, targets_of
+from protrna_cli.run.targets import (
+    Target,
+    make_header,
+    need_unique_ids,
+    protect_targets,
+    refuse_existing,
+    targets_of,
+)
+from protrna_cli.weights.checkpoint import Checkpoint
 from protrna_cli.weights.locate import locate
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from protrna_cli.weights.watcher import Watcher
 
 
@@ -142,10 +154,10 @@ def stream_fasta(
                 recommend_bfloat16(model.size, options, progress)
             with Stream(descriptor, plan.headers[target], stop) as stream:
                 products = [Product(pooling_of(target, options), stream)]
-                seconds = run_shard(counted_input, model, products, options, plan, progress, stop)
+                seconds, _ = run_shard(counted_input, model, products, options, plan, progress, stop)
     except Stopped as stopped:
         raise type(stopped)(f"{stopped}; standard output is incomplete, and --resume needs a file") from None
-    return summary_of([target.path], plan.census, options, seconds)
+    return summary_of([target.path], plan, options, seconds)
 
 
 def estimate_fasta(
@@ -167,15 +179,36 @@ def estimate_fasta(
         whole = across_chunks and options.shard == WHOLE
         counted_input = take_census(sources, options.rules, unique_ids, whole)
         shard = counted_input.of_shard(options.shard, size.width, across_chunks)
+        held = _held_by_earlier(shard, targets, checkpoint, options)
         return estimate(
             counted_input.records(options.shard, size.width),
             shard.census,
-            Copies(options.rules, shard.distinct),
+            Copies(options.rules, shard.distinct, reused=held),
             size,
             targets,
             options,
             speed=rates.recall(rates_file(), rate_key(size, options)),
         )
+
+
+def _held_by_earlier(
+    shard: CountedInput, targets: list[Target], checkpoint: Checkpoint, options: EmbedOptions
+) -> npt.NDArray[np.bool_] | None:
+    """Mark the rows of a run that the outputs of `reuse` hold, for a dry run; None without any."""
+    if not options.reuse:
+        return None
+    if not checkpoint.is_there:
+        raise UsageError(
+            "--dry-run with --reuse compares the weights, but they are not here; get them with "
+            "protrna weights fetch, or leave --reuse out"
+        )
+    with checkpoint.hashing() as sha256:
+        size, census = checkpoint.size(), shard.census
+        headers = {
+            target: make_header(target, options, size, sha256(), census, census, True) for target in targets
+        }
+    reuse, _ = plan_reuse(shard, headers, options)
+    return reuse.held if reuse else None
 
 
 def _checked(options: EmbedOptions | None) -> EmbedOptions:

@@ -41,7 +41,7 @@ PANELS = {
     "Model": ["--model", "--precision", "--weights-dir", "--offline"],
     "Output": ["--output", "--format", "--per-token-output", "--dtype", "--h5-layout", "--overwrite"],
     "Long records": ["--long", "--max-length", "--overlap"],
-    "Running": ["--dry-run", "--resume", "--device", "--threads", "--batch-tokens"],
+    "Running": ["--dry-run", "--resume", "--reuse", "--device", "--threads", "--batch-tokens"],
     "Many machines": ["--shard", "--dask"],
     "Messages": ["--progress", "--json", "--quiet", "--verbose", "--help"],
 }
@@ -55,8 +55,9 @@ PANELS = {
         "protrna embed input.fa -o out.parquet",
         "protrna embed a.fa b.fa -o residues.h5 --per-token",
         "zcat input.fa.gz | protrna embed - -o - > out.parquet",
+        "protrna embed release2.fa -o release2.parquet --reuse release1.parquet",
         "protrna embed input.fa -o out.h5 --model ProtRNA_pretrained.h5 --layer 20 --layer 33",
-        topics="start, inputs, outputs, options, resume, shards",
+        topics="start, inputs, outputs, options, resume, reuse, shards",
     ),
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
@@ -181,6 +182,13 @@ PANELS = {
     help="Use a Dask cluster; OUT is a folder of Parquet parts.",
 )
 @click.option("--resume", is_flag=True, help="Continue an unfinished run, or start one.")
+@click.option(
+    "--reuse",
+    metavar="OLD",
+    multiple=True,
+    type=ANY_PATH,
+    help="Copy vectors of sequences that this output holds.",
+)
 @overwrite()
 @click.option(
     "--dry-run",

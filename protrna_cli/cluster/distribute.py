@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from protrna_cli._version import version
 from protrna_cli.cluster.client import connected, local_processes, worker_processes
@@ -128,7 +128,7 @@ def embed_distributed(
             header = plan.headers[target]
             if options.resume and is_whole(folder, header):
                 remove_partial(folder)
-                return summary_of([folder], census, options, 0.0, already_whole=True)
+                return summary_of([folder], plan, options, already_whole=True)
             if earlier:  # before a worker adds parts of another run to those in the folder
                 compare_keys(earlier.key, run_key(header), str(partial_path(folder)))
         with connected(address) as client:
@@ -139,15 +139,16 @@ def embed_distributed(
             shared = _SharedArguments(
                 folder, _for_workers(checkpoint), _task_options(options), census, n_parts
             )
-            computed, resumed = _run(client, shared, progress, stop)
+            done = _run(client, shared, progress, stop)
         _finish(folder, n_parts, header)
-    summary = summary_of([folder], census, options, time.perf_counter() - started, resumed)
-    return replace(summary, computed=computed)
+    summary = summary_of([folder], plan, options, time.perf_counter() - started, *done[1:])
+    return replace(summary, computed=done.computed)
 
 
 def _task_options(options: EmbedOptions) -> EmbedOptions:
     """Options of a task, which continues the work of an earlier attempt."""
-    return replace(options, resume=True, overwrite=False)
+    reuse = tuple(str(Path(path).absolute()) for path in options.reuse)
+    return replace(options, resume=True, overwrite=False, reuse=reuse)
 
 
 def _for_workers(checkpoint: Checkpoint) -> Checkpoint:
@@ -201,8 +202,16 @@ def _prepare(folder: Path, manifest: Manifest, fresh: bool) -> None:
         manifest.write(folder)
 
 
-def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Stop) -> tuple[Amount, Amount]:
-    """Have the workers make every part; returns what was computed in all, and how much of it before."""
+class _Done(NamedTuple):
+    """What the workers computed in all, how much of it before, and the count of records that were reused."""
+
+    computed: Amount
+    resumed: Amount
+    n_reused: int
+
+
+def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Stop) -> _Done:
+    """Have the workers make every part."""
     from distributed import as_completed
 
     shards = (Shard(i, shared.n_parts) for i in range(1, shared.n_parts + 1))
@@ -215,7 +224,7 @@ def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Sto
         pending.add(future)
         return future
 
-    done, computed, resumed = 0, NOTHING, NOTHING
+    done, n_reused, computed, resumed = 0, 0, NOTHING, NOTHING
     progress.start(Amount(shared.census.n_records, shared.census.n_embedded))
     try:
         running = as_completed(map(submit, islice(shards, MAX_PENDING_TASKS)), loop=client.loop)
@@ -224,6 +233,7 @@ def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Sto
                 pending.remove(future)
                 summary = _result(future)
                 done += summary.n_records
+                n_reused += summary.n_reused
                 computed += summary.computed
                 resumed += summary.resumed
                 progress.resume(summary.resumed)
@@ -238,7 +248,7 @@ def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Sto
         raise
     finally:
         progress.close()
-    return computed, resumed
+    return _Done(computed, resumed, n_reused)
 
 
 def _saved_in_unfinished(folder: Path) -> int:

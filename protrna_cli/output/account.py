@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from protrna_cli.plan.shard import WHOLE
-from protrna_cli.text import printable
+from protrna_cli.text import counted, printable
 
 _LONG = {
     "window": "in windows of {max_length:,} residues that share at least {overlap:,}",
@@ -85,7 +85,11 @@ def _input(provenance: dict[str, Any]) -> dict[str, str]:
     if embedded != records:
         told["records"] = f"{records:,} in the input, {embedded:,} embedded, {skipped:,} skipped"
     if provenance.get("distinct", embedded) != embedded:
-        told["distinct"] = f"{provenance['distinct']:,} sequences computed, their copies copied"
+        told["distinct"] = counted(provenance["distinct"], "sequence")
+    for number, each in enumerate(provenance.get("reuse", []), start=1):
+        name = f"{each['name']}, which this one replaced" if "replaced" in each else each["name"]
+        what = f"{counted(each['sequences'], 'sequence')} of {name}, SHA-256 {each['sha256']}"
+        told["reused" if number == 1 else f"reused {number}"] = what
     if provenance["shard"] != str(WHOLE):
         told["shard"] = provenance["shard"]
     return told

@@ -131,6 +131,12 @@ def _merge_headers(headers: list[Header], parts: dict[Path, Header]) -> Header:
     }
     if all("distinct" in header.provenance for header in headers):
         provenance["distinct"] = sum(header.provenance["distinct"] for header in headers)
+    if "reuse" in provenance:
+        counts = [[each["sequences"] for each in header.provenance["reuse"]] for header in headers]
+        provenance["reuse"] = [
+            {**each, "sequences": sum(of)}
+            for each, of in zip(provenance["reuse"], zip(*counts, strict=True), strict=True)
+        ]
     rows = sum(header.n_rows for header in headers)
     residues = sum(header.n_residues for header in headers)
     return replace(headers[0], n_rows=rows, n_residues=residues, provenance=provenance, checksums=None)

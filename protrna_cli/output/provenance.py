@@ -50,6 +50,7 @@ def _run_key(header: Header) -> RunKey:
         **{name: provenance[name] for name in ("pooling", "precision", "dtype", "batch_tokens")},
         **provenance["rules"],
         "regions": regions and regions["sha256"],
+        "reuse": [None if "replaced" in each else each["sha256"] for each in provenance.get("reuse", [])],
         "shard": provenance["shard"],
         "input SHA-256": [each["sha256"] for each in provenance["inputs"]],
     }

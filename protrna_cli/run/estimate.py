@@ -50,8 +50,10 @@ class Estimate:
         Model, layers, numbers and rules, as in the provenance of the first output.
     records, rows, residues, unknown, long, skipped
         Counts of the census.
+    reuse, reused
+        Earlier outputs, and records whose sequences they hold.
     computed, copied
-        Records that run, and records that get the vectors of another one with the same sequence.
+        Of the others, those that run, and those that get the vectors of another one.
     tokens, batches, padding_share
         Tokens that run, number of batches, and the share of padding rows among all rows that run.
     output_bytes
@@ -71,6 +73,8 @@ class Estimate:
     unknown: int
     long: int
     skipped: int
+    reuse: list[str]
+    reused: int
     computed: int
     copied: int
     tokens: int
@@ -89,7 +93,7 @@ class Estimate:
         told = {
             "input": ", ".join(printable(name) for name in self.inputs),
             "records": f"{self.records:,}{_besides(long=self.long)}",
-            **({"distinct": f"{self.computed:,} computed, {self.copied:,} copied"} if self.copied else {}),
+            **self._distinct(),
             "skipped records": f"{self.skipped:,}",
             "residues": f"{self.residues:,}{_besides(unknown=self.unknown)}",
             **settings_account(self.settings),
@@ -100,6 +104,14 @@ class Estimate:
             "time": "unknown before the first run" if self.seconds is None else duration_text(self.seconds),
         }
         return aligned(told)
+
+    def _distinct(self) -> dict[str, str]:
+        told = {}
+        if self.reuse:
+            told["reused"] = f"{self.reused:,} reused, {self.records - self.reused:,} new"
+        if self.copied:
+            told["distinct"] = f"{self.computed:,} computed, {self.copied:,} copied"
+        return told
 
 
 def _besides(**counts: int) -> str:
@@ -140,9 +152,10 @@ def estimate(
     work, n_computed = Work(), 0
     for items in into_chunks(records):
         kept = [item for item in items if isinstance(item, Record)]
-        running = copies.assign(kept).running
-        n_computed += len(running)
-        chunk = ChunkBatches(kept, running, options.rules, options.batch_tokens)
+        assignment = copies.assign(kept)
+        n_computed += len(assignment.running)
+        work.n_reused += assignment.n_reused
+        chunk = ChunkBatches(kept, assignment.running, options.rules, options.batch_tokens)
         for batch in chunk.batches:
             work.add(chunk.token_counts(batch))
     output_bytes = [_output_bytes(target, census, size, options) for target in targets]
@@ -156,7 +169,9 @@ def estimate(
         long=census.n_long,
         skipped=census.n_skipped,
         computed=n_computed,
-        copied=census.n_records - n_computed,
+        copied=census.n_records - work.n_reused - n_computed,
+        reuse=list(options.reuse),
+        reused=work.n_reused,
         tokens=work.tokens,
         batches=work.batches,
         padding_share=1 - work.tokens / work.rows if work.rows else 0.0,

@@ -31,6 +31,8 @@ class Position:
         Index of the first vector of that chunk.
     index_bytes, skipped_bytes
         Sizes of the index and of the list of skipped records before that chunk.
+    reused
+        1 if the vectors of earlier outputs are filled in.
     """
 
     chunks: int = 0
@@ -40,6 +42,7 @@ class Position:
     vectors: int = 0
     index_bytes: int = 0
     skipped_bytes: int = 0
+    reused: int = 0
 
     @classmethod
     def of(cls, entry: dict[str, Any]) -> Position:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from protrna_cli.errors import UsageError
@@ -57,6 +58,8 @@ class EmbedOptions:
         Continue an unfinished run, or start if there is none.
     shard
         Embed one slice of the input.
+    reuse
+        Paths of earlier outputs; vectors of sequences that they hold are taken from there.
     rules
         How invalid letters, gaps, unknown residues, regions and long records are treated.
 
@@ -83,6 +86,7 @@ class EmbedOptions:
     overwrite: bool = False
     resume: bool = False
     shard: Shard = WHOLE
+    reuse: tuple[str, ...] = ()
     rules: Rules = DEFAULT_RULES
 
     def __post_init__(self) -> None:
@@ -100,6 +104,11 @@ class EmbedOptions:
         if self.rules.regions and self.pool == "cls":
             raise UsageError(
                 "--regions is for --pool mean and max, as cls is a vector of the whole record; use one"
+            )
+        if self.reuse and self.rules.regions:
+            raise UsageError(
+                "--reuse does not go with --regions: the vector of a region depends on its whole record; "
+                "leave one of them out"
             )
         if self.resume and self.overwrite:
             raise UsageError("--resume continues a run, but --overwrite starts it again; use one of them")
@@ -122,6 +131,9 @@ class EmbedOptions:
         if self.threads is not None:
             whole_number("--threads", self.threads, 1)
         whole_number("--batch-tokens", self.batch_tokens, 1)
+        if isinstance(self.reuse, (str, PathLike)):
+            object.__setattr__(self, "reuse", (self.reuse,))
+        object.__setattr__(self, "reuse", tuple(path_text("--reuse", path) for path in self.reuse))
         for name in ("per_token", "offline", "overwrite", "resume"):
             switch(_option(name), getattr(self, name))
         instance("--shard", self.shard, Shard, "a Shard, such as Shard(1, 8)")
@@ -138,8 +150,8 @@ class EmbedOptions:
         Raises
         ------
         UsageError
-            Another format than Parquet, `resume`, `overwrite`, a second output, or rules that may skip
-            records, whose list is a file beside the output.
+            Another format than Parquet, `resume`, `overwrite`, `reuse`, a second output, or rules that may
+            skip records, whose list is a file beside the output.
         """
         if self.format not in (None, "parquet"):
             raise UsageError(f"-o {output} is always Parquet, not {self.format}; give -o a file")
@@ -148,6 +160,8 @@ class EmbedOptions:
             raise UsageError(
                 f"--resume and --overwrite need a file, but -o {output} is not one; give -o a file"
             )
+        if self.reuse:
+            raise UsageError(f"--reuse needs a file as -o, but -o {output} is not one; give -o a file")
         if self.per_token_output:
             raise UsageError(
                 f"--per-token-output needs a file as -o, but -o {output} is not one; give -o a file"

@@ -94,6 +94,7 @@ class PartialOutput:
         with self._writing():
             at = self.position
             self._start = Position(
+                reused=at.reused,
                 chunks=at.chunks,
                 vectors=self._vectors.announced,
                 index_bytes=self._vectors.sync(),
@@ -112,6 +113,11 @@ class PartialOutput:
         with self._writing():
             return self._vectors.read(layer, start, count)
 
+    def commit_reused(self) -> None:
+        """Make the vectors durable that were filled in before the first chunk."""
+        with self._writing():
+            self._advance(replace(self.position, index_bytes=self._vectors.sync(), reused=1))
+
     def commit(self, batches: int, done: Amount) -> None:
         """Make the first `batches` batches of the open chunk durable; see `Sink`."""
         with self._writing():
@@ -125,6 +131,7 @@ class PartialOutput:
             os.fsync(self._skipped.fileno())
             self._advance(
                 Position(
+                    reused=self._start.reused,
                     chunks=self._start.chunks + 1,
                     records=done.records,
                     residues=done.residues,

@@ -67,7 +67,11 @@ class Summary:
     n_skipped, skipped_list
         Records left out, and the file that lists them.
     computed
-        The records of which no other has the same sequence or comes first, and their residues.
+        The records that ran, and their residues; the others have the sequence of one that comes first, or of
+        one in an earlier output.
+    reuses, n_reused
+        Whether vectors are taken from earlier outputs, and the records, with copies, whose sequences they
+        hold.
     seconds
         Wall time from the first batch to the last, without loading the model.
     resumed
@@ -86,6 +90,8 @@ class Summary:
     n_skipped: int
     skipped_list: str
     computed: Amount
+    reuses: bool
+    n_reused: int
     seconds: float
     resumed: Amount = NOTHING
     n_regions: int = 0
@@ -99,7 +105,7 @@ class Summary:
     @property
     def n_copied(self) -> int:
         """Count of records that got the vectors of another record with the same sequence."""
-        return self.n_records - self.computed.records
+        return self.n_records - self.n_reused - self.computed.records
 
     def text(self) -> str:
         """Write the summary in one line."""
@@ -110,6 +116,8 @@ class Summary:
         if self.n_long:
             treatment = {"window": "in windows", "truncate": "CUT", "whole": "in one piece"}[self.long]
             parts.append(f"{counted(self.n_long, 'record')} longer than {self.max_length} {treatment}")
+        if self.reuses and not self.already_whole:
+            parts.append(f"{self.n_reused:,} reused, {self.n_records - self.n_reused:,} new")
         if self.n_copied and not self.already_whole:
             parts.append(f"{self.computed.records:,} computed, {self.n_copied:,} copied")
         if self.n_skipped:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,10 @@ from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.partial import PartialOutput
 from protrna_cli.run.pipeline import Product, Request
 from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
+from protrna_cli.run.reuse import Reuse, plan_reuse
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.targets import Target, check_space, is_whole, make_header
+from protrna_cli.run.work import Work
 from protrna_cli.text import counted, shortened, size_text
 from protrna_cli.weights.checkpoint import Checkpoint
 from protrna_cli.weights.locate import weights_folder
@@ -53,11 +55,20 @@ class ShardPlan:
         The header of each output.
     copies
         Finds the records that need not run.
+    reuse
+        What earlier outputs hold of the shard.
     """
 
     census: Census
     headers: dict[Target, Header]
     copies: Copies
+    reuse: Reuse | None = None
+
+    @property
+    def amount(self) -> Amount:
+        """What the run computes in all."""
+        computed = Amount(self.census.n_distinct, self.census.n_distinct_embedded)
+        return computed - self.reuse.amount if self.reuse else computed
 
 
 def embed_shard(
@@ -85,7 +96,7 @@ def embed_shard(
         plan = plan_shard(counted_input, targets, checkpoint, options)
         headers = _unfinished(plan.headers) if options.resume else plan.headers
         if not headers:
-            return summary_of(paths, plan.census, options, 0.0, already_whole=True)
+            return summary_of(paths, plan, options, already_whole=True)
         check_space(headers, progress)
         model = checkpoint.load(options.precision, options.device, options.threads)
         recommend_bfloat16(model.size, options, progress)
@@ -97,12 +108,23 @@ def embed_shard(
         products = [Product(pooling_of(target, options), partial) for target, partial in partials.items()]
         resumed = saved(products)
         try:
-            seconds = run_shard(counted_input, model, products, options, plan, progress, stop)
+            if plan.reuse:
+                _fill_reused(plan.reuse, partials, progress, stop)
+            seconds, work = run_shard(counted_input, model, products, options, plan, progress, stop)
             for target, partial in partials.items():
                 partial.finish(target.format, stop.check)
         except Stopped as stopped:
-            raise _telling_saved(stopped, products, plan.census) from None
-    return summary_of(paths, plan.census, options, seconds, resumed)
+            raise _telling_saved(stopped, products, plan.amount) from None
+    return summary_of(paths, plan, options, seconds, resumed, work.n_reused)
+
+
+def _fill_reused(reuse: Reuse, partials: dict[Target, PartialOutput], progress: Progress, stop: Stop) -> None:
+    """Fill in the vectors of earlier outputs, unless an earlier process did."""
+    for target, partial in partials.items():
+        if not partial.position.reused:
+            with stop.abandoning():
+                reuse.fill(target, partial.fill, stop.check)
+            partial.commit_reused()
 
 
 def plan_shard(
@@ -125,6 +147,8 @@ def plan_shard(
         The model has no such layer, or a record is too long to run in one piece.
     WeightsError
         The checkpoint is not usable.
+    RunMismatch, InputUnreadable, InputError
+        An output to reuse was made in another way, or cannot be read.
     """
     with checkpoint.hashing() as sha256:
         size = checkpoint.size()
@@ -140,7 +164,15 @@ def plan_shard(
             target: make_header(target, options, size, sha256(), counted_input.census, census, across_chunks)
             for target in targets
         }
-    return ShardPlan(census, headers, Copies(options.rules, shard.distinct))
+    if not options.reuse:
+        return ShardPlan(census, headers, Copies(options.rules, shard.distinct))
+    reuse, origins = plan_reuse(shard, headers, options)
+    headers = {
+        target: replace(header, provenance={**header.provenance, "reuse": origins})
+        for target, header in headers.items()
+    }
+    copies = Copies(options.rules, shard.distinct, reused=reuse.held if reuse else None)
+    return ShardPlan(census, headers, copies, reuse)
 
 
 def run_shard(
@@ -151,33 +183,35 @@ def run_shard(
     plan: ShardPlan,
     progress: Progress,
     stop: Stop,
-) -> float:
+) -> tuple[float, Work]:
     """Embed the records of one shard; returns the seconds it took, and stores the speed for `--dry-run`."""
     layers = model.size.layer_indices(options.layers)
     request = Request(options.rules, layers, options.batch_tokens, options.dtype)
     items = counted_input.records(options.shard, model.size.width)
-    progress.start(amount_of(plan.census), saved(products))
+    progress.start(plan.amount, saved(products))
     started = time.perf_counter()
     try:
         work = pipeline.embed(items, model, products, request, progress, stop, plan.copies)
     finally:
         progress.close()
     seconds = time.perf_counter() - started
-    if seconds > MEASURABLE_SECONDS and work.tokens > plan.census.n_distinct_embedded // 10:
+    if seconds > MEASURABLE_SECONDS and work.tokens > plan.amount.residues // 10:
         speed = work.speed(model.size, max(layers), seconds)
         rates.remember(rates_file(), rate_key(model.size, options), speed)
-    return seconds
+    return seconds, work
 
 
 def summary_of(
     outputs: Sequence[Path],
-    census: Census,
+    plan: ShardPlan,
     options: EmbedOptions,
-    seconds: float,
+    seconds: float = 0.0,
     resumed: Amount = NOTHING,
+    n_reused: int = 0,
     already_whole: bool = False,
 ) -> Summary:
-    """Summarise the run of one shard; `census` is the census of the shard."""
+    """Summarise the run of one shard."""
+    census = plan.census
     return Summary(
         output=" and ".join(map(str, outputs)),
         n_records=census.n_records,
@@ -189,16 +223,13 @@ def summary_of(
         max_length=options.rules.max_length,
         n_skipped=census.n_skipped,
         skipped_list=str(skipped_path(outputs[0])),
-        computed=amount_of(census),
+        computed=plan.amount,
+        reuses=bool(options.reuse),
+        n_reused=n_reused,
         seconds=seconds,
-        resumed=amount_of(census) if already_whole else resumed,
+        resumed=plan.amount if already_whole else resumed,
         already_whole=already_whole,
     )
-
-
-def amount_of(census: Census) -> Amount:
-    """Count what a run computes in all."""
-    return Amount(census.n_distinct, census.n_distinct_embedded)
 
 
 def saved(products: Sequence[Product]) -> Amount:
@@ -267,10 +298,8 @@ def check_memory(length: int, record_id: str, size: ModelSize) -> None:
         )
 
 
-def _telling_saved(stopped: Stopped, products: Sequence[Product], census: Census) -> Stopped:
+def _telling_saved(stopped: Stopped, products: Sequence[Product], total: Amount) -> Stopped:
     """Add to a stop how much is saved, if anything is."""
     if all(product.sink.position == Position() for product in products):
         return stopped
-    return stopped.with_saved(
-        f"{saved(products).records:,} of {counted(amount_of(census).records, 'record')} are saved"
-    )
+    return stopped.with_saved(f"{saved(products).records:,} of {counted(total.records, 'record')} are saved")

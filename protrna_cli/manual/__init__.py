@@ -9,7 +9,7 @@ from importlib.resources import files
 
 TOPICS = (
     *("start", "inputs", "long-records", "regions", "outputs", "reading", "python", "options"),
-    *("precision", "speed", "resume", "shards", "slurm", "workflows", "dask"),
+    *("precision", "speed", "resume", "reuse", "shards", "slurm", "workflows", "dask"),
     *("weights", "pictures", "exit-codes", "citing"),
 )
 """Every topic, in reading order."""

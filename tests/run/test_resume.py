@@ -23,7 +23,7 @@ from tests.tools.runs import OPTIONS, StopAfter
 
 def kind_name(options: EmbedOptions) -> str:
     kind = "both" if options.per_token_output else "token" if options.per_token else options.pool
-    return f"{options.format}-{options.h5_layout}-{kind}"
+    return f"{options.format}-{options.h5_layout}-{kind}{'-reuse' * bool(options.reuse)}"
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -59,7 +59,7 @@ class Told(Progress):
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("options", [KINDS[1], KINDS[2], KINDS[-1]], ids=kind_name)
+@pytest.mark.parametrize("options", [KINDS[1], KINDS[2], KINDS[13]], ids=kind_name)
 @pytest.mark.parametrize("chunk_records", [7, 1000])
 def test_what_is_saved_resumed_and_run_adds_up(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, options: EmbedOptions, chunk_records: int

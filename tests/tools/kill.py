@@ -3,9 +3,9 @@
     python -m tests.tools.kill --kills 200 --seed 1
 
 Every run embeds the same input with the toy checkpoint in many small chunks, in a random format and kind,
-some into two outputs. It is started with --resume, killed after a random time, and started again, until it
-ends by itself. Whenever an output exists, it must equal that of an uninterrupted run in ids, order and bytes
-of the values.
+some into two outputs or with vectors of an earlier one. It is started with --resume, killed after a random
+time, and started again, until it ends by itself. Whenever an output exists, it must equal that of an
+uninterrupted run in ids, order and bytes of the values.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ KINDS += [
     replace(KINDS[0], per_token_output="residues.npy"),
     replace(KINDS[3], per_token_output="residues.h5", rules=replace(RULES, regions=REGIONS), layers=(3,)),
 ]
+KINDS += [replace(KINDS[i], reuse=("earlier",)) for i in (0, 5)]
 
 
 def write_input(path: Path, far_copies: bool = True) -> None:
@@ -107,7 +108,20 @@ def embed(
     """Embed into the target, and into the second output if the options ask for one."""
     second = [str(path) for path in outputs(target, options)[1:]]
     options = replace(options, per_token_output=second[0] if second else None)
+    if options.reuse:
+        options = replace(options, reuse=(str(earlier_output(source, options)),))
     return embed_fasta(source, target, options, progress, stop)
+
+
+def earlier_output(source: Path, options: EmbedOptions) -> Path:
+    """Make an output of the middle third of an input, unless it is there."""
+    kind = f"{options.format}-{'token' if options.per_token else options.pool}"
+    earlier = source.with_name(f"earlier-{kind}")
+    if not earlier.exists():
+        records = source.read_text().split(">")[30:60]
+        earlier.with_suffix(".fa").write_text("".join(f">{record}" for record in records))
+        embed_fasta(earlier.with_suffix(".fa"), earlier, replace(options, reuse=(), resume=True))
+    return earlier
 
 
 def assert_equal(target: Path, uninterrupted: Path, options: EmbedOptions) -> None:

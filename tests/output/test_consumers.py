@@ -3,6 +3,7 @@
 pip install -e ".[test,consumers]" && python -m pytest -m consumers
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from protrna_cli.output.convert import convert
@@ -24,6 +26,7 @@ from tests.tools.formats import named
 pytestmark = [pytest.mark.consumers, pytest.mark.filterwarnings("ignore")]
 
 N, D, LAYERS = 40, 16, (20, 33)
+MD5S = [hashlib.md5(f"sequence {i}".encode()).hexdigest() for i in range(N)]
 
 
 def library(name: str) -> Any:
@@ -54,11 +57,11 @@ class Known(NamedTuple):
 def make(folder: Path, per_token: bool, dtype: str) -> Known:
     """Write known numbers and convert them into every format."""
     rng = np.random.default_rng(7)
-    found = [Row(f"URS{i:03}/9606", f"record {i}", i + 1, i + 1, 0, 1) for i in range(N)]
+    found = [Row(f"URS{i:03}/9606", f"record {i}", i + 1, i + 1, 0, 1, MD5S[i]) for i in range(N)]
     values = [rng.standard_normal((i + 1, D) if per_token else D).astype(dtype) for i in range(N)]
     matrix = np.concatenate([value.reshape(-1, D) for value in values])
     residues = sum(row.length for row in found)
-    header = Header(per_token, (33,), D, dtype, N, residues, {"version": "1", "layers": [33]})
+    header = Header(per_token, (33,), D, dtype, N, residues, {"version": "1", "layers": [33]}, has_md5=True)
     source = folder / "out.parquet"
     named("parquet", "flat").write(source, header, [Block(found, [matrix])])
     for name, format, layout in [
@@ -121,6 +124,22 @@ def test_duckdb(pooled: Known, residues: Known) -> None:
     assert [np.array(cell).tolist() for (cell,) in cells] == [value.tolist() for value in residues.values[:3]]
 
 
+def test_rows_join_to_a_table_of_rnacentral_by_md5(pooled: Known, residues: Known) -> None:
+    rnacentral = pd.DataFrame({"md5": MD5S[::-2], "urs": [f"URS{i}" for i in range(N)][::-2]})
+    for known in (pooled, residues):
+        table = pq.read_table(known.parquet, columns=["id", "md5"]).to_pandas()
+        joined = table.merge(rnacentral, on="md5")
+        assert [int(urs[3:]) for urs in joined["urs"]] == [known.ids.index(each) for each in joined["id"]]
+        assert len(joined) == N // 2
+        scanned = pl.scan_parquet(known.parquet).filter(pl.col("md5") == MD5S[7]).collect()
+        assert scanned["id"].to_list() == [known.ids[7]]
+        index = pd.read_csv(f"{known.folder / 'out.npy'}.index.tsv", sep="\t")
+        assert index["md5"].tolist() == MD5S
+        with h5py.File(known.folder / "out.h5") as flat, h5py.File(known.folder / "packed.h5") as packed:
+            assert [each.attrs["md5"] for each in flat.values()] == MD5S
+            assert packed["md5"].asstr()[:].tolist() == MD5S
+
+
 def test_hugging_face_datasets(
     pooled: Known, residues: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +200,7 @@ def test_anndata(pooled: Known, backed: str | None) -> None:
     assert data.var_names.tolist() == [str(i) for i in range(D)]
     assert data.obs["description"].tolist() == [f"record {i}" for i in range(N)]
     assert data.obs["length"].tolist() == list(range(1, N + 1))
+    assert data.obs["md5"].tolist() == MD5S
     assert json.loads(data.uns["protrna"])["version"] == "1"
     assert data.X.dtype == pooled.values[0].dtype
     assert np.array_equal(data.X[:], pooled.values)

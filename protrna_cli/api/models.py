@@ -9,7 +9,7 @@ from protrna_cli.errors import WeightsError
 from protrna_cli.plan.values import AnyPath, path_text
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
-from protrna_cli.weights.locate import locate
+from protrna_cli.weights.locate import locate, weights_folder
 from protrna_cli.weights.names import PUBLISHED, PUBLISHED_FILE
 
 if TYPE_CHECKING:
@@ -69,9 +69,10 @@ def load_model(
     checkpoint.check_reachable()
     checkpoint.obtain()
     with checkpoint.hashing() as sha256:
-        model = checkpoint.load(options.precision, options.device, options.threads)
+        import protrna_cli.model.load  # noqa: F401 (takes 2 s, as the hash does the first time)
+
         sha256()  # refuses a checkpoint that changed since it was verified
-    return model
+    return checkpoint.load(options.precision, options.device, options.threads)
 
 
 def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./weights") -> ProtRNA:
@@ -90,13 +91,13 @@ def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./w
 def _in_folder(name: str, folder: Path) -> Checkpoint:
     """Find a checkpoint by the name of its file, as in the published code."""
     if name == PUBLISHED_FILE:
-        return CheckpointFile(folder / name, is_published=True)
+        return CheckpointFile(folder / name, is_published=True, home=weights_folder())
     if name.startswith(_HEADS):
         raise WeightsError(
             f"{name}: a downstream head; protrna runs the model only, which is {PUBLISHED_FILE}, and its "
             "embeddings are the input of such a head"
         )
-    checkpoint = CheckpointFile(folder / name)
+    checkpoint = CheckpointFile(folder / name, home=weights_folder())
     if not checkpoint.is_there:
         raise WeightsError(
             f"{folder / name}: no such checkpoint; {PUBLISHED_FILE} is the only one that can be downloaded"

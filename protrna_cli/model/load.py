@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from protrna_cli.model import demo, runtime
 from protrna_cli.model.checkpoint import read_checkpoint
+from protrna_cli.model.mapped import Layout, map_weights
 from protrna_cli.model.transformer import ProtRNA
 
 
-def load_checkpoint(path: Path | None, precision: str, device: str, threads: int | None) -> ProtRNA:
+def load_checkpoint(
+    path: Path | None,
+    precision: str,
+    device: str,
+    threads: int | None,
+    find_mapped: Callable[[], tuple[Path, Layout] | None] = lambda: None,
+) -> ProtRNA:
     """Load a model from a checkpoint, or the built-in demo model if `path` is None.
 
     Parameters
@@ -18,6 +27,8 @@ def load_checkpoint(path: Path | None, precision: str, device: str, threads: int
         Precision of matrix multiplication: `float32` or `bfloat16`.
     device, threads
         See `runtime.configure`.
+    find_mapped
+        Finds a file of the same weights that can be mapped into memory, for a model on the CPU.
 
     Raises
     ------
@@ -27,6 +38,9 @@ def load_checkpoint(path: Path | None, precision: str, device: str, threads: int
         The device does not exist, or TensorFlow is already running with other settings.
     """
     name = runtime.tensorflow_name(runtime.configure(device, threads))
+    if "CPU" in name and (mapped := find_mapped()):
+        with runtime.running_on(name), suppress(OSError, ValueError, TypeError, KeyError):
+            return ProtRNA(*map_weights(*mapped), precision, name)
     place = runtime.placer(precision)
     with runtime.running_on(name):
         size, weights = read_checkpoint(path, place) if path else demo.demo_weights(place)

@@ -135,6 +135,11 @@ class _Tf32Off:
 TF32_OFF = _Tf32Off()
 
 
+def in_precision(name: str, precision: str) -> str:
+    """Dtype of a weight: kernels of matmuls are in `precision`, all others in float32."""
+    return precision if name.endswith("_kernel") else "float32"
+
+
 def placer(precision: str) -> Placer:
     """Return a function that puts a weight onto the device: matmul kernels in `precision`, others in float32.
 
@@ -145,7 +150,7 @@ def placer(precision: str) -> Placer:
 
     def place(name: str, values: npt.NDArray[np.float32]) -> Any:
         constant = tf.constant(values)
-        if precision == "bfloat16" and name.endswith("_kernel"):
+        if in_precision(name, precision) == "bfloat16":
             return tf.cast(constant, tf.bfloat16)
         return tf.raw_ops.DeepCopy(x=constant)
 

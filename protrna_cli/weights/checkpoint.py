@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protrna_cli.errors import WeightsError
+from protrna_cli.weights.mapped import Copy, find_or_make
 from protrna_cli.weights.names import MISSING_WEIGHTS_REMEDY, is_offline
+from protrna_cli.weights.trust import trust, trusted_sha256
 
 if TYPE_CHECKING:
     from protrna_cli.model.structure import ModelSize
@@ -107,10 +109,17 @@ class CheckpointFile(Checkpoint):
         Where it is, or where it will be downloaded to.
     is_published
         Whether it is the published checkpoint, which can be downloaded.
+    home
+        The folder of weights, where it is remembered that the file was hashed, and where a copy is kept that
+        can be mapped into memory; None does without.
+    check
+        Hash both again, even if they have not changed.
     """
 
     path: Path
     is_published: bool = False
+    home: Path | None = None
+    check: bool = False
 
     @property
     def is_there(self) -> bool:
@@ -141,14 +150,31 @@ class CheckpointFile(Checkpoint):
         return read_size(self.path)[0]
 
     def sha256(self) -> str:
-        from protrna_cli.weights.verification import checked_sha256
+        from protrna_cli.weights.verification import checked_sha256, read_verification
 
-        return checked_sha256(self.path)
+        record = read_verification(self.path)
+        known = None if self.check else self._trusted_sha256()
+        if known and (record is None or record.sha256 == known):
+            return known
+        found = checked_sha256(self.path)
+        if self.home:
+            trust(self.path, found, self.home)
+        return found
+
+    def _trusted_sha256(self) -> str | None:
+        return trusted_sha256(self.path, self.home) if self.home else None
 
     def load(self, precision: str, device: str, threads: int | None) -> ProtRNA:
         from protrna_cli.model.load import load_checkpoint
 
-        return load_checkpoint(self.path, precision, device, threads)
+        return load_checkpoint(self.path, precision, device, threads, lambda: self._mapped(precision))
+
+    def _mapped(self, precision: str) -> Copy | None:
+        """Find or make the copy to map. Without a known SHA-256 there is none: it is its name."""
+        sha256 = self._trusted_sha256()
+        if sha256 is None or self.home is None:
+            return None
+        return find_or_make(self.path, sha256, precision, self.home, self.check)
 
 
 class RememberedCheckpoint(Checkpoint):

@@ -19,7 +19,7 @@ def weights_folder(weights_dir: str | None = None) -> Path:
     return Path(platformdirs.user_cache_dir("protrna"))
 
 
-def locate(name_or_path: str, weights_dir: str | None = None) -> Checkpoint:
+def locate(name_or_path: str, weights_dir: str | None = None, check: bool = False) -> Checkpoint:
     """Find a checkpoint by name or path.
 
     Parameters
@@ -28,6 +28,8 @@ def locate(name_or_path: str, weights_dir: str | None = None) -> Checkpoint:
         `protrna` (the published checkpoint, which need not be downloaded yet), `demo`, or a path.
     weights_dir
         The argument of `weights_folder`.
+    check
+        Hash the file again, even if it has not changed since the last time.
 
     Raises
     ------
@@ -36,9 +38,10 @@ def locate(name_or_path: str, weights_dir: str | None = None) -> Checkpoint:
     """
     if name_or_path == DEMO:
         return DemoCheckpoint()
+    home = weights_folder(weights_dir)
     if name_or_path == PUBLISHED:
-        return CheckpointFile(weights_folder(weights_dir) / PUBLISHED_FILE, is_published=True)
-    checkpoint = CheckpointFile(Path(name_or_path))
+        return CheckpointFile(home / PUBLISHED_FILE, is_published=True, home=home, check=check)
+    checkpoint = CheckpointFile(Path(name_or_path), home=home, check=check)
     if not checkpoint.is_there:
         raise WeightsError(
             f"{name_or_path}: no such checkpoint; --model takes protrna, demo or the path of a checkpoint"

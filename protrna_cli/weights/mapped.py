@@ -1,0 +1,136 @@
+"""Copies of checkpoints that can be mapped into memory, in the folder `mapped` of the folder of weights.
+
+A copy is named by the SHA-256 of its checkpoint and by the precision. It is made once, by one process while
+others wait, where there is room. `NAME.json` beside it says what is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from protrna_cli.disk import locked, write_whole
+from protrna_cli.errors import OutputUnwritable
+from protrna_cli.weights.trust import stamp
+from protrna_cli.weights.verification import file_hash
+
+if TYPE_CHECKING:
+    from protrna_cli.model.mapped import Layout
+
+SMALLEST = 64 << 20
+"""Bytes of the smallest checkpoint that is worth a copy: others are read in a tenth of a second."""
+
+ROOM = 2
+"""Free space that a copy must find, as a multiple of the size of its checkpoint."""
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+class Copy(NamedTuple):
+    """A file of weights to map, and what is in it."""
+
+    path: Path
+    layout: Layout
+
+
+def copies_in(home: Path) -> list[Path]:
+    """List all copies in a folder of weights."""
+    return sorted((home / "mapped").glob("*.weights"))
+
+
+def prune(home: Path) -> list[Path]:
+    """Remove all copies in a folder of weights; returns those that were there."""
+    removed = copies_in(home)
+    for path in removed:
+        with suppress(FileNotFoundError):
+            path.unlink()
+        with suppress(FileNotFoundError):
+            _record_path(path).unlink()
+    return removed
+
+
+def find_or_make(checkpoint: Path, sha256: str, precision: str, home: Path, check: bool) -> Copy | None:
+    """Find the copy of a checkpoint, or make it.
+
+    Parameters
+    ----------
+    sha256
+        Of the checkpoint.
+    check
+        Hash the copy, even if it has not changed.
+
+    Returns
+    -------
+    Copy or None
+        None if there is none, and it cannot be made here or is not worth it.
+
+    Raises
+    ------
+    WeightsError
+        The checkpoint is damaged.
+    """
+    path = home / "mapped" / f"{sha256}-{precision}.weights"
+    try:
+        if checkpoint.stat().st_size < SMALLEST:
+            return None
+        if not check and (found := _unchanged(path)):
+            return found
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path, wait=lambda holder: None):
+            return (not check and _unchanged(path)) or _undamaged(path) or _make(checkpoint, precision, path)
+    except (OSError, OutputUnwritable):  # a full or read-only folder: the checkpoint is read instead
+        return None
+
+
+def _unchanged(path: Path) -> Copy | None:
+    """Return a copy that stands as it was recorded."""
+    try:
+        record = json.loads(_record_path(path).read_text("utf-8"))
+        return Copy(path, record["layout"]) if record["stamp"] == stamp(path) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _undamaged(path: Path) -> Copy | None:
+    """Return a copy whose bytes are those that were recorded, and record how it stands now."""
+    try:
+        layout = json.loads(_record_path(path).read_text("utf-8"))["layout"]
+        if file_hash(path, "sha256") != layout["sha256"]:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    _record(path, layout)
+    return Copy(path, layout)
+
+
+def _make(checkpoint: Path, precision: str, path: Path) -> Copy | None:
+    from protrna_cli.model.mapped import lay_out
+
+    for left in path.parent.glob(f"{path.name}.*.new"):  # by a process that was killed
+        left.unlink()
+    if shutil.disk_usage(path.parent).free < ROOM * checkpoint.stat().st_size:
+        return None
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with unfinished.open("wb") as file:
+            layout = lay_out(checkpoint, precision, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        with suppress(FileNotFoundError):
+            unfinished.unlink()
+    _record(path, layout)
+    return Copy(path, layout)
+
+
+def _record(path: Path, layout: Layout) -> None:
+    write_whole(_record_path(path), json.dumps({"stamp": stamp(path), "layout": layout}))
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")

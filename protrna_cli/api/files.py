@@ -88,7 +88,7 @@ def embed_fasta(
         with Path(os.devnull).open("wb") as null:
             return stream_fasta(names, null.fileno(), options, progress, stop, watcher, name=os.devnull)
     targets = targets_of(output, options)
-    checkpoint = locate(options.model, options.weights_dir)
+    checkpoint = locate(options.model, options.weights_dir, options.check_weights)
     checkpoint.check_reachable(options.offline)
     protect_targets(targets, names, checkpoint, options)
     with ExitStack() as stack:
@@ -139,7 +139,7 @@ def stream_fasta(
     options.refuse_for_pipe(name)
     from protrna_cli.run.stream import Stream  # imports pyarrow, which other formats do not need
 
-    checkpoint = locate(options.model, options.weights_dir)
+    checkpoint = locate(options.model, options.weights_dir, options.check_weights)
     checkpoint.check_reachable(options.offline)
     output = Path("<stdout>" if name == "-" else name)
     target = Target(output, choose_format(output, "parquet"), options.per_token)
@@ -171,7 +171,7 @@ def estimate_fasta(
         The input or the options are invalid.
     """
     options, names = _checked(options), _as_list(inputs)
-    checkpoint = locate(options.model, options.weights_dir)
+    checkpoint = locate(options.model, options.weights_dir, options.check_weights)
     size = checkpoint.size() if checkpoint.is_there else PUBLISHED_SIZE
     targets = targets_of(Path(path_text("-o", output_path)), options)
     with open_sources(names) as sources:

@@ -38,7 +38,7 @@ STDOUT = "-"
 PANELS = {
     "Input": ["--on-invalid", "--gaps", "--regions"],
     "Embedding": ["--per-token", "--pool", "--layer", "--skip-unknown"],
-    "Model": ["--model", "--precision", "--weights-dir", "--offline"],
+    "Model": ["--model", "--precision", "--weights-dir", "--offline", "--check-weights"],
     "Output": ["--output", "--format", "--per-token-output", "--dtype", "--h5-layout", "--overwrite"],
     "Long records": ["--long", "--max-length", "--overlap"],
     "Running": ["--dry-run", "--resume", "--reuse", "--device", "--threads", "--batch-tokens"],
@@ -110,6 +110,7 @@ PANELS = {
     help="protrna, demo (synthetic), or a checkpoint.",
 )
 @weights_dir
+@click.option("--check-weights", is_flag=True, help="Hash the checkpoint even if it is unchanged.")
 @click.option("--offline", is_flag=True, help="Never download weights, as PROTRNA_OFFLINE=1 does.")
 @click.option(
     "--precision",

@@ -1,4 +1,4 @@
-"""`protrna weights`: fetch, verify, path, list."""
+"""`protrna weights`: fetch, verify, path, list, prune."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from protrna_cli.cli.options import as_json, verbosity, weights_dir
 from protrna_cli.cli.progress import watcher_for
 from protrna_cli.cli.terminal import say
 from protrna_cli.errors import UsageError, WeightsError
+from protrna_cli.text import size_text
 from protrna_cli.weights.checkpoint import CheckpointFile
 from protrna_cli.weights.locate import locate, weights_folder
+from protrna_cli.weights.mapped import copies_in, prune
 from protrna_cli.weights.names import PUBLISHED, PUBLISHED_FILE, is_offline
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -93,13 +95,17 @@ def verify_(name_or_path: str, weights_dir: str | None, quiet: bool, verbose: bo
     """Check a checkpoint.
 
     Compares the recorded SHA-256, and checks every group, every shape, and that all values are finite.
-    The published one must also have the published size.
+    The published one must also have the published size. Its mapped copies are compared with their SHA-256;
+    one that is damaged is removed, and made again when it is needed.
     """
     del verbose
     path = _existing_file(name_or_path, weights_dir)
+    from protrna_cli.weights.mapped import damaged_copies
     from protrna_cli.weights.verification import verify_checkpoint, verify_published
 
     record = verify_published(path) if name_or_path == PUBLISHED else verify_checkpoint(path)
+    for damaged in damaged_copies(weights_folder(weights_dir), record.sha256):
+        say(f"note: {damaged}: damaged, and removed")
     if not quiet:
         say(f"verified: {path}, SHA-256 {record.sha256}")
 
@@ -128,12 +134,15 @@ def path(name: str, weights_dir: str | None, quiet: bool, verbose: bool) -> None
 def list_(weights_dir: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
     """List the checkpoints in the weights folder.
 
-    One line per checkpoint, tab-separated: name, bytes, SHA-256, when verified, origin and path.
+    One line per checkpoint, tab-separated: name, bytes, SHA-256, when verified, origin and path. Mapped
+    copies have the name mapped, and the SHA-256 and the precision of their checkpoint.
     """
     del verbose
     where = weights_folder(weights_dir)
     found = [_list_entry(path) for path in sorted(where.glob("*.h5"))]
-    if not found and not quiet:
+    checkpoints = len(found)
+    found += [_copy_entry(path) for path in copies_in(where)]
+    if not checkpoints and not quiet:
         say(f"no checkpoint in {where}; run protrna weights fetch")
     if as_json:
         click.echo(json.dumps(found))
@@ -159,6 +168,35 @@ def _list_entry(path: Path) -> dict[str, Any]:
         "from": record and record.source,
         "path": str(path),
     }
+
+
+def _copy_entry(path: Path) -> dict[str, Any]:
+    """Describe a mapped copy as `_list_entry` does a checkpoint."""
+    sha256, _, precision = path.stem.partition("-")
+    return {
+        "name": f"mapped {precision}",
+        "bytes": path.stat().st_size,
+        "sha256": sha256,
+        "verified": None,
+        "from": None,
+        "path": str(path),
+    }
+
+
+@weights.command("prune", epilog=epilog("protrna weights prune", topics="weights"))
+@weights_dir
+@verbosity
+def prune_(weights_dir: str | None, quiet: bool, verbose: bool) -> None:
+    """Remove the mapped copies of checkpoints.
+
+    They only make a start faster, and are made again when they are needed. Checkpoints stay.
+    """
+    del verbose
+    home = weights_folder(weights_dir)
+    freed = sum(path.stat().st_size for path in copies_in(home))
+    prune(home)
+    if not quiet:
+        say(f"removed {size_text(freed)} of mapped copies in {home}")
 
 
 def _existing_file(name_or_path: str, weights_dir: str | None) -> Path:

@@ -107,7 +107,7 @@ def embed_distributed(
     target = Target(folder, choose_format(folder, "parquet"), options.per_token)
     if count := local_processes(address):
         options = replace(options, threads=options.threads or max(1, available_cpus() // count))
-    checkpoint = locate(options.model, options.weights_dir)
+    checkpoint = locate(options.model, options.weights_dir, options.check_weights)
     checkpoint.check_reachable(options.offline)
     started = time.perf_counter()
     protect_folder(folder, target.format, inputs_of_run(inputs, checkpoint, options), options.overwrite)

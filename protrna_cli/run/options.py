@@ -50,6 +50,8 @@ class EmbedOptions:
         Token budget of a batch.
     weights_dir
         Folder of the published weights; by default `PROTRNA_HOME` or the user's cache folder.
+    check_weights
+        Hash the checkpoint again, even if it has not changed since the last time.
     offline
         Never download the published weights; `PROTRNA_OFFLINE=1` does the same.
     overwrite
@@ -82,6 +84,7 @@ class EmbedOptions:
     threads: int | None = None
     batch_tokens: int = BATCH_TOKENS
     weights_dir: str | None = None
+    check_weights: bool = False
     offline: bool = False
     overwrite: bool = False
     resume: bool = False
@@ -134,7 +137,7 @@ class EmbedOptions:
         if isinstance(self.reuse, (str, PathLike)):
             object.__setattr__(self, "reuse", (self.reuse,))
         object.__setattr__(self, "reuse", tuple(path_text("--reuse", path) for path in self.reuse))
-        for name in ("per_token", "offline", "overwrite", "resume"):
+        for name in ("per_token", "check_weights", "offline", "overwrite", "resume"):
             switch(_option(name), getattr(self, name))
         instance("--shard", self.shard, Shard, "a Shard, such as Shard(1, 8)")
         instance("rules", self.rules, Rules, "Rules")

@@ -27,8 +27,6 @@ SMALLEST = 64 << 20
 ROOM = 2
 """Free space that a copy must find, as a multiple of the size of its checkpoint."""
 
-PRECISIONS = ("float32", "bfloat16")
-
 
 class Copy(NamedTuple):
     """A file of weights to map, and what is in it."""
@@ -46,11 +44,18 @@ def prune(home: Path) -> list[Path]:
     """Remove all copies in a folder of weights; returns those that were there."""
     removed = copies_in(home)
     for path in removed:
-        with suppress(FileNotFoundError):
-            path.unlink()
-        with suppress(FileNotFoundError):
-            _record_path(path).unlink()
+        _remove(path)
     return removed
+
+
+def damaged_copies(home: Path, sha256: str) -> list[Path]:
+    """Compare the copies of a checkpoint with their SHA-256; removes and returns those that differ."""
+    damaged = []
+    for path in copies_in(home):
+        if path.name.startswith(sha256) and _undamaged(path) is None:
+            _remove(path)
+            damaged.append(path)
+    return damaged
 
 
 def find_or_make(checkpoint: Path, sha256: str, precision: str, home: Path, check: bool) -> Copy | None:
@@ -126,6 +131,11 @@ def _make(checkpoint: Path, precision: str, path: Path) -> Copy | None:
             unfinished.unlink()
     _record(path, layout)
     return Copy(path, layout)
+
+
+def _remove(path: Path) -> None:
+    for file in (path, _record_path(path)):
+        file.unlink(missing_ok=True)
 
 
 def _record(path: Path, layout: Layout) -> None:

@@ -1,0 +1,229 @@
+"""Weights mapped into memory give the same numbers, and a copy that does not fit is made again."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protrna_cli.model import load
+from protrna_cli.model.checkpoint import read_checkpoint
+from protrna_cli.weights import mapped
+from protrna_cli.weights.checkpoint import CheckpointFile
+from protrna_cli.weights.locate import locate
+from tests.conftest import GOLDEN, TOY, Run
+
+LAST = {"toy": 3, "head64": 2}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of weights for which every checkpoint is large enough."""
+    monkeypatch.setattr(mapped, "SMALLEST", 0)
+    monkeypatch.setenv("PROTRNA_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint that changed a minute ago, and so can be trusted."""
+    return settled(shutil.copy(TOY, tmp_path / "toy.h5"))
+
+
+def settled(path: Path) -> Path:
+    then = time.time_ns() - 60_000_000_000
+    os.utime(path, ns=(then, then))
+    return path
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The checkpoints that are read instead of being mapped."""
+    read: list[Path] = []
+    monkeypatch.setattr(
+        load, "read_checkpoint", lambda path, place: read.append(path) or read_checkpoint(path, place)
+    )
+    return read
+
+
+def loaded(path: Path, precision: str = "float32") -> Any:
+    """Load a model as a run does: its checkpoint is hashed first."""
+    found = locate(str(path))
+    found.sha256()
+    return found.load(precision, "cpu", None)
+
+
+def last_layer(model: Any, tokens: Any) -> Any:
+    return model(tokens, repr_layers=[model.size.layers])["representations"][model.size.layers].numpy()
+
+
+@pytest.mark.parametrize("name", ["toy", "head64"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_mapped_weights_give_the_same_bits(
+    tmp_path: Path, home: Path, reads: list[Path], name: str, precision: str
+) -> None:
+    path = settled(shutil.copy(GOLDEN / f"{name}.h5", tmp_path / "x.h5"))
+    golden = np.load(GOLDEN / f"{name}.npz")
+    first, again = (last_layer(loaded(path, precision), golden["tokens"]) for _ in range(2))
+    assert reads == []
+    read = last_layer(CheckpointFile(path).load(precision, "cpu", None), golden["tokens"])
+    assert reads == [path]
+    assert first.tobytes() == again.tobytes() == read.tobytes()
+    if precision == "float32":
+        np.testing.assert_allclose(first, golden[f"layer_{LAST[name]}"], rtol=0, atol=1e-5)
+    assert len(mapped.copies_in(home)) == 1
+
+
+def test_every_weight_is_aligned(home: Path, checkpoint: Path) -> None:
+    loaded(checkpoint)
+    [path] = mapped.copies_in(home)
+    record = json.loads(Path(f"{path}.json").read_text())
+
+    def offsets(node: Any) -> list[int]:
+        if isinstance(node, dict):
+            return [node["offset"]]
+        return [offset for each in node for offset in offsets(each)]
+
+    found = offsets(record["layout"]["weights"])
+    assert len(found) == 1 + 3 * 17 + 2 + 5
+    assert all(offset % 64 == 0 for offset in found)
+
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def spoil_the_record(path: Path) -> None:
+    Path(f"{path}.json").write_text('{"stamp": [1, 2, 3]}')
+
+
+def lose_the_record(path: Path) -> None:
+    Path(f"{path}.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, cut, spoil_the_record, lose_the_record, Path.unlink])
+def test_a_damaged_copy_is_made_again(
+    home: Path, checkpoint: Path, reads: list[Path], damage: Callable[[Path], None]
+) -> None:
+    tokens = np.load(GOLDEN / "toy.npz")["tokens"]
+    before = last_layer(loaded(checkpoint), tokens)
+    [path] = mapped.copies_in(home)
+    content = path.read_bytes()
+    damage(path)
+    assert last_layer(loaded(checkpoint), tokens).tobytes() == before.tobytes()
+    assert path.read_bytes() == content
+    assert reads == []
+
+
+def test_a_copy_that_was_moved_is_hashed_and_kept(home: Path, checkpoint: Path) -> None:
+    loaded(checkpoint)
+    [path] = mapped.copies_in(home)
+    moved = path.with_suffix(".moved")
+    shutil.copy(path, moved)
+    moved.replace(path)
+    inode = path.stat().st_ino
+    loaded(checkpoint)
+    assert path.stat().st_ino == inode
+
+
+def test_without_room_or_a_folder_the_checkpoint_is_read(
+    tmp_path: Path, home: Path, checkpoint: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped, "ROOM", 1 << 50)
+    loaded(checkpoint)
+    assert mapped.copies_in(home) == []
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PROTRNA_HOME", str(tmp_path / "file"))
+    loaded(checkpoint)
+    assert reads == [checkpoint] * 2
+
+
+def test_a_checkpoint_that_just_changed_is_not_trusted(
+    home: Path, checkpoint: Path, reads: list[Path]
+) -> None:
+    checkpoint.touch()
+    loaded(checkpoint)
+    assert reads == [checkpoint]
+    assert not (home / "trusted.json").exists()
+
+
+def test_another_checkpoint_at_the_same_path_has_a_copy_of_its_own(home: Path, checkpoint: Path) -> None:
+    loaded(checkpoint)
+    settled(shutil.copy(GOLDEN / "head64.h5", checkpoint))
+    assert loaded(checkpoint).size.width == 128
+    assert len(mapped.copies_in(home)) == 2
+
+
+def test_what_a_killed_process_left_is_removed(home: Path, checkpoint: Path) -> None:
+    loaded(checkpoint)
+    [path] = mapped.copies_in(home)
+    path.unlink()
+    (left := path.with_name(f"{path.name}.1234.new")).write_bytes(b"half")
+    loaded(checkpoint)
+    assert path.exists()
+    assert not left.exists()
+
+
+LOAD = """
+import sys
+from protrna_cli.weights import mapped
+from protrna_cli.weights.locate import locate
+mapped.SMALLEST = 0
+make = mapped._make
+mapped._make = lambda *words: print("made") or make(*words)
+checkpoint = locate(sys.argv[1])
+checkpoint.sha256()
+checkpoint.load("float32", "cpu", None)
+"""
+
+
+def test_of_many_processes_one_makes_the_copy(home: Path, checkpoint: Path) -> None:
+    words = [sys.executable, "-c", LOAD, checkpoint]
+    processes = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert "".join(said) == "made\n"
+
+
+def test_weights_are_hashed_again_when_asked(tmp_path: Path, home: Path, checkpoint: Path, run: Run) -> None:
+    """A byte is changed behind the back of size, time and inode."""
+    words = ["embed", GOLDEN / "sequences.fa", "-o", tmp_path / "out.npy", "--model", checkpoint]
+    words += ["--gaps", "remove", "--overwrite"]
+    assert run("weights", "verify", checkpoint).code == 0
+    assert run(*words).code == 0
+    status = checkpoint.stat()
+    with checkpoint.open("r+b") as file:
+        file.seek(-8, os.SEEK_END)
+        file.write(b"\x01")
+    os.utime(checkpoint, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert run(*words).code == 0
+    done = run(*words, "--check-weights")
+    assert (done.code, "damaged or replaced since it was verified" in done.err) == (69, True)
+
+
+def test_copies_are_listed_verified_and_pruned(home: Path, checkpoint: Path, run: Run) -> None:
+    loaded(checkpoint)
+    loaded(checkpoint, "bfloat16")
+    listed = json.loads(run("weights", "list", "--json").out)
+    assert [each["name"] for each in listed] == ["mapped bfloat16", "mapped float32"]
+    assert len({each["sha256"] for each in listed}) == 1
+    flip_a_byte(Path(listed[1]["path"]))
+    done = run("weights", "verify", checkpoint)
+    assert (done.code, f"note: {listed[1]['path']}: damaged, and removed" in done.err) == (0, True)
+    freed = Path(listed[0]["path"]).stat().st_size
+    assert f"removed {freed / 2**20:.1f} MiB of mapped copies" in run("weights", "prune").err
+    assert list((home / "mapped").iterdir()) == []
+    assert run("weights", "prune").code == 0

@@ -21,6 +21,7 @@ from protrna_cli.run import rates
 from protrna_cli.run.estimate import Estimate, estimate
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.pipeline import Product
+from protrna_cli.run.precision import choose_precision, recommend_bfloat16
 from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.reuse import plan_reuse
 from protrna_cli.run.runner import (
@@ -29,7 +30,6 @@ from protrna_cli.run.runner import (
     pooling_of,
     rate_key,
     rates_file,
-    recommend_bfloat16,
     run_shard,
     summary_of,
 )
@@ -88,6 +88,7 @@ def embed_fasta(
         with Path(os.devnull).open("wb") as null:
             return stream_fasta(names, null.fileno(), options, progress, stop, watcher, name=os.devnull)
     targets = targets_of(output, options)
+    options = choose_precision(options, [target.path for target in targets])
     checkpoint = locate(options.model, options.weights_dir, options.check_weights)
     checkpoint.check_reachable(options.offline)
     protect_targets(targets, names, checkpoint, options)
@@ -137,6 +138,7 @@ def stream_fasta(
     options, names = _checked(options), _as_list(inputs)
     progress, stop = progress or Progress(), stop or Stop()
     options.refuse_for_pipe(name)
+    options = choose_precision(options)
     from protrna_cli.run.stream import Stream  # imports pyarrow, which other formats do not need
 
     checkpoint = locate(options.model, options.weights_dir, options.check_weights)
@@ -170,7 +172,7 @@ def estimate_fasta(
     ProtrnaError
         The input or the options are invalid.
     """
-    options, names = _checked(options), _as_list(inputs)
+    options, names = choose_precision(_checked(options)), _as_list(inputs)
     checkpoint = locate(options.model, options.weights_dir, options.check_weights)
     size = checkpoint.size() if checkpoint.is_there else PUBLISHED_SIZE
     targets = targets_of(Path(path_text("-o", output_path)), options)

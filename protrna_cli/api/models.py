@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from protrna_cli.errors import WeightsError
 from protrna_cli.plan.values import AnyPath, path_text
 from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.precision import choose_precision
 from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
 from protrna_cli.weights.locate import locate, weights_folder
 from protrna_cli.weights.names import PUBLISHED, PUBLISHED_FILE
@@ -38,7 +39,8 @@ def load_model(
         A folder: `name` is then the name of a file in it, as in the published code. The published weights,
         `ProtRNA_pretrained.h5`, are downloaded into it if they are missing.
     precision
-        Precision of matrix multiplication: `float32`, or `bfloat16`, which halves the memory of the weights.
+        Precision of matrix multiplication: `float32`, or `bfloat16`, which halves the memory of the weights,
+        or `auto` for bfloat16 where it is at least 1.5 times as fast.
     device
         `auto` (the first GPU, or the CPU if there is none), `cpu`, `gpu` or `gpu:N`. Models on several
         devices can be used in one process.
@@ -65,6 +67,7 @@ def load_model(
     """
     name = path_text("--model", name)
     options = EmbedOptions(model=name, precision=precision, device=device, threads=threads)
+    options = choose_precision(options)
     checkpoint = locate(name) if path is None else _in_folder(name, Path(path_text("path", path)))
     checkpoint.check_reachable()
     checkpoint.obtain()

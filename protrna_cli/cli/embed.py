@@ -117,7 +117,7 @@ PANELS = {
     type=click.Choice(PRECISIONS),
     default="float32",
     show_default=True,
-    help="Of matmuls; bfloat16 is faster with AMX and on GPUs.",
+    help="Of matmuls; auto: bfloat16 where it is faster.",
 )
 @click.option(
     "--dtype",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from protrna_cli.errors import UsageError
-from protrna_cli.machine import available_cpus, cpu_flags, is_own_process, parse_device
+from protrna_cli.machine import available_cpus, is_own_process, parse_device
 from protrna_cli.model.structure import Placer
 from protrna_cli.text import counted
 
@@ -164,15 +164,9 @@ def gpu_names() -> tuple[str, ...]:
     return tuple(str(each.get("device_name", "unknown")) for each in details)
 
 
-def bfloat16_is_fast() -> bool:
-    """Whether the device of our own process multiplies bfloat16 several times faster than float32.
-
-    True for CPUs with AMX and for GPUs of compute capability 8.0 (Ampere) or more.
-    """
-    gpus = tf.config.get_visible_devices("GPU")
-    if not gpus:
-        return "amx_bf16" in cpu_flags()
-    details = tf.config.experimental.get_device_details(gpus[0])
+def gpu_multiplies_bfloat16() -> bool:
+    """Whether the first visible GPU has units for bfloat16: compute capability 8.0 (Ampere) or more."""
+    details = tf.config.experimental.get_device_details(tf.config.get_visible_devices("GPU")[0])
     return bool(details.get("compute_capability", (0, 0)) >= (8, 0))
 
 

@@ -19,7 +19,7 @@ def remember(file: Path, key: str, rate: float) -> None:
     """Record operations per second; does nothing if the file cannot be written."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps({**_rates(file), key: round(rate)}))
+        write_whole(file, json.dumps({**_rates(file), key: round(rate, 2)}))
 
 
 def _rates(file: Path) -> dict[str, object]:

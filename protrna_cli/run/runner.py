@@ -24,6 +24,7 @@ from protrna_cli.run.journal import Position
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.partial import PartialOutput
 from protrna_cli.run.pipeline import Product, Request
+from protrna_cli.run.precision import recommend_bfloat16
 from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
 from protrna_cli.run.reuse import Reuse, plan_reuse
 from protrna_cli.run.stop import Stop
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 MEASURABLE_SECONDS = 5.0
 """A shorter run does not measure the machine's speed well; nor does one that mostly reads what is resumed."""
-
-SMALL_MODEL = 50_000_000
-"""Parameters of a model whose speed nobody needs to think about; the published one has 651 million."""
 
 
 @dataclass(frozen=True)
@@ -236,16 +234,6 @@ def saved(products: Sequence[Product]) -> Amount:
     """Count what is durable in all outputs of a run."""
     position = min((each.sink.position for each in products), key=lambda at: (at.chunks, at.batches))
     return Amount(position.records, position.residues)
-
-
-def recommend_bfloat16(size: ModelSize, options: EmbedOptions, progress: Progress) -> None:
-    """Recommend bfloat16 if it is much faster here than float32; a small model is fast anyway."""
-    from protrna_cli.model import runtime
-
-    if options.precision == "float32" and size.parameters > SMALL_MODEL and runtime.bfloat16_is_fast():
-        progress.note(
-            "this machine is several times faster with --precision bfloat16, see protrna help precision"
-        )
 
 
 def rate_key(size: ModelSize, options: EmbedOptions) -> str:

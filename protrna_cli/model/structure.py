@@ -81,11 +81,13 @@ class ModelSize:
 
 
 def row_count(tokens: int) -> int:
-    """Number of rows for this many tokens: the next multiple of 128. The last rows are empty.
+    """Number of rows for this many tokens: the next multiple of 128, or of 32 below. The last rows are empty.
 
-    Every new number of rows is compiled once, so there should be few.
+    Every new number of rows is compiled once, so there should be few. A job of one short record has one
+    batch: 32 rows instead of 128 save half a second of it with the published model on two cores.
     """
-    return -(-tokens // 128) * 128
+    step = 32 if tokens <= 96 else 128
+    return -(-tokens // step) * step
 
 
 PUBLISHED_SIZE = ModelSize(layers=33, width=1280, heads=20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -137,6 +138,7 @@ class EmbedOptions:
         whole_number("--batch-tokens", self.batch_tokens, 1)
         if isinstance(self.reuse, (str, PathLike)):
             object.__setattr__(self, "reuse", (self.reuse,))
+        instance("--reuse", self.reuse, Sequence, "one or more paths")
         object.__setattr__(self, "reuse", tuple(path_text("--reuse", path) for path in self.reuse))
         for name in ("per_token", "check_weights", "offline", "overwrite", "resume"):
             switch(_option(name), getattr(self, name))

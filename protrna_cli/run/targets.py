@@ -99,7 +99,7 @@ def make_header(
     weights_sha256: str | None,
     input_census: Census,
     shard_census: Census,
-    count_distinct: bool,
+    count_distinct: bool = True,
 ) -> Header:
     """Make the header of an output before the run.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protrna_cli.errors import WeightsError
-from protrna_cli.weights.mapped import Copy, find_or_make
+from protrna_cli.weights import mapped
 from protrna_cli.weights.names import MISSING_WEIGHTS_REMEDY, is_offline
 from protrna_cli.weights.trust import trust, trusted_sha256
 
@@ -157,7 +157,7 @@ class CheckpointFile(Checkpoint):
         if known and (record is None or record.sha256 == known):
             return known
         found = checked_sha256(self.path)
-        if self.home:
+        if self.home and self.path.stat().st_size >= mapped.SMALLEST:
             trust(self.path, found, self.home)
         return found
 
@@ -169,12 +169,12 @@ class CheckpointFile(Checkpoint):
 
         return load_checkpoint(self.path, precision, device, threads, lambda: self._mapped(precision))
 
-    def _mapped(self, precision: str) -> Copy | None:
+    def _mapped(self, precision: str) -> mapped.Copy | None:
         """Find or make the copy to map. Without a known SHA-256 there is none: it is its name."""
         sha256 = self._trusted_sha256()
         if sha256 is None or self.home is None:
             return None
-        return find_or_make(self.path, sha256, precision, self.home, self.check)
+        return mapped.find_or_make(self.path, sha256, precision, self.home, self.check)
 
 
 class RememberedCheckpoint(Checkpoint):

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from protrna_cli.disk import locked, write_whole
 from protrna_cli.errors import OutputUnwritable
 from protrna_cli.weights.trust import stamp
-from protrna_cli.weights.verification import file_hash
 
 if TYPE_CHECKING:
     from protrna_cli.model.mapped import Layout
 
 SMALLEST = 64 << 20
-"""Bytes of the smallest checkpoint that is worth a copy: others are read in a tenth of a second."""
+"""Bytes of the smallest checkpoint that is worth a copy: others are hashed and read in no time."""
 
 ROOM = 2
 """Free space that a copy must find, as a multiple of the size of its checkpoint."""
@@ -102,6 +101,8 @@ def _unchanged(path: Path) -> Copy | None:
 
 def _undamaged(path: Path) -> Copy | None:
     """Return a copy whose bytes are those that were recorded, and record how it stands now."""
+    from protrna_cli.weights.verification import file_hash
+
     try:
         layout = json.loads(_record_path(path).read_text("utf-8"))["layout"]
         if file_hash(path, "sha256") != layout["sha256"]:

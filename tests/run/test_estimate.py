@@ -31,7 +31,7 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path, run: Run) -> None:
     assert counted == {"records": 5, "residues": 1234, "unknown": 1, "long": 1, "copied": 1, "skipped": 0}
     # Three pieces of 510 in two batches, because a batch has space for two; then 10 and 4 together.
     assert (found["tokens"], found["batches"]) == (3 * 512 + 12 + 6, 3)
-    assert found["padding_share"] == pytest.approx(1 - (3 * 512 + 12 + 6) / (3 * 512 + 128))
+    assert found["padding_share"] == pytest.approx(1 - (3 * 512 + 12 + 6) / (3 * 512 + 32))
     assert found["output_bytes"] == 5 * 40 * 4
     assert found["seconds"] is None
     told = dict(line.split("  ", 1) for line in run(*words).out.splitlines())
@@ -68,7 +68,7 @@ def test_a_dry_run_needs_no_output(tmp_path: Path, run: Run, format: str | None)
 def test_a_dry_run_uses_the_last_speed_and_needs_no_weights(tmp_path: Path, run: Run, home: Path) -> None:
     path = write_fasta(tmp_path / "in.fa", ["acgu"])
     key = rate_key(PUBLISHED_SIZE, EmbedOptions(threads=3))
-    operations = 33 * (24 * 1280**2 * 128 + (4 * 1280 + 20 * 70) * 6**2)  # 6 tokens in 128 rows
+    operations = 33 * (24 * 1280**2 * 32 + (4 * 1280 + 20 * 70) * 6**2)  # 6 tokens in 32 rows
     rates.remember(home / "rates.json", key, operations / 12_000)
     words = ["embed", path, "-o", tmp_path / "out.npy", "--dry-run", "--threads", 3]
     found = json.loads(run(*words, "--json").out)

@@ -33,7 +33,7 @@ EMBED_OPTIONS: dict[str, tuple[str, list[Any]]] = {
     "per_token": SWITCH,
     "per_token_output": PATH,
     "pool": ("--pool takes mean, max or cls", ["avg", "MEAN", None, 1, []]),
-    "precision": ("--precision takes float32 or bfloat16", ["bf16", "float16", None]),
+    "precision": ("--precision takes float32, bfloat16 or auto", ["bf16", "float16", None]),
     "dtype": ("--dtype takes float32 or float16", ["float64", "bfloat16", np.float32]),
     "format": ("--format takes parquet, h5 or npy", ["csv", "h5ad", ".npy", 1]),
     "h5_layout": ("--h5-layout takes flat or packed", ["tall", None]),
@@ -41,6 +41,8 @@ EMBED_OPTIONS: dict[str, tuple[str, list[Any]]] = {
     "threads": ("--threads takes a whole number from 1 up", NUMBER),
     "batch_tokens": ("--batch-tokens takes a whole number from 1 up", [None, *NUMBER]),
     "weights_dir": PATH,
+    "reuse": ("--reuse takes (a path|one or more paths)", [3, None, ["a", 3], {"a": 1}]),
+    "check_weights": SWITCH,
     "offline": SWITCH,
     "overwrite": SWITCH,
     "resume": SWITCH,
@@ -97,7 +99,7 @@ def test_paths_and_lists_of_layers_are_taken_as_they_are_meant() -> None:
     ("call", "words"),
     [
         (lambda out: load_model(7), "--model takes a path"),  # type: ignore[arg-type]
-        (lambda out: load_model("demo", precision="bf16"), "--precision takes float32 or bfloat16"),
+        (lambda out: load_model("demo", precision="bf16"), "--precision takes float32, bfloat16 or auto"),
         (lambda out: load_model("demo", device="cuda"), "--device takes auto"),
         (lambda out: load_model("demo", threads=0), "--threads takes a whole number from 1 up, not 0"),
         (lambda out: examine("demo", threads=0), "--threads takes a whole number from 1 up, not 0"),

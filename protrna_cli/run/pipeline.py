@@ -43,6 +43,19 @@ class Embedder(Protocol):
         """Embed a batch; returns one array per layer and pooling, see `ProtRNA.embed`."""
 
 
+class Absent:
+    """Stands for the model of a run that computes nothing, as all its sequences are reused."""
+
+    def __init__(self) -> None:
+        self.alphabet = Alphabet()
+
+    def embed(
+        self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str
+    ) -> list[Floats]:
+        """Refuse: there is no model."""
+        raise NotImplementedError
+
+
 class Sink(Protocol):
     """Receives rows: chunk by chunk in input order, filled in any order within a chunk.
 

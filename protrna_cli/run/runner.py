@@ -23,7 +23,7 @@ from protrna_cli.run.batching import RESIDUES
 from protrna_cli.run.journal import Position
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.partial import PartialOutput
-from protrna_cli.run.pipeline import Product, Request
+from protrna_cli.run.pipeline import Absent, Embedder, Product, Request
 from protrna_cli.run.precision import recommend_bfloat16
 from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
 from protrna_cli.run.reuse import Reuse, plan_reuse
@@ -35,7 +35,7 @@ from protrna_cli.weights.checkpoint import Checkpoint
 from protrna_cli.weights.locate import weights_folder
 
 if TYPE_CHECKING:
-    from protrna_cli.model.transformer import ProtRNA
+    pass
 
 MEASURABLE_SECONDS = 5.0
 """A shorter run does not measure the machine's speed well; nor does one that mostly reads what is resumed."""
@@ -47,6 +47,8 @@ class ShardPlan:
 
     Attributes
     ----------
+    size
+        Size of the model.
     census
         Census of the shard.
     headers
@@ -57,6 +59,7 @@ class ShardPlan:
         What earlier outputs hold of the shard.
     """
 
+    size: ModelSize
     census: Census
     headers: dict[Target, Header]
     copies: Copies
@@ -96,8 +99,10 @@ def embed_shard(
         if not headers:
             return summary_of(paths, plan, options, already_whole=True)
         check_space(headers, progress)
-        model = checkpoint.load(options.precision, options.device, options.threads)
-        recommend_bfloat16(model.size, options, progress)
+        model: Embedder = Absent()
+        if plan.amount.records:
+            model = checkpoint.load(options.precision, options.device, options.threads)
+            recommend_bfloat16(plan.size, options, progress)
     with ExitStack() as stack:
         partials = {
             target: stack.enter_context(PartialOutput(target.path, header, run_key(header), options.resume))
@@ -155,27 +160,27 @@ def plan_shard(
         census = shard.census
         if options.rules.long == "whole":
             check_memory(census.longest, census.longest_id, size)
-        if not options.resume:
-            # Load TensorFlow while the checkpoint is hashed; with --resume the output may need no model.
+        if not options.resume and not options.reuse:
+            # Load TensorFlow while the checkpoint is hashed. With these options the run may need no model.
             import protrna_cli.model.runtime  # noqa: F401
         headers = {
             target: make_header(target, options, size, sha256(), counted_input.census, census, across_chunks)
             for target in targets
         }
     if not options.reuse:
-        return ShardPlan(census, headers, Copies(options.rules, shard.distinct))
+        return ShardPlan(size, census, headers, Copies(options.rules, shard.distinct))
     reuse, origins = plan_reuse(shard, headers, options)
     headers = {
         target: replace(header, provenance={**header.provenance, "reuse": origins})
         for target, header in headers.items()
     }
     copies = Copies(options.rules, shard.distinct, reused=reuse.held if reuse else None)
-    return ShardPlan(census, headers, copies, reuse)
+    return ShardPlan(size, census, headers, copies, reuse)
 
 
 def run_shard(
     counted_input: CountedInput,
-    model: ProtRNA,
+    model: Embedder,
     products: Sequence[Product],
     options: EmbedOptions,
     plan: ShardPlan,
@@ -183,9 +188,9 @@ def run_shard(
     stop: Stop,
 ) -> tuple[float, Work]:
     """Embed the records of one shard; returns the seconds it took, and stores the speed for `--dry-run`."""
-    layers = model.size.layer_indices(options.layers)
+    layers = plan.size.layer_indices(options.layers)
     request = Request(options.rules, layers, options.batch_tokens, options.dtype)
-    items = counted_input.records(options.shard, model.size.width)
+    items = counted_input.records(options.shard, plan.size.width)
     progress.start(plan.amount, saved(products))
     started = time.perf_counter()
     try:
@@ -194,8 +199,8 @@ def run_shard(
         progress.close()
     seconds = time.perf_counter() - started
     if seconds > MEASURABLE_SECONDS and work.tokens > plan.amount.residues // 10:
-        speed = work.speed(model.size, max(layers), seconds)
-        rates.remember(rates_file(), rate_key(model.size, options), speed)
+        speed = work.speed(plan.size, max(layers), seconds)
+        rates.remember(rates_file(), rate_key(plan.size, options), speed)
     return seconds, work
 
 

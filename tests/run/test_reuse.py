@@ -231,6 +231,17 @@ def test_another_output_to_reuse_is_another_run(tmp_path: Path, release: Path) -
         embed_fasta(release, tmp_path / "out", replace(OPTIONS, reuse=(str(other),), resume=True))
 
 
+def test_without_new_sequences_no_model_is_loaded(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = make_old(tmp_path, OPTIONS)
+    monkeypatch.setattr("protrna_cli.model.load.load_checkpoint", None)
+    summary = embed_fasta(tmp_path / "old.fa", tmp_path / "new.npy", replace(OPTIONS, reuse=(str(old),)))
+    assert (summary.n_reused, summary.computed) == (40, Amount())
+    assert np.load(tmp_path / "new.npy").tobytes() == np.load(old).tobytes()
+    assert run("verify", tmp_path / "new.npy", tmp_path / "old.fa").code == 0
+
+
 def test_a_dry_run_counts_what_is_reused(tmp_path: Path, release: Path, run: Run) -> None:
     old = make_old(tmp_path, OPTIONS)
     words = [

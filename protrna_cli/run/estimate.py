@@ -14,6 +14,7 @@ from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.account import settings_account
 from protrna_cli.output.rows import BLOCK_BYTES
 from protrna_cli.plan.chunks import into_chunks
+from protrna_cli.plan.distinct import MAX_SEQUENCES
 from protrna_cli.run.batching import ChunkBatches
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.targets import Target, run_settings
@@ -36,6 +37,9 @@ ACTIVATIONS = 17
 
 RESIDUE_ARRAYS = 3
 """Arrays (B, T, D) per layer taken, if the vectors of all residues leave the model."""
+
+SEQUENCE_BYTES = 50
+"""What the table of distinct sequences needs for each, while it grows."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,7 @@ def estimate(
         output_bytes=sum(output_bytes),
         memory_bytes=(
             RUNTIME_BYTES
+            + SEQUENCE_BYTES * min(census.n_distinct, MAX_SEQUENCES)
             + _model_bytes(work, size, options)
             + _residue_bytes(work, census, size, targets, options)
             + max(

@@ -29,7 +29,6 @@ from protrna_cli.run.runner import (
     plan_shard,
     pooling_of,
     rate_key,
-    rates_file,
     run_shard,
     summary_of,
 )
@@ -189,7 +188,7 @@ def estimate_fasta(
             size,
             targets,
             options,
-            speed=rates.recall(rates_file(), rate_key(size, options)),
+            speed=rates.recall(rates.rates_file(), rate_key(size, options)),
         )
 
 

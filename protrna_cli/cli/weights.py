@@ -193,8 +193,7 @@ def prune_(weights_dir: str | None, quiet: bool, verbose: bool) -> None:
     """
     del verbose
     home = weights_folder(weights_dir)
-    freed = sum(path.stat().st_size for path in copies_in(home))
-    prune(home)
+    freed = prune(home)
     if not quiet:
         say(f"removed {size_text(freed)} of mapped copies in {home}")
 

@@ -59,14 +59,13 @@ def recommend_bfloat16(size: ModelSize, options: EmbedOptions, progress: Progres
 def _gain(options: EmbedOptions) -> float:
     """How many times as fast as in float32 the device multiplies in bfloat16, as measured here once."""
     from protrna_cli.model import runtime, trial
-    from protrna_cli.run.runner import rates_file
 
     device = runtime.configure(options.device, options.threads)
     key = f"bfloat16 to float32, {device}, {options.threads or available_cpus()} threads"
-    known = rates.recall(rates_file(), key)
+    known = rates.recall(rates.rates_file(), key)
     if known is None:
         known = trial.bfloat16_gain(runtime.tensorflow_name(device))
-        rates.remember(rates_file(), key, known)
+        rates.remember(rates.rates_file(), key, known)
     return known
 
 

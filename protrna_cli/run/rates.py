@@ -7,6 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from protrna_cli.disk import write_whole
+from protrna_cli.weights.locate import weights_folder
+
+
+def rates_file() -> Path:
+    """File with the remembered speeds."""
+    return weights_folder() / "rates.json"
 
 
 def recall(file: Path, key: str) -> float | None:

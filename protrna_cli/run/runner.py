@@ -32,7 +32,6 @@ from protrna_cli.run.targets import Target, check_space, is_whole, make_header
 from protrna_cli.run.work import Work
 from protrna_cli.text import counted, shortened, size_text
 from protrna_cli.weights.checkpoint import Checkpoint
-from protrna_cli.weights.locate import weights_folder
 
 if TYPE_CHECKING:
     pass
@@ -200,7 +199,7 @@ def run_shard(
     seconds = time.perf_counter() - started
     if seconds > MEASURABLE_SECONDS and work.tokens > plan.amount.residues // 10:
         speed = work.speed(plan.size, max(layers), seconds)
-        rates.remember(rates_file(), rate_key(plan.size, options), speed)
+        rates.remember(rates.rates_file(), rate_key(plan.size, options), speed)
     return seconds, work
 
 
@@ -245,11 +244,6 @@ def rate_key(size: ModelSize, options: EmbedOptions) -> str:
     """Key of a remembered speed: model size, precision, device and threads."""
     threads = options.threads or available_cpus()
     return f"{size.layers} layers of {size.width}, {options.precision}, {options.device}, {threads} threads"
-
-
-def rates_file() -> Path:
-    """File with the remembered speeds."""
-    return weights_folder() / "rates.json"
 
 
 def pooling_of(target: Target, options: EmbedOptions) -> str:

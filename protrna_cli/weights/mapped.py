@@ -39,12 +39,13 @@ def copies_in(home: Path) -> list[Path]:
     return sorted((home / "mapped").glob("*.weights"))
 
 
-def prune(home: Path) -> list[Path]:
-    """Remove all copies in a folder of weights; returns those that were there."""
-    removed = copies_in(home)
-    for path in removed:
+def prune(home: Path) -> int:
+    """Remove all copies in a folder of weights; returns how many bytes they had."""
+    freed = 0
+    for path in copies_in(home):
+        freed += path.stat().st_size
         _remove(path)
-    return removed
+    return freed
 
 
 def damaged_copies(home: Path, sha256: str) -> list[Path]:

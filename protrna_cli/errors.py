@@ -10,6 +10,7 @@ ProtrnaError
 ├── MissingExtra         69   a command's libraries are not installed
 ├── NotFinite            70   an embedding has infinite or NaN values
 ├── OutOfMemory          71   a single record does not fit into memory
+├── WorkersLost          71   processes of the run died repeatedly, most often for want of memory
 ├── OutputUnwritable     73   the output cannot be created
 │   └── OutputBusy       73   another process is writing it
 ├── WriteFailed          74   writing failed before the end
@@ -86,6 +87,12 @@ class NotFinite(ProtrnaError):
 
 class OutOfMemory(ProtrnaError):
     """A single record does not fit into memory; the message names it."""
+
+    exit_code = 71
+
+
+class WorkersLost(ProtrnaError):
+    """Processes of the run died repeatedly on one batch; committed work is safe."""
 
     exit_code = 71
 

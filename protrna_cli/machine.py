@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from protrna_cli.errors import UsageError
 
@@ -70,6 +73,44 @@ def available_memory() -> int | None:
     except (OSError, ValueError):
         pass
     return min(limits, default=None)
+
+
+class Gpu(NamedTuple):
+    """A GPU by its name in `CUDA_VISIBLE_DEVICES`, and its free bytes of memory, if they are known."""
+
+    name: str
+    free: int | None
+
+
+def visible_gpus() -> list[Gpu]:
+    """List the NVIDIA GPUs that this process may use: those of `nvidia-smi`, or of `CUDA_VISIBLE_DEVICES`.
+
+    Whether TensorFlow can use them is another question; none if there is no `nvidia-smi`.
+    """
+    query = ["nvidia-smi", "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    found = re.findall(r"^(\S+), (?:(\d+)|.*)$", lines, re.MULTILINE)
+    gpus = [Gpu(name, int(mebibytes) << 20 if mebibytes else None) for name, mebibytes in found]
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        return gpus
+    return [_gpu_named(name.strip(), gpus) for name in allowed.split(",") if _names_a_gpu(name)]
+
+
+def _names_a_gpu(name: str) -> bool:
+    """Whether an entry of `CUDA_VISIBLE_DEVICES` names a GPU, as -1 and the empty string do not."""
+    return re.fullmatch(r"\d+|(GPU|MIG)-\S+", name.strip()) is not None
+
+
+def _gpu_named(name: str, gpus: Sequence[Gpu]) -> Gpu:
+    """Find a GPU by its number or the start of its UUID; a part of one (MIG) has memory that is not known."""
+    for number, gpu in enumerate(gpus):
+        if name == str(number) or (name.startswith("GPU-") and gpu.name.startswith(name)):
+            return Gpu(name, gpu.free)
+    return Gpu(name, None)
 
 
 def cpu_flags() -> frozenset[str]:

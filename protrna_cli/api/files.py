@@ -18,14 +18,15 @@ from protrna_cli.output.formats.table import choose_format
 from protrna_cli.plan.shard import WHOLE
 from protrna_cli.plan.values import AnyPath, instance, path_text
 from protrna_cli.run import rates
+from protrna_cli.run.auto import settle
 from protrna_cli.run.estimate import Estimate, estimate
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.pipeline import Product
-from protrna_cli.run.precision import choose_precision, recommend_bfloat16
 from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.reuse import plan_reuse
 from protrna_cli.run.runner import (
     embed_shard,
+    opened,
     plan_shard,
     pooling_of,
     rate_key,
@@ -87,7 +88,7 @@ def embed_fasta(
         with Path(os.devnull).open("wb") as null:
             return stream_fasta(names, null.fileno(), options, progress, stop, watcher, name=os.devnull)
     targets = targets_of(output, options)
-    options = choose_precision(options, [target.path for target in targets])
+    options = settle(options, [target.path for target in targets])
     checkpoint = locate(options.model, options.weights_dir, options.check_weights)
     checkpoint.check_reachable(options.offline)
     protect_targets(targets, names, checkpoint, options)
@@ -137,7 +138,7 @@ def stream_fasta(
     options, names = _checked(options), _as_list(inputs)
     progress, stop = progress or Progress(), stop or Stop()
     options.refuse_for_pipe(name)
-    options = choose_precision(options)
+    options = settle(options)
     from protrna_cli.run.stream import Stream  # imports pyarrow, which other formats do not need
 
     checkpoint = locate(options.model, options.weights_dir, options.check_weights)
@@ -151,8 +152,7 @@ def stream_fasta(
                 counted_input = take_census(sources, options.rules)
                 checkpoint.obtain(watcher)
                 plan = plan_shard(counted_input, [target], checkpoint, options, across_chunks=False)
-                model = checkpoint.load(options.precision, options.device, options.threads)
-                recommend_bfloat16(model.size, options, progress)
+            model = stack.enter_context(opened(checkpoint, plan, options, progress, stop))
             with Stream(descriptor, plan.headers[target], stop) as stream:
                 products = [Product(pooling_of(target, options), stream)]
                 seconds, _ = run_shard(counted_input, model, products, options, plan, progress, stop)
@@ -171,7 +171,7 @@ def estimate_fasta(
     ProtrnaError
         The input or the options are invalid.
     """
-    options, names = choose_precision(_checked(options)), _as_list(inputs)
+    options, names = settle(_checked(options)), _as_list(inputs)
     checkpoint = locate(options.model, options.weights_dir, options.check_weights)
     size = checkpoint.size() if checkpoint.is_there else PUBLISHED_SIZE
     targets = targets_of(Path(path_text("-o", output_path)), options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
@@ -22,10 +23,11 @@ from protrna_cli.fasta.records import Record, Skipped, read_sequences
 from protrna_cli.output.embeddings import Embedding
 from protrna_cli.plan.pieces import embedded_length
 from protrna_cli.plan.rules import TRAINED_LENGTH, Rules
-from protrna_cli.plan.values import instance, switch
+from protrna_cli.plan.values import AUTO, instance, switch
+from protrna_cli.run.auto import batch_tokens_of
 from protrna_cli.run.batching import RESIDUES
 from protrna_cli.run.in_memory import ChunkRows, embed_chunks
-from protrna_cli.run.options import BATCH_TOKENS, EmbedOptions
+from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.pipeline import Request
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from protrna_cli.run.runner import check_memory
@@ -59,7 +61,7 @@ class _Keywords(TypedDict, total=False):
     on_invalid: str
     gaps: str
     skip_unknown: bool
-    batch_tokens: int
+    batch_tokens: int | str
     progress: bool
 
 
@@ -72,7 +74,7 @@ class _How:
         per_token: bool,
         pool: str,
         precision: str | None,
-        batch_tokens: int,
+        batch_tokens: int | str,
         progress: bool,
         rules: Rules,
     ) -> None:
@@ -112,7 +114,10 @@ class _Ready:
         self._pooling = RESIDUES if options.per_token else options.pool
         self._layers = options.layers
         self._progress = progress
-        self.request = Request(options.rules, model.size.layer_indices(options.layers), options.batch_tokens)
+        layers = model.size.layer_indices(options.layers)
+        if options.batch_tokens == AUTO:
+            options = replace(options, batch_tokens=batch_tokens_of(model))
+        self.request = Request(options.rules, layers, options.budget)
 
     def chunks(self, items: Iterable[Record | Skipped], total: Amount) -> Iterator[ChunkRows]:
         """Embed records chunk by chunk, with a progress bar if it is wanted."""
@@ -207,7 +212,7 @@ def embed(
     on_invalid: str = "error",
     gaps: str = "error",
     skip_unknown: bool = False,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | str = AUTO,
     progress: bool = False,
 ) -> AnyVectors:
     """Embed sequences; returns their vectors in the same order.
@@ -242,7 +247,7 @@ def embed(
     skip_unknown
         Leave unknown residues out of means.
     batch_tokens
-        Token budget of a batch.
+        Token budget of a batch, or `auto`: by CPU threads, or by the free memory of the GPU.
     progress
         Show a progress bar, in a terminal or a notebook.
 
@@ -344,7 +349,7 @@ def embed_iter(
     on_invalid: str = "error",
     gaps: str = "error",
     skip_unknown: bool = False,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | str = AUTO,
     progress: bool = False,
 ) -> Iterator[Embedding[Any]]:
     """Embed a stream of sequences, which need not end; yields each with its vectors, in the same order.

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protrna_cli.errors import WeightsError
-from protrna_cli.plan.values import AnyPath, path_text
+from protrna_cli.plan.values import AUTO, AnyPath, path_text
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.run.precision import choose_precision
+from protrna_cli.run.precision import faster_precision
 from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
 from protrna_cli.weights.locate import locate, weights_folder
 from protrna_cli.weights.names import PUBLISHED, PUBLISHED_FILE
@@ -67,7 +67,8 @@ def load_model(
     """
     name = path_text("--model", name)
     options = EmbedOptions(model=name, precision=precision, device=device, threads=threads)
-    options = choose_precision(options)
+    if precision == AUTO:
+        precision = faster_precision(options)
     checkpoint = locate(name) if path is None else _in_folder(name, Path(path_text("path", path)))
     checkpoint.check_reachable()
     checkpoint.obtain()
@@ -75,7 +76,7 @@ def load_model(
         import protrna_cli.model.load  # noqa: F401 (takes 2 s, as the hash does the first time)
 
         sha256()  # refuses a checkpoint that changed since it was verified
-    return checkpoint.load(options.precision, options.device, options.threads)
+    return checkpoint.load(precision, device, threads)
 
 
 def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./weights") -> ProtRNA:

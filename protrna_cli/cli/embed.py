@@ -13,6 +13,7 @@ import click
 from protrna_cli.cli.help_text import Command, epilog
 from protrna_cli.cli.options import (
     ANY_PATH,
+    AutoOrNumber,
     as_json,
     format_of_output,
     on_device,
@@ -29,7 +30,8 @@ from protrna_cli.errors import UsageError
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.paths import shard_path
 from protrna_cli.plan.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
-from protrna_cli.run.options import BATCH_TOKENS, DTYPE_BYTES, POOLS, PRECISIONS, EmbedOptions, pooled_only
+from protrna_cli.plan.values import AUTO
+from protrna_cli.run.options import DTYPE_BYTES, POOLS, PRECISIONS, EmbedOptions, pooled_only
 from protrna_cli.run.stop import SignalStop
 from protrna_cli.weights.names import DEMO, DEMO_NOTICE, PUBLISHED
 
@@ -41,7 +43,7 @@ PANELS = {
     "Model": ["--model", "--precision", "--weights-dir", "--offline", "--check-weights"],
     "Output": ["--output", "--format", "--per-token-output", "--dtype", "--h5-layout", "--overwrite"],
     "Long records": ["--long", "--max-length", "--overlap"],
-    "Running": ["--dry-run", "--resume", "--reuse", "--device", "--threads", "--batch-tokens"],
+    "Running": ["--dry-run", "--resume", "--reuse", "--device", "--threads", "--workers", "--batch-tokens"],
     "Many machines": ["--shard", "--dask"],
     "Messages": ["--progress", "--json", "--quiet", "--verbose", "--help"],
 }
@@ -165,11 +167,19 @@ PANELS = {
 @on_device
 @click.option(
     "--batch-tokens",
-    type=click.IntRange(1),
-    default=BATCH_TOKENS,
+    type=AutoOrNumber(),
+    default=AUTO,
     show_default=True,
-    metavar="N",
+    metavar="N|auto",
     help="Tokens in a batch; more need more memory.",
+)
+@click.option(
+    "--workers",
+    type=AutoOrNumber(),
+    default=1,
+    show_default=True,
+    metavar="N|auto",
+    help="Processes, each with its cores or a GPU.",
 )
 @click.option(
     "--shard",

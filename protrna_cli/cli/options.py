@@ -10,11 +10,22 @@ from click import get_current_context
 from click.core import ParameterSource
 
 from protrna_cli.output.formats.table import ALL_FORMATS, H5_LAYOUTS, RUN_FORMATS
+from protrna_cli.plan.values import AUTO
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 ANY_PATH = click.Path(readable=False)
 """A path. Whether it can be read is found when it is read; click would call it a usage error if not."""
+
+
+class AutoOrNumber(click.IntRange):
+    """A whole number from 1 up, or `auto`."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == AUTO else super().convert(value, param, ctx)
 
 
 def was_given(name: str) -> bool:

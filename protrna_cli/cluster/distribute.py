@@ -34,9 +34,9 @@ from protrna_cli.output.provenance import compare_keys, run_key
 from protrna_cli.output.rows import Header
 from protrna_cli.plan import chunks
 from protrna_cli.plan.shard import Shard
+from protrna_cli.run.auto import settle
 from protrna_cli.run.journal import read_position
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.run.precision import choose_precision
 from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
 from protrna_cli.run.runner import plan_shard, summary_of
 from protrna_cli.run.stop import Stop
@@ -105,7 +105,7 @@ def embed_distributed(
     """
     folder = Path(output_path).absolute()
     options.refuse_for_cluster()
-    options = choose_precision(options, [folder])
+    options = settle(options, [folder])
     target = Target(folder, choose_format(folder, "parquet"), options.per_token)
     if count := local_processes(address):
         options = replace(options, threads=options.threads or max(1, available_cpus() // count))

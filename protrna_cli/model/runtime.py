@@ -87,6 +87,11 @@ def _take_process(gpu: Any) -> None:
         tf.config.experimental.set_memory_growth(gpu, True)
 
 
+def threads() -> int:
+    """CPU threads of TensorFlow in this process."""
+    return int(tf.config.threading.get_intra_op_parallelism_threads()) or available_cpus()
+
+
 def tensorflow_name(device: str) -> str:
     """TensorFlow's name of a device that `configure` returned; it counts the visible GPUs only."""
     gpu = _find_gpu(device)

@@ -57,8 +57,14 @@ def _vectors(provenance: dict[str, Any]) -> dict[str, str]:
         "layers": ", ".join(map(str, provenance["layers"])),
         "vectors": f"one per record, {per_row[pooling]} its residues" if pooling else "one per residue",
         "numbers": f"{provenance['dtype']}, computed in {provenance['precision']}, "
-        f"up to {provenance['batch_tokens']:,} tokens a batch",
+        f"up to {provenance['batch_tokens']:,} tokens a batch{_halved(provenance)}",
     }
+
+
+def _halved(provenance: dict[str, Any]) -> str:
+    if "halved_to" not in provenance:
+        return ""
+    return f", halved to {provenance['halved_to']:,} when memory ran out"
 
 
 def _rules(rules: dict[str, Any]) -> dict[str, str]:

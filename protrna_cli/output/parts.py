@@ -97,7 +97,8 @@ def _order_parts(parts: Sequence[Path]) -> dict[Path, Header]:
 def _refuse_foreign(part: Path, header: Header, first: Path, first_header: Header) -> None:
     """Refuse a part that is not of the same run as the first part, and say how to make it again."""
     try:
-        keys = [{**run_key(each), "shard": None} for each in (header, first_header)]
+        # The size of a batch changes the last bits only, as another processor does, and is chosen by machine.
+        keys = [{**run_key(each), "shard": None, "batch_tokens": None} for each in (header, first_header)]
     except KeyError as error:
         raise InputError(f"{part}: its provenance lacks {error}; was it made by protrna embed?") from None
     shard, other = shard_of(header), shard_of(first_header)
@@ -126,6 +127,7 @@ def _merge_headers(headers: list[Header], parts: dict[Path, Header]) -> Header:
     provenance = {
         **headers[0].provenance,
         "shard": str(WHOLE),
+        "batch_tokens": max(header.provenance["batch_tokens"] for header in headers),
         "embedded": embedded,
         "skipped": skipped,
     }
@@ -137,6 +139,8 @@ def _merge_headers(headers: list[Header], parts: dict[Path, Header]) -> Header:
             {**each, "sequences": sum(of)}
             for each, of in zip(provenance["reuse"], zip(*counts, strict=True), strict=True)
         ]
+    if halved := [each.provenance["halved_to"] for each in headers if "halved_to" in each.provenance]:
+        provenance["halved_to"] = min(halved)
     rows = sum(header.n_rows for header in headers)
     residues = sum(header.n_residues for header in headers)
     return replace(headers[0], n_rows=rows, n_residues=residues, provenance=provenance, checksums=None)

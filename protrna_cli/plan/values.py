@@ -9,6 +9,9 @@ from protrna_cli.errors import UsageError
 
 AnyPath = str | os.PathLike[str]
 
+AUTO = "auto"
+"""The value of an option that is chosen for this machine."""
+
 
 def one_of(option: str, value: object, allowed: Iterable[str]) -> None:
     """Refuse a value that is not one of the allowed texts.
@@ -29,6 +32,12 @@ def whole_number(option: str, value: object, least: int | None = None) -> None:
         raise _refusal(
             option, "a whole number" if least is None else f"a whole number from {least} up", value
         )
+
+
+def auto_or_number(option: str, value: object, least: int) -> None:
+    """Refuse anything but `auto` and an `int` of at least `least`; raises as `one_of` does."""
+    if value != AUTO and (type(value) is not int or value < least):
+        raise _refusal(option, f"{AUTO} or a whole number from {least} up", value)
 
 
 def whole_numbers(option: str, values: object) -> None:

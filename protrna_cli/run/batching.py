@@ -70,6 +70,13 @@ class ChunkBatches:
         """Count the tokens of each piece of a batch, with `<cls>` and `<eos>`."""
         return [self.pieces[i].length + 2 for i in batch]
 
+    def split(self, batch: list[int], fits: int) -> list[list[int]]:
+        """Split a batch in halves until each has at most `fits` tokens, or one piece; 0 is no bound."""
+        if not fits or len(batch) == 1 or sum(self.token_counts(batch)) <= fits:
+            return [batch]
+        half = len(batch) // 2
+        return [*self.split(batch[:half], fits), *self.split(batch[half:], fits)]
+
     def tokens(self, batch: list[int], alphabet: Alphabet) -> tuple[Tokens, Floats]:
         """Make the tokens (B, T) of a batch, and the weight (B, T) of each token in its record's mean."""
         pieces = [self.pieces[i] for i in batch]

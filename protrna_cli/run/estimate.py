@@ -17,6 +17,7 @@ from protrna_cli.plan.chunks import into_chunks
 from protrna_cli.plan.distinct import MAX_SEQUENCES
 from protrna_cli.run.batching import ChunkBatches
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
+from protrna_cli.run.seats import choose_seats
 from protrna_cli.run.targets import Target, run_settings
 from protrna_cli.run.work import Work
 from protrna_cli.text import aligned, counted, duration_text, printable, size_text
@@ -63,7 +64,7 @@ class Estimate:
     output_bytes
         Uncompressed size of the vectors; Parquet is about a tenth smaller.
     memory_bytes
-        Approximate peak memory of the process, if it runs on a CPU.
+        Approximate peak memory of the process, or of all workers together, on a CPU.
     seconds
         Time without loading the model, at the speed of the last run with the same model size, precision,
         device and threads; None if there was none.
@@ -159,9 +160,10 @@ def estimate(
         assignment = copies.assign(kept)
         n_computed += len(assignment.running)
         work.n_reused += assignment.n_reused
-        chunk = ChunkBatches(kept, assignment.running, options.rules, options.batch_tokens)
+        chunk = ChunkBatches(kept, assignment.running, options.rules, options.budget)
         for batch in chunk.batches:
             work.add(chunk.token_counts(batch))
+    processes = len(choose_seats(options, work.tokens))
     output_bytes = [_output_bytes(target, census, size, options) for target in targets]
     return Estimate(
         inputs=[each["name"] for each in census.inputs],
@@ -181,9 +183,9 @@ def estimate(
         padding_share=1 - work.tokens / work.rows if work.rows else 0.0,
         output_bytes=sum(output_bytes),
         memory_bytes=(
-            RUNTIME_BYTES
+            RUNTIME_BYTES * processes
             + SEQUENCE_BYTES * min(census.n_distinct, MAX_SEQUENCES)
-            + _model_bytes(work, size, options)
+            + _model_bytes(work, size, options, processes)
             + _residue_bytes(work, census, size, targets, options)
             + max(
                 _writing_bytes(target, n_bytes, census, size, options)
@@ -204,14 +206,14 @@ def _output_bytes(target: Target, census: Census, size: ModelSize, options: Embe
     return (census.n_embedded if target.per_token else census.n_rows) * _vector_bytes(size, options)
 
 
-def _model_bytes(work: Work, size: ModelSize, options: EmbedOptions) -> int:
-    """Memory of the weights, and of one batch in the model."""
+def _model_bytes(work: Work, size: ModelSize, options: EmbedOptions, processes: int) -> int:
+    """Memory of the weights, which processes share, and of a batch in each of them."""
     # In bfloat16 the scores are there in float32 too, for the softmax; so are most of the activations.
     weight, score = {"float32": (4, 4), "bfloat16": (2, 6)}[options.precision]
     scores = max((pieces * tokens**2 for pieces, tokens in work.shapes), default=0)
     activations = ACTIVATIONS * 4 * size.width * max(work.row_counts, default=0)
     compiled = SHAPE_BYTES * min(len(work.shapes), KEPT_SHAPES)
-    return weight * size.parameters + score * size.heads * scores + activations + compiled
+    return weight * size.parameters + processes * (score * size.heads * scores + activations + compiled)
 
 
 def _residue_bytes(

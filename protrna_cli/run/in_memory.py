@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.records import Record, Skipped
@@ -13,10 +13,14 @@ from protrna_cli.plan.pieces import embedded_length
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run import pipeline
+from protrna_cli.run.embedder import InProcess
 from protrna_cli.run.journal import Position
-from protrna_cli.run.pipeline import Embedder, Product, Request
+from protrna_cli.run.pipeline import Product, Request
 from protrna_cli.run.report import Amount, Progress
 from protrna_cli.run.stop import Stop
+
+if TYPE_CHECKING:
+    from protrna_cli.model.transformer import ProtRNA
 
 
 class ChunkRows(NamedTuple):
@@ -58,6 +62,9 @@ class _KeptChunk:
         """Refuse: earlier chunks are not kept."""
         raise NotImplementedError
 
+    def halve(self, fits: int) -> None:
+        """Do nothing: there is no provenance."""
+
     def commit(self, batches: int, done: Amount) -> None:
         """Do nothing: there is no file to write."""
 
@@ -71,7 +78,7 @@ class _KeptChunk:
 
 
 def embed_chunks(
-    items: Iterable[Record | Skipped], model: Embedder, pooling: str, request: Request, progress: Progress
+    items: Iterable[Record | Skipped], model: ProtRNA, pooling: str, request: Request, progress: Progress
 ) -> Iterator[ChunkRows]:
     """Embed records chunk by chunk. The chunks, and so the numbers, are those of a run that writes a file.
 
@@ -82,7 +89,7 @@ def embed_chunks(
     """
     for chunk in into_chunks(items):
         sink = _KeptChunk(len(request.repr_layers))
-        pipeline.embed(chunk, model, [Product(pooling, sink)], request, progress, Stop())
+        pipeline.embed(chunk, InProcess(model), [Product(pooling, sink)], request, progress, Stop())
         progress.resume(_copied([item for item in chunk if isinstance(item, Record)], request.rules))
         yield sink.take()
 

@@ -33,6 +33,8 @@ class Position:
         Sizes of the index and of the list of skipped records before that chunk.
     reused
         1 if the vectors of earlier outputs are filled in.
+    fits
+        Tokens at once that fit into memory, if it ran out; otherwise 0.
     """
 
     chunks: int = 0
@@ -43,6 +45,11 @@ class Position:
     index_bytes: int = 0
     skipped_bytes: int = 0
     reused: int = 0
+    fits: int = 0
+
+    def batches_of(self, chunk: int) -> int:
+        """Count the finished batches of a chunk that is not finished."""
+        return self.batches if chunk == self.chunks else 0
 
     @classmethod
     def of(cls, entry: dict[str, Any]) -> Position:

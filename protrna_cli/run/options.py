@@ -12,15 +12,21 @@ from protrna_cli.machine import parse_device
 from protrna_cli.output.formats.table import H5_LAYOUTS, RUN_FORMATS, choose_format, refuse_layout
 from protrna_cli.plan.rules import DEFAULT_RULES, Rules
 from protrna_cli.plan.shard import WHOLE, Shard
-from protrna_cli.plan.values import instance, one_of, path_text, switch, whole_number, whole_numbers
+from protrna_cli.plan.values import (
+    AUTO,
+    auto_or_number,
+    instance,
+    one_of,
+    path_text,
+    switch,
+    whole_number,
+    whole_numbers,
+)
 from protrna_cli.weights.names import PUBLISHED
 
 POOLS = ("mean", "max", "cls")
-PRECISIONS = ("float32", "bfloat16", "auto")
+PRECISIONS = ("float32", "bfloat16", AUTO)
 DTYPE_BYTES = {"float32": 4, "float16": 2}
-
-BATCH_TOKENS = 2048
-"""Default token budget of a batch."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,10 @@ class EmbedOptions:
     device, threads
         As in `load_model`.
     batch_tokens
-        Token budget of a batch.
+        Token budget of a batch, or `auto`: by CPU threads, or by the free memory of the GPU.
+    workers
+        Processes on this machine that run batches, each with its share of the cores or with a GPU, or `auto`;
+        `threads` are then those of each.
     weights_dir
         Folder of the published weights; by default `PROTRNA_HOME` or the user's cache folder.
     check_weights
@@ -84,7 +93,8 @@ class EmbedOptions:
     h5_layout: str = "flat"
     device: str = "auto"
     threads: int | None = None
-    batch_tokens: int = BATCH_TOKENS
+    batch_tokens: int | str = AUTO
+    workers: int | str = 1
     weights_dir: str | None = None
     check_weights: bool = False
     offline: bool = False
@@ -115,8 +125,19 @@ class EmbedOptions:
                 "--reuse does not go with --regions: the vector of a region depends on its whole record; "
                 "leave one of them out"
             )
+        if self.workers != 1 and ":" in self.device:
+            raise UsageError(
+                f"--workers gives each process a GPU of its own, but --device {self.device} is only one; "
+                "choose them with CUDA_VISIBLE_DEVICES instead"
+            )
         if self.resume and self.overwrite:
             raise UsageError("--resume continues a run, but --overwrite starts it again; use one of them")
+
+    @property
+    def budget(self) -> int:
+        """Token budget of a batch, once `auto` is settled."""
+        assert isinstance(self.batch_tokens, int)
+        return self.batch_tokens
 
     def _check_values(self) -> None:
         """Refuse values that the command line would not take. Paths become text, and layers a tuple."""
@@ -135,7 +156,8 @@ class EmbedOptions:
         parse_device(self.device)
         if self.threads is not None:
             whole_number("--threads", self.threads, 1)
-        whole_number("--batch-tokens", self.batch_tokens, 1)
+        auto_or_number("--batch-tokens", self.batch_tokens, 1)
+        auto_or_number("--workers", self.workers, 1)
         if isinstance(self.reuse, (str, PathLike)):
             object.__setattr__(self, "reuse", (self.reuse,))
         instance("--reuse", self.reuse, Sequence, "one or more paths")
@@ -196,6 +218,8 @@ class EmbedOptions:
         refuse_layout(self.h5_layout, [choose_format(Path("-"), "parquet")])
         if self.per_token_output:
             raise UsageError("--dask writes only one output; run it again with --per-token for the residues")
+        if self.workers != 1:
+            raise UsageError("--dask has workers of its own, as many as its cluster; leave --workers out")
         if self.shard.count > 1:
             raise UsageError("--dask cuts the run into shards itself; leave --shard out")
 

@@ -78,6 +78,7 @@ class PartialOutput:
     def _open_files(self) -> None:
         """Open the files as they were at the position; before the first commit they start empty."""
         at = self.position = self._journal.position
+        self._fits = at.fits
         resume = (at.vectors, at.index_bytes) if at != Position() else None
         self._vectors = npy.ArrayWriter(self._array, self._header, resume)
         self._skipped = (self._folder / "skipped.tsv").open("r+b" if resume else "wb", buffering=0)
@@ -113,6 +114,10 @@ class PartialOutput:
         with self._writing():
             return self._vectors.read(layer, start, count)
 
+    def halve(self, fits: int) -> None:
+        """Keep how many tokens at once fit into memory, for the next commit."""
+        self._fits = fits
+
     def commit_reused(self) -> None:
         """Make the vectors durable that were filled in before the first chunk."""
         with self._writing():
@@ -142,6 +147,7 @@ class PartialOutput:
             )
 
     def _advance(self, position: Position) -> None:
+        position = replace(position, fits=self._fits)
         self._journal.commit(position)
         self.position = position
 
@@ -158,6 +164,9 @@ class PartialOutput:
         WriteFailed
             The output cannot be written.
         """
+        if self._fits:
+            provenance = {**self._header.provenance, "halved_to": self._fits}
+            self._header = replace(self._header, provenance=provenance)
         with self._writing():
             self._vectors.close()
             blocks = _checked(npy.read_blocks(self._array, self._header), check)

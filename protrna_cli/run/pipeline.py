@@ -6,23 +6,24 @@ Legend: B batch, T tokens, D width.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
-from typing import Protocol
+from itertools import accumulate, chain, islice, takewhile
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from protrna_cli.errors import NotFinite, OutOfMemory, Stopped
+from protrna_cli.errors import InputError, InputUnreadable, NotFinite, OutOfMemory, Stopped, WorkersLost
 from protrna_cli.fasta.copies import Assignment, Copies
 from protrna_cli.fasta.records import Record, Skipped, rows_of
-from protrna_cli.model.alphabet import Alphabet, Tokens
 from protrna_cli.output.rows import Values
 from protrna_cli.plan.chunks import into_chunks
 from protrna_cli.plan.pieces import embedded_length
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run.batching import RESIDUES, ChunkBatches, Floats, Joiner
+from protrna_cli.run.embedder import Embedder, Vectors
 from protrna_cli.run.journal import Position
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from protrna_cli.run.stop import Stop
@@ -30,30 +31,6 @@ from protrna_cli.run.work import Work
 
 COMMIT_SECONDS = 30.0
 """Time between commits: the most work that a crash can cost, besides the running batch."""
-
-
-class Embedder(Protocol):
-    """The part of a model that the loop uses."""
-
-    alphabet: Alphabet
-
-    def embed(
-        self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str
-    ) -> list[Floats]:
-        """Embed a batch; returns one array per layer and pooling, see `ProtRNA.embed`."""
-
-
-class Absent:
-    """Stands for the model of a run that computes nothing, as all its sequences are reused."""
-
-    def __init__(self) -> None:
-        self.alphabet = Alphabet()
-
-    def embed(
-        self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str
-    ) -> list[Floats]:
-        """Refuse: there is no model."""
-        raise NotImplementedError
 
 
 class Sink(Protocol):
@@ -75,6 +52,9 @@ class Sink(Protocol):
 
     def read(self, layer: int, start: int, count: int) -> Values:
         """Read vectors (count, D) of an earlier chunk; called only if the run copies from there."""
+
+    def halve(self, fits: int) -> None:
+        """Record that memory ran out, and how many tokens at once fit into it."""
 
     def commit(self, batches: int, done: Amount) -> None:
         """Make the first `batches` batches of the open chunk durable.
@@ -157,8 +137,66 @@ def embed(
     NotFinite, OutOfMemory
         A record cannot be embedded; the message names it. The batches before it are committed.
     """
-    work, done = Work(), NOTHING
-    copies = copies or Copies(request.rules)
+    known = [each.sink.position.fits for each in products if each.sink.position.fits]
+    work = Work(fits=min(known, default=0))
+    chunks = _unfinished(items, products, request, copies or Copies(request.rules), work, stop)
+    jobs = _submit_ahead(chunks, model, request, work)
+    for job in jobs:
+        stop.check()
+        chunk = job.chunk
+        fillers = [RowFiller(product, chunk, request) for product in chunk.products]
+        # The jobs of a chunk end with one that has no batch.
+        of_chunk = takewhile(lambda each: each.batch is not None, chain([job], jobs))
+        _fill(chunk, fillers, of_chunk, model, request, work, progress, stop)
+        for product in chunk.products:
+            product.sink.close_chunk(chunk.done_after)
+    return work
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A chunk that is not finished in all outputs.
+
+    Attributes
+    ----------
+    batches
+        The pieces that run, in batches.
+    first
+        How many batches need not run again.
+    products
+        The outputs that it is not finished in.
+    done_before, done_after
+        What is done before its first batch that runs, and after its last one.
+    """
+
+    records: list[Record]
+    skipped: list[Skipped]
+    assignment: Assignment
+    batches: ChunkBatches
+    first: int
+    products: list[Product]
+    done_before: Amount
+    done_after: Amount
+
+
+class _Job(NamedTuple):
+    """A batch that was submitted, in parts that fit into memory; without a batch, the end of a chunk."""
+
+    chunk: _Chunk
+    batch: list[int] | None = None
+    parts: Sequence[tuple[list[int], Vectors]] = ()
+
+
+def _unfinished(
+    items: Iterable[Record | Skipped],
+    products: Sequence[Product],
+    request: Request,
+    copies: Copies,
+    work: Work,
+    stop: Stop,
+) -> Iterator[_Chunk]:
+    """Cut the records into chunks; those that are finished in all outputs are left out."""
+    done = NOTHING
     for number, chunk_items in enumerate(into_chunks(items)):
         stop.check()
         records = [item for item in chunk_items if isinstance(item, Record)]
@@ -169,17 +207,58 @@ def embed(
         done += Amount(len(lengths), sum(lengths))
         if not unfinished:
             continue
-        chunk = ChunkBatches(records, assignment.running, request.rules, request.max_tokens)
-        skipped = [item for item in chunk_items if isinstance(item, Skipped)]
+        batches = ChunkBatches(records, assignment.running, request.rules, request.max_tokens)
         # A sink that is further ahead gets the same batches again.
-        first = min(product.sink.position.batches for product in unfinished)
-        fillers = [RowFiller(product, chunk, records, assignment, skipped, request) for product in unfinished]
-        _embed_chunk(chunk, fillers, first, before, model, request, progress, stop)
-        for product in unfinished:
-            product.sink.close_chunk(done)
-        for batch in chunk.batches[first:]:
-            work.add(chunk.token_counts(batch))
-    return work
+        first = min(product.sink.position.batches_of(number) for product in unfinished)
+        for batch in batches.batches[first:]:
+            work.add(batches.token_counts(batch))
+        before = sum((_amount(batches, i) for batch in batches.batches[:first] for i in batch), before)
+        skipped = [item for item in chunk_items if isinstance(item, Skipped)]
+        yield _Chunk(records, skipped, assignment, batches, first, unfinished, before, done)
+
+
+def _submit_ahead(chunks: Iterable[_Chunk], model: Embedder, request: Request, work: Work) -> Iterator[_Job]:
+    """Submit batches in order, and those of the next chunk before the last ones of a chunk are done."""
+    waiting: deque[_Job] = deque()
+    for chunk in chunks:
+        for batch in chunk.batches.batches[chunk.first :]:
+            parts = chunk.batches.split(batch, work.fits)
+            waiting.append(_Job(chunk, batch, _submit(model, chunk, parts, request)))
+            if len(waiting) > model.ahead:
+                yield waiting.popleft()
+        waiting.append(_Job(chunk))
+        if len(waiting) > model.ahead:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _submit(
+    model: Embedder, chunk: _Chunk, parts: Sequence[list[int]], request: Request
+) -> list[tuple[list[int], Vectors]]:
+    """Submit parts of a batch."""
+    submitted = []
+    for part in parts:
+        tokens, weights = chunk.batches.tokens(part, model.alphabet)
+        poolings = _poolings(chunk, part, request)
+        submitted.append((part, model.submit(tokens, weights, request.repr_layers, *poolings)))
+    return submitted
+
+
+def _poolings(chunk: _Chunk, batch: list[int], request: Request) -> list[str]:
+    """List the poolings that the model must do for a batch, each once."""
+    joined = [_joined_as(product, request.rules) for product in chunk.products]
+    return list(dict.fromkeys(wanted(pooling, chunk.batches, i) for pooling in joined for i in batch))
+
+
+def _joined_as(product: Product, rules: Rules) -> str:
+    """As what the pieces of a record are joined: regions are pooled here, from the residues."""
+    return RESIDUES if rules.regions else product.pooling
+
+
+def wanted(pooling: str, batches: ChunkBatches, i: int) -> str:
+    """Pooling that the model must do for piece `i`."""
+    # The maximum of a record in pieces is taken over its joined residues, so all of them are needed.
+    return RESIDUES if pooling == "max" and batches.piece_count(i) > 1 else pooling
 
 
 class RowFiller:
@@ -189,24 +268,17 @@ class RowFiller:
     pooled.
     """
 
-    def __init__(
-        self,
-        product: Product,
-        chunk: ChunkBatches,
-        records: list[Record],
-        assignment: Assignment,
-        skipped: list[Skipped],
-        request: Request,
-    ) -> None:
+    def __init__(self, product: Product, chunk: _Chunk, request: Request) -> None:
+        records, assignment = chunk.records, chunk.assignment
         per_token = product.pooling == RESIDUES
         rows = [rows_of(record, request.rules, per_token) for record in records]
-        starts = product.sink.open_chunk([row for each in rows for row in each], skipped)
+        starts = product.sink.open_chunk([row for each in rows for row in each], chunk.skipped)
         firsts = accumulate(map(len, rows), initial=0)
         self._starts = [starts[first] for first in islice(firsts, len(rows))]
         by_id = {} if per_token or not request.rules.regions else request.rules.regions.by_id
         self._regions = [by_id.get(record.id, []) for record in records]
-        self._joiner = Joiner(chunk, RESIDUES if by_id else product.pooling)
-        self._chunk, self._dtype = chunk, request.dtype
+        self._joiner = Joiner(chunk.batches, _joined_as(product, request.rules))
+        self._chunk, self._dtype = chunk.batches, request.dtype
         self._pooling, self.sink = product.pooling, product.sink
         self._equal = assignment.running
         for place, first in assignment.copied.items():
@@ -219,15 +291,9 @@ class RowFiller:
         """Whether no record is waiting for more pieces."""
         return self._joiner.idle
 
-    def wanted(self, i: int) -> str:
-        """Pooling that the model must do for piece `i`."""
-        # The maximum of a record in pieces is taken over its joined residues, so all of them are needed.
-        in_pieces = self._joiner.pooling == "max" and self._chunk.piece_count(i) > 1
-        return RESIDUES if in_pieces else self._joiner.pooling
-
     def take(self, i: int, vectors: dict[str, list[Floats]]) -> None:
         """Take the vectors of piece `i`; the last one fills the rows of its record and of equal records."""
-        joined = self._joiner.add(i, vectors[self.wanted(i)])
+        joined = self._joiner.add(i, vectors[wanted(self._joiner.pooling, self._chunk, i)])
         if joined is None:
             return
         record = self._chunk.pieces[i].record
@@ -254,36 +320,67 @@ class RowFiller:
         return np.stack([part.mean(axis=0, dtype=np.float64) for part in parts])
 
 
-def _embed_chunk(
-    chunk: ChunkBatches,
+def _fill(
+    chunk: _Chunk,
     fillers: list[RowFiller],
-    first: int,
-    done: Amount,
+    jobs: Iterable[_Job],
     model: Embedder,
     request: Request,
+    work: Work,
     progress: Progress,
     stop: Stop,
 ) -> None:
-    """Run the batches of a chunk from number `first` on, with commits; `done` counts the chunks before."""
-    done = sum((_amount(chunk, i) for batch in chunk.batches[:first] for i in batch), done)
-    complete, committed = (first, done), time.monotonic()
+    """Fill the rows of a chunk, batch by batch, with commits."""
+    done = chunk.done_before
+    complete, committed = (chunk.first, done), time.monotonic()
+
+    def results(parts: Sequence[tuple[list[int], Vectors]]) -> Iterator[tuple[list[int], list[Floats]]]:
+        """Wait for parts of a batch; one for which memory is too small runs again in halves."""
+        for part, vectors in parts:
+            try:
+                with stop.abandoning():
+                    arrays = vectors()
+            except MemoryError:
+                _halve(chunk, part, fillers, work, progress)
+                yield from results(_submit(model, chunk, chunk.batches.split(part, work.fits), request))
+            else:
+                yield part, arrays
+
     try:
-        for number, batch in enumerate(chunk.batches[first:], start=first + 1):
-            for i, vectors in _run(model, chunk, fillers, batch, request, stop):
-                for filler in fillers:
-                    filler.take(i, vectors)
-                amount = _amount(chunk, i)
-                done += amount
-                progress.advance(amount)
+        for number, job in enumerate(jobs, start=chunk.first + 1):
+            for part, arrays in results(job.parts):
+                poolings = _poolings(chunk, part, request)
+                for i, vectors in _by_piece(chunk.batches, part, arrays, poolings, len(request.repr_layers)):
+                    for filler in fillers:
+                        filler.take(i, vectors)
+                    amount = _amount(chunk.batches, i)
+                    done += amount
+                    progress.advance(amount)
             if fillers[0].idle:
                 complete = number, done
                 if time.monotonic() - committed > COMMIT_SECONDS:
                     _commit(fillers, *complete)
                     committed = time.monotonic()
-    except (Stopped, NotFinite, OutOfMemory):
-        if complete[0] > first:
+    except (Stopped, NotFinite, OutOfMemory, WorkersLost, InputError, InputUnreadable):
+        if complete[0] > chunk.first:
             _commit(fillers, *complete)
         raise
+
+
+def _halve(chunk: _Chunk, batch: list[int], fillers: list[RowFiller], work: Work, progress: Progress) -> None:
+    """Run fewer tokens at once from now on; raises OutOfMemory if the batch is a single piece."""
+    if len(batch) == 1:
+        piece = chunk.batches.pieces[batch[0]]
+        raise OutOfMemory(
+            f"{chunk.batches.name(piece.record)}: {piece.length:,} residues at once do not fit into memory; "
+            "use --long window with a smaller --max-length"
+        ) from None
+    tokens = sum(chunk.batches.token_counts(batch))
+    if not work.fits or tokens <= work.fits:  # otherwise it was submitted before the last halving
+        work.fits = tokens // 2
+        progress.note(f"memory ran out with {tokens:,} tokens in a batch; going on with {work.fits:,}")
+        for filler in fillers:
+            filler.sink.halve(work.fits)
 
 
 def _commit(fillers: list[RowFiller], batches: int, done: Amount) -> None:
@@ -291,37 +388,16 @@ def _commit(fillers: list[RowFiller], batches: int, done: Amount) -> None:
         filler.sink.commit(batches, done)
 
 
-def _amount(chunk: ChunkBatches, i: int) -> Amount:
+def _amount(batches: ChunkBatches, i: int) -> Amount:
     """Count what piece `i` adds: residues, and with its last piece the record. Copies do not count."""
-    piece = chunk.pieces[i]
-    return Amount(int(piece.stop == chunk.embedded(piece.record)), piece.fresh)
+    piece = batches.pieces[i]
+    return Amount(int(piece.stop == batches.embedded(piece.record)), piece.fresh)
 
 
-def _run(
-    model: Embedder,
-    chunk: ChunkBatches,
-    fillers: list[RowFiller],
-    batch: list[int],
-    request: Request,
-    stop: Stop,
+def _by_piece(
+    batches: ChunkBatches, batch: list[int], arrays: list[Floats], poolings: list[str], n_layers: int
 ) -> Iterator[tuple[int, dict[str, list[Floats]]]]:
-    """Run a batch, in halves if memory is too small; yields each piece with its vectors by pooling."""
-    tokens, weights = chunk.tokens(batch, model.alphabet)
-    poolings = list(dict.fromkeys(filler.wanted(i) for filler in fillers for i in batch))
-    try:
-        with stop.abandoning():
-            arrays = model.embed(tokens, weights, request.repr_layers, *poolings)
-    except MemoryError:
-        if len(batch) == 1:
-            raise OutOfMemory(
-                f"{chunk.name(chunk.pieces[batch[0]].record)}: {chunk.pieces[batch[0]].length:,} residues "
-                "at once do not fit into memory; use --long window with a smaller --max-length"
-            ) from None
-        half = len(batch) // 2
-        yield from _run(model, chunk, fillers, batch[:half], request, stop)
-        yield from _run(model, chunk, fillers, batch[half:], request, stop)
-        return
-    n_layers = len(request.repr_layers)
+    """Yield each piece of a batch with its vectors by pooling."""
     for row, i in enumerate(batch):
-        vectors = [np.atleast_2d(values[row])[: chunk.pieces[i].length] for values in arrays]
+        vectors = [np.atleast_2d(values[row])[: batches.pieces[i].length] for values in arrays]
         yield i, {pooling: vectors[k * n_layers :][:n_layers] for k, pooling in enumerate(poolings)}

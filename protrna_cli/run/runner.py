@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.fasta.census import Census, CountedInput
@@ -18,23 +17,24 @@ from protrna_cli.output.paths import skipped_path
 from protrna_cli.output.protect import remove_partial
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Header
+from protrna_cli.plan.values import AUTO
 from protrna_cli.run import pipeline, rates
 from protrna_cli.run.batching import RESIDUES
+from protrna_cli.run.embedder import Absent, Embedder, InProcess
 from protrna_cli.run.journal import Position
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.partial import PartialOutput
-from protrna_cli.run.pipeline import Absent, Embedder, Product, Request
+from protrna_cli.run.pipeline import Product, Request
 from protrna_cli.run.precision import recommend_bfloat16
 from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
 from protrna_cli.run.reuse import Reuse, plan_reuse
+from protrna_cli.run.seats import choose_seats
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.targets import Target, check_space, is_whole, make_header
 from protrna_cli.run.work import Work
+from protrna_cli.run.workers import Workers
 from protrna_cli.text import counted, shortened, size_text
 from protrna_cli.weights.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    pass
 
 MEASURABLE_SECONDS = 5.0
 """A shorter run does not measure the machine's speed well; nor does one that mostly reads what is resumed."""
@@ -98,11 +98,8 @@ def embed_shard(
         if not headers:
             return summary_of(paths, plan, options, already_whole=True)
         check_space(headers, progress)
-        model: Embedder = Absent()
-        if plan.amount.records:
-            model = checkpoint.load(options.precision, options.device, options.threads)
-            recommend_bfloat16(plan.size, options, progress)
     with ExitStack() as stack:
+        model = stack.enter_context(opened(checkpoint, plan, options, progress, stop))
         partials = {
             target: stack.enter_context(PartialOutput(target.path, header, run_key(header), options.resume))
             for target, header in headers.items()
@@ -118,6 +115,40 @@ def embed_shard(
         except Stopped as stopped:
             raise _telling_saved(stopped, products, plan.amount) from None
     return summary_of(paths, plan, options, seconds, resumed, work.n_reused)
+
+
+@contextmanager
+def opened(
+    checkpoint: Checkpoint, plan: ShardPlan, options: EmbedOptions, progress: Progress, stop: Stop
+) -> Iterator[Embedder]:
+    """Load the model in this process, or start the workers that do; none if nothing is to be computed.
+
+    Raises
+    ------
+    WeightsError, UsageError
+        As `load_checkpoint` and `choose_seats`.
+    WorkersLost
+        A worker died as it loaded the model.
+    """
+    if not plan.amount.records:
+        yield Absent()
+        return
+    with stop.abandoning():
+        seats = choose_seats(options, plan.amount.residues)
+        if len(seats) == 1:
+            [seat] = seats
+            model = InProcess(checkpoint.load(options.precision, seat.device, seat.threads))
+            recommend_bfloat16(plan.size, options, progress)
+    if len(seats) == 1:
+        yield model
+        return
+    if options.workers == AUTO:
+        each = "a GPU" if seats[0].gpu else counted(seats[0].threads or 0, "thread")
+        progress.note(f"{len(seats)} workers with {each} each")
+    with Workers(checkpoint, options.precision, seats) as workers:
+        with stop.abandoning():
+            workers.wait()
+        yield workers
 
 
 def _fill_reused(reuse: Reuse, partials: dict[Target, PartialOutput], progress: Progress, stop: Stop) -> None:
@@ -159,8 +190,8 @@ def plan_shard(
         census = shard.census
         if options.rules.long == "whole":
             check_memory(census.longest, census.longest_id, size)
-        if not options.resume and not options.reuse:
-            # Load TensorFlow while the checkpoint is hashed. With these options the run may need no model.
+        if not options.resume and not options.reuse and options.workers == 1:
+            # Load TensorFlow while the checkpoint is hashed. With the others the run may not need it here.
             import protrna_cli.model.runtime  # noqa: F401
         headers = {
             target: make_header(target, options, size, sha256(), counted_input.census, census, across_chunks)
@@ -188,7 +219,7 @@ def run_shard(
 ) -> tuple[float, Work]:
     """Embed the records of one shard; returns the seconds it took, and stores the speed for `--dry-run`."""
     layers = plan.size.layer_indices(options.layers)
-    request = Request(options.rules, layers, options.batch_tokens, options.dtype)
+    request = Request(options.rules, layers, options.budget, options.dtype)
     items = counted_input.records(options.shard, plan.size.width)
     progress.start(plan.amount, saved(products))
     started = time.perf_counter()
@@ -243,7 +274,8 @@ def saved(products: Sequence[Product]) -> Amount:
 def rate_key(size: ModelSize, options: EmbedOptions) -> str:
     """Key of a remembered speed: model size, precision, device and threads."""
     threads = options.threads or available_cpus()
-    return f"{size.layers} layers of {size.width}, {options.precision}, {options.device}, {threads} threads"
+    key = f"{size.layers} layers of {size.width}, {options.precision}, {options.device}, {threads} threads"
+    return key if options.workers == 1 else f"{key}, {options.workers} workers"
 
 
 def pooling_of(target: Target, options: EmbedOptions) -> str:

@@ -79,6 +79,9 @@ class Stream:
         """Refuse: what has been sent cannot be read again."""
         raise NotImplementedError
 
+    def halve(self, fits: int) -> None:
+        """Do nothing: the provenance has been sent."""
+
     def commit(self, batches: int, done: Amount) -> None:
         """Do nothing: what has been sent cannot be taken back."""
 

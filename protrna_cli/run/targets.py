@@ -83,7 +83,7 @@ def run_settings(options: EmbedOptions, size: ModelSize, per_token: bool) -> dic
         "pooling": None if per_token else options.pool,
         "precision": options.precision,
         "dtype": options.dtype,
-        "batch_tokens": options.batch_tokens,
+        "batch_tokens": options.budget,
         "rules": {
             **asdict(replace(options.rules, regions=None)),
             "overlap": options.rules.shared,

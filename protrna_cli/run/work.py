@@ -38,6 +38,8 @@ class Work:
         The different numbers of rows of a batch.
     n_reused
         Records whose vectors are taken from an earlier output.
+    fits
+        Tokens at once that fit into memory, if it ran out; otherwise 0.
     """
 
     tokens: int = 0
@@ -47,6 +49,7 @@ class Work:
     shapes: set[tuple[int, int]] = field(default_factory=set)
     row_counts: set[int] = field(default_factory=set)
     n_reused: int = 0
+    fits: int = 0
 
     def add(self, token_counts: list[int]) -> None:
         """Count a batch, given the tokens of each of its pieces."""

@@ -11,7 +11,8 @@ from protrna_cli.errors import Stopped
 from protrna_cli.model import trial
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.output.read import read_output
-from protrna_cli.run.precision import choose_precision, recommend_bfloat16
+from protrna_cli.run.auto import settle
+from protrna_cli.run.precision import recommend_bfloat16
 from protrna_cli.run.report import Progress
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run
 from tests.tools.runs import StopAfter
@@ -106,5 +107,5 @@ def test_the_trial_measures_both_precisions() -> None:
 
 def test_a_precision_that_was_chosen_stays(home: Path) -> None:
     for precision in ("float32", "bfloat16"):
-        options = EmbedOptions(model=str(GOLDEN / "toy.h5"), precision=precision)
-        assert choose_precision(options) is options
+        options = EmbedOptions(model=str(GOLDEN / "toy.h5"), precision=precision, batch_tokens=2048)
+        assert settle(options) is options

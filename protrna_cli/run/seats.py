@@ -1,0 +1,104 @@
+"""How many processes a run gets, and what each of them gets of the machine."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from protrna_cli.errors import UsageError
+from protrna_cli.machine import Gpu, available_cpus, available_memory, parse_device, visible_gpus
+from protrna_cli.plan.values import AUTO
+from protrna_cli.run.options import EmbedOptions
+from protrna_cli.text import counted
+
+THREADS_A_WORKER = 2
+"""CPU threads of a worker, if their number is chosen here."""
+
+WORKER_BYTES = 2 << 30
+"""Memory of a worker on a CPU, for its runtime and one batch; the weights are mapped, and shared by all."""
+
+BATCHES_A_WORKER = 8
+"""Fewest batches for which starting another process is worth it."""
+
+
+class Seat(NamedTuple):
+    """What one process gets of the machine.
+
+    Attributes
+    ----------
+    device, threads
+        As in `load_model`.
+    gpu
+        The GPU that it sees, by its name in `CUDA_VISIBLE_DEVICES`; None for all that there are.
+    """
+
+    device: str
+    threads: int | None
+    gpu: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables of the process."""
+        return {**os.environ, "CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else dict(os.environ)
+
+
+def choose_seats(options: EmbedOptions, tokens: int) -> list[Seat]:
+    """Choose what each process of a run gets.
+
+    Parameters
+    ----------
+    tokens
+        About how many tokens will run.
+
+    Returns
+    -------
+    list
+        One for each process. One seat is the whole machine, for a run without workers.
+
+    Raises
+    ------
+    UsageError
+        There are more workers than GPUs.
+    """
+    if options.workers == 1:
+        return [Seat(options.device, options.threads)]
+    useful = max(1, tokens // (BATCHES_A_WORKER * options.budget))
+    if gpus := _gpus(options):
+        count = min(len(gpus), useful) if options.workers == AUTO else int(options.workers)
+        if count > len(gpus):
+            raise UsageError(
+                f"--workers {count}, but there are {counted(len(gpus), 'GPU')}, and a worker needs one; use "
+                f"--workers {len(gpus)}, or --device cpu"
+            )
+        threads = options.threads or max(1, available_cpus() // count)
+        return [Seat("gpu", threads, gpu.name) for gpu in gpus[:count]]
+    count = int(options.workers) if options.workers != AUTO else min(useful, _room(options))
+    if count == 1:
+        return [Seat(options.device, options.threads)]
+    return [Seat("cpu", options.threads or max(1, available_cpus() // count))] * count
+
+
+def threads_of_worker(options: EmbedOptions) -> int:
+    """CPU threads of a worker that runs on a CPU, or of the run if there are none."""
+    if options.threads:
+        return options.threads
+    cores = available_cpus()
+    return min(cores, THREADS_A_WORKER) if options.workers == AUTO else max(1, cores // int(options.workers))
+
+
+def _room(options: EmbedOptions) -> int:
+    """How many workers the cores and the memory have room for."""
+    cores, free = available_cpus() // threads_of_worker(options), available_memory()
+    return max(1, cores if free is None else min(cores, free // WORKER_BYTES))
+
+
+def _gpus(options: EmbedOptions) -> list[Gpu]:
+    """List the GPUs that TensorFlow can use; it is asked only if there is one."""
+    if parse_device(options.device)[0] == "cpu":
+        return []
+    gpus = visible_gpus()
+    if not gpus:
+        return []
+    from protrna_cli.model import runtime
+
+    return gpus[: len(runtime.gpu_names())]

@@ -1,0 +1,191 @@
+"""Batches run in several processes of this machine, each with the model and its share of the cores, or a GPU.
+
+The run itself stays in one process, which cuts the batches, fills the rows and writes them. So the batches,
+their order and what `--resume` finds are the same with any number of workers. A worker holds nothing that
+could be lost: if it dies, another one runs its batch again.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+from protrna_cli.errors import ProtrnaError, WorkersLost
+from protrna_cli.machine import own_process
+from protrna_cli.model.alphabet import Alphabet, Tokens
+from protrna_cli.run.batching import Floats
+from protrna_cli.run.embedder import Vectors
+from protrna_cli.run.seats import Seat
+from protrna_cli.run.stop import SIGNALS
+from protrna_cli.weights.checkpoint import Checkpoint
+
+MAX_DEATHS = 3
+"""How often workers may die on one batch."""
+
+
+class Workers:
+    """Runs batches in worker processes: an `Embedder`, to be used as a context manager.
+
+    Parameters
+    ----------
+    checkpoint, precision
+        What each worker loads. The checkpoint must be there.
+    seats
+        One for each worker.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, precision: str, seats: Sequence[Seat]) -> None:
+        self.alphabet = Alphabet()
+        self.ahead = 2 * len(seats) - 1  # each worker has a batch to run, and one to take next
+        self._workers = [_Worker(checkpoint, precision, seat) for seat in seats]
+        self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(len(seats))
+        self._closing = False
+
+    def __enter__(self) -> Workers:
+        for worker in self._workers:
+            worker.start()
+            self._free.put(worker)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing = True
+        for worker in self._workers:
+            worker.end()
+        self._threads.shutdown(cancel_futures=True)  # each thread sees that its worker has ended
+
+    def wait(self) -> None:
+        """Wait until all of them have loaded the model.
+
+        Raises
+        ------
+        WorkersLost
+            One died.
+        ProtrnaError
+            As `load_checkpoint`.
+        """
+        for worker in self._workers:
+            try:
+                worker.receive()
+            except (EOFError, OSError):
+                raise WorkersLost(
+                    f"a worker died as it loaded the model, with exit code {worker.end()} (out of memory?); "
+                    "use fewer --workers"
+                ) from None
+
+    def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Vectors:
+        """Take a batch to embed; it runs as soon as a worker is free."""
+        return self._threads.submit(self._run, (tokens, weights, repr_layers, *poolings)).result
+
+    def _run(self, batch: tuple[Any, ...]) -> list[Floats]:
+        """Run a batch on a free worker, and again on a new one if that dies."""
+        worker = self._free.get()
+        try:
+            for _ in range(MAX_DEATHS):
+                try:
+                    return worker.run(batch)
+                except (EOFError, OSError):
+                    if self._closing:
+                        raise
+                code = worker.end()
+                worker.start()
+                with suppress(EOFError, OSError):  # if it dies of that, the next `run` finds out
+                    worker.receive()
+            raise WorkersLost(
+                f"{MAX_DEATHS} workers died on the same batch, the last one with exit code {code} (out of "
+                "memory?); run it again with --resume and fewer --workers"
+            )
+        finally:
+            self._free.put(worker)
+
+
+class _Worker:
+    """One worker process, and the connection to it."""
+
+    def __init__(self, checkpoint: Checkpoint, precision: str, seat: Seat) -> None:
+        self._seat = seat
+        self._model = checkpoint, precision, seat.device, seat.threads
+
+    def start(self) -> None:
+        """Start the process and have it load the model, whose outcome is None."""
+        self._connection, other = Pipe()
+        with other:
+            # In a session of its own Ctrl-C does not reach it. The modules are those of this process, and not
+            # any that have the same name in the current folder.
+            code = f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as w; w.work({other.fileno()})"
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[other.fileno()],
+                start_new_session=True,
+                env=self._seat.environment,
+            )
+        with suppress(OSError):  # if it died already, `receive` finds out
+            self._connection.send(self._model)
+
+    def run(self, batch: tuple[Any, ...]) -> list[Floats]:
+        """Run a batch, as `ProtRNA.embed` does.
+
+        Raises
+        ------
+        EOFError, OSError
+            The process died.
+        """
+        self._connection.send(batch)
+        vectors: list[Floats] = self.receive()
+        return vectors
+
+    def receive(self) -> Any:
+        """Wait for the outcome of what was sent; raises what was raised there, and as `run`."""
+        outcome = self._connection.recv()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def end(self) -> int:
+        """End the process, which has nothing to save; returns its exit code."""
+        self._process.kill()
+        return self._process.wait()
+
+
+def work(descriptor: int) -> None:
+    """Run batches until the connection ends: what a worker process does."""
+    for number in SIGNALS:  # batch systems send them to every process of a job; the run decides when to stop
+        signal.signal(number, signal.SIG_IGN)
+    own_process()
+    with Connection(descriptor) as connection, suppress(EOFError, BrokenPipeError):
+        checkpoint, *settings = connection.recv()
+        try:
+            model = checkpoint.load(*settings)
+        except Exception as error:
+            connection.send(_portable(error))
+            return
+        connection.send(None)
+        while True:
+            try:
+                outcome: Any = model.embed(*connection.recv())
+            except (EOFError, BrokenPipeError):
+                return
+            except Exception as error:
+                outcome = _portable(error)
+            connection.send(outcome)
+
+
+def _portable(error: Exception) -> Exception:
+    """Make of an error one that another process can read."""
+    if isinstance(error, (ProtrnaError, MemoryError)):
+        return type(error)(str(error))
+    return RuntimeError(f"a worker failed:\n{''.join(traceback.format_exception(error))}")

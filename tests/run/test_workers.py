@@ -1,0 +1,330 @@
+"""Runs in several processes: the same rows, stops and resumes, and no work lost if a process dies."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protrna_cli import EmbedOptions, embed_fasta, read_embeddings
+from protrna_cli.api import files
+from protrna_cli.errors import OutOfMemory, Stopped, UsageError, WeightsError, WorkersLost
+from protrna_cli.model import runtime
+from protrna_cli.output.paths import partial_path
+from protrna_cli.run import runner, seats
+from protrna_cli.run.auto import settle
+from protrna_cli.run.embedder import InProcess
+from protrna_cli.run.seats import Seat, choose_seats
+from protrna_cli.run.workers import Workers
+from protrna_cli.weights.checkpoint import CheckpointFile
+from tests.conftest import ROOT, SAMPLE, TOY, Run
+from tests.tools.faulty import FaultyCheckpoint
+from tests.tools.kill import KINDS, assert_equal, embed
+from tests.tools.runs import OPTIONS, StopAfter, command
+
+TWO = replace(OPTIONS, workers=2)
+
+
+class Threads(InProcess):
+    """A model whose batches run ahead in threads, in an order of their own."""
+
+    def __init__(self, model: Any, ahead: int) -> None:
+        super().__init__(model)
+        self.ahead = ahead
+        self._threads = ThreadPoolExecutor(2)
+
+    def submit(self, tokens: Any, weights: Any, repr_layers: Sequence[int], *poolings: str) -> Any:
+        return self._threads.submit(super().submit(tokens, weights, repr_layers, *poolings)).result
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("ahead", [1, 3, 1000])
+@pytest.mark.parametrize("options", [KINDS[1], KINDS[2], KINDS[13]], ids=lambda each: str(each.pool))
+def test_batches_that_run_ahead_give_the_same_bytes(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, options: EmbedOptions, ahead: int
+) -> None:
+    """Across chunks, with copies of earlier chunks, stopped anywhere, and resumed without running ahead."""
+    alone, target = tmp_path / "alone", tmp_path / "stopped"
+    embed(source, alone, replace(options, resume=False))
+    stops = 0
+    for checks in (5, 9, 14, 7, 30, 10_000):
+        with monkeypatch.context() as patch:
+            if checks != 7:
+                patch.setattr(runner, "InProcess", lambda model: Threads(model, ahead))
+            try:
+                embed(source, target, options, stop=StopAfter(checks))
+            except Stopped:
+                stops += 1
+    assert stops >= 3
+    assert_equal(target, alone, options)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("many") / "in.fa"
+    rng = np.random.default_rng(1)
+    path.write_text("".join(f">r{i}\n{''.join(rng.choice(list('ACGU'), 200))}\n" for i in range(100)))
+    return path
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the workers of a process."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            words = (status.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == pid and b"protrna_cli.run.workers" in words:
+            found.append(int(status.parent.name))
+    return found
+
+
+def wait_for(condition: Any, process: "subprocess.Popen[str]") -> None:
+    while not condition() and process.poll() is None:
+        time.sleep(0.02)
+
+
+def computing(target: Path) -> bool:
+    """Whether the first batches are done."""
+    vectors = partial_path(target) / "vectors.npy"
+    return vectors.exists() and vectors.stat().st_size > 1000
+
+
+def test_ctrl_c_with_workers_is_resumed_without(tmp_path: Path, many: Path, run: Run) -> None:
+    """As in a terminal: SIGINT goes to the whole group of processes."""
+    target, words = tmp_path / "out.parquet", ["embed", many, "--model", "demo"]
+    started = [*words, "-o", target, "--workers", "2", "--batch-tokens", "1024"]
+    with subprocess.Popen(
+        command(*started), stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    ) as process:
+        wait_for(lambda: computing(target), process)
+        workers = children(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=100)
+    assert (process.returncode, len(workers)) == (130, 2), err
+    assert "records are saved; continue with: protrna embed" in err
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    outcome = run(*words, "-o", target, "--resume")
+    assert (outcome.code, "resumed" in outcome.err) == (0, True)
+    assert run(*words, "-o", tmp_path / "alone.parquet", "--batch-tokens", 1024).code == 0
+    resumed, alone = (read_embeddings(tmp_path / name) for name in ("out.parquet", "alone.parquet"))
+    assert resumed.ids == alone.ids
+    np.testing.assert_allclose(resumed.vectors, alone.vectors, rtol=0, atol=1e-6)
+
+
+def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, many: Path) -> None:
+    """The run goes on, and says nothing of it; when the run itself is killed its workers end too."""
+    out, words = (
+        tmp_path / "out.npy",
+        ["embed", many, "--model", "demo", "--workers", 2, "--batch-tokens", 512],
+    )
+    with subprocess.Popen(command(*words, "-o", out), stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        wait_for(lambda: computing(out), process)
+        first = children(process.pid)
+        os.kill(first[0], signal.SIGKILL)
+        wait_for(lambda: len(set(children(process.pid)) - set(first)) == 1, process)
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    vectors = np.load(out)
+    assert len(vectors) == 100
+    assert np.isfinite(vectors).all()
+    assert np.abs(vectors).max(axis=1).min() > 0
+    killed = tmp_path / "killed.npy"
+    with subprocess.Popen(
+        command(*words, "-o", killed), stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+    ) as process:
+        wait_for(lambda: computing(killed), process)
+        workers = children(process.pid)
+        process.kill()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("out.npy", {}),
+        ("out.parquet", {"per_token": True}),
+        ("out.h5", {"h5_layout": "packed", "per_token_output": "residues.h5"}),
+    ],
+)
+def test_the_rows_are_those_of_one_process(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, options in (("two", TWO), ("one", OPTIONS)):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        summary = embed_fasta(source, name, replace(options, format=None, **changes))
+        assert summary.seconds < 60
+    for path in map(Path, filter(None, [name, changes.get("per_token_output")])):
+        found, expected = (read_embeddings(tmp_path / count / path) for count in ("two", "one"))
+        assert [row.md5 for row in found] == [row.md5 for row in expected]
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one.vectors, other.vectors, rtol=0, atol=1e-6)
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that gives runs a faulty checkpoint."""
+
+    def use(**faults: Any) -> None:
+        monkeypatch.setattr(files, "locate", lambda *_: FaultyCheckpoint(**faults))
+
+    return use
+
+
+def test_workers_that_keep_dying_end_the_run_with_its_work_saved(
+    tmp_path: Path, source: Path, faulty: Any
+) -> None:
+    deaths = tmp_path / "deaths"
+    deaths.mkdir()
+    faulty(deaths=deaths, n_deaths=100)
+    with pytest.raises(
+        WorkersLost, match=r"3 workers died on the same batch, the last one with exit code -9"
+    ):
+        embed_fasta(source, tmp_path / "out.npy", TWO)
+    assert 3 <= len(list(deaths.iterdir())) <= 9
+    for each in list(deaths.iterdir())[1:]:
+        each.unlink()
+    faulty(deaths=deaths, n_deaths=2)  # one more death, and all goes well
+    assert embed_fasta(source, tmp_path / "out.npy", replace(TWO, resume=True)).n_records > 0
+
+
+def test_a_worker_that_dies_at_the_start_is_an_error(tmp_path: Path, source: Path, faulty: Any) -> None:
+    faulty(at_load=True)
+    with pytest.raises(WorkersLost, match="died as it loaded the model, with exit code -9"):
+        embed_fasta(source, tmp_path / "out.npy", TWO)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_memory_that_runs_out_in_a_worker_halves_its_batches(
+    tmp_path: Path, source: Path, faulty: Any
+) -> None:
+    faulty(most_tokens=70)
+    embed_fasta(source, tmp_path / "halved.npy", TWO)
+    header = json.loads((tmp_path / "halved.npy.meta.json").read_text())
+    assert "halved_to" in json.dumps(header)
+    faulty()
+    embed_fasta(source, tmp_path / "alone.npy", OPTIONS)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "halved.npy"), np.load(tmp_path / "alone.npy"), rtol=0, atol=1e-5
+    )
+    faulty(most_tokens=30)
+    with pytest.raises(OutOfMemory, match="residues at once do not fit into memory"):
+        embed_fasta(source, tmp_path / "none.npy", TWO)
+
+
+def test_what_a_worker_raises_is_raised_here(tmp_path: Path) -> None:
+    (tmp_path / "broken.h5").write_bytes(b"no checkpoint")
+    seat = Seat("cpu", 1)
+    with (
+        pytest.raises(WeightsError, match=r"broken\.h5"),
+        Workers(CheckpointFile(tmp_path / "broken.h5"), "float32", [seat]) as workers,
+    ):
+        workers.wait()
+    with Workers(CheckpointFile(TOY), "float32", [seat]) as workers:
+        workers.wait()
+        wrong = workers.submit(np.zeros((1, 3), np.int32), np.ones((1, 3), np.float32), [3], "no pooling")
+        with pytest.raises(RuntimeError, match=r"(?s)a worker failed:.*KeyError: 'no pooling'"):
+            wrong()
+
+
+@pytest.fixture
+def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine with three GPUs, as `nvidia-smi` and TensorFlow tell it."""
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\nfor i in a b c; do echo GPU-$i, 80000; done\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(smi.parent), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(runtime, "gpu_names", lambda: ("H100",) * 3)
+    monkeypatch.setattr(runtime, "configure", lambda device, threads: "cpu" if device == "cpu" else "gpu:0")
+    yield
+
+
+@pytest.mark.usefixtures("gpus")
+def test_each_worker_gets_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = settle(EmbedOptions(workers="auto"))
+    assert options.batch_tokens == 32_768
+    found = choose_seats(options, 10**9)
+    assert [(seat.device, seat.gpu) for seat in found] == [
+        ("gpu", "GPU-a"),
+        ("gpu", "GPU-b"),
+        ("gpu", "GPU-c"),
+    ]
+    assert found[1].environment["CUDA_VISIBLE_DEVICES"] == "GPU-b"
+    assert len(choose_seats(options, 100_000)) == 1  # of three batches
+    with pytest.raises(UsageError, match=r"--workers 4, but there are 3 GPUs.*--workers 3, or"):
+        choose_seats(replace(options, workers=4), 10**9)
+    assert {seat.device for seat in choose_seats(replace(options, workers=4, device="cpu"), 10**9)} == {"cpu"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-a")
+    monkeypatch.setattr(runtime, "gpu_names", lambda: ("H100",) * 2)
+    assert [seat.gpu for seat in choose_seats(options, 10**9)] == ["2", "GPU-a"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert settle(EmbedOptions()).batch_tokens < 32_768
+    assert choose_seats(options, 10**9)[0].device != "gpu"
+
+
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "tokens", "threads", "count"),
+    [
+        (64, 256, 10**7, None, 32),
+        (64, 21, 10**7, None, 10),
+        (64, 256, 10**7, 8, 8),
+        (64, 256, 100_000, None, 6),
+        (64, None, 10**7, None, 32),
+        (2, 256, 10**7, None, 1),
+        (1, 256, 10**7, None, 1),
+        (64, 256, 0, None, 1),
+    ],
+)
+def test_auto_looks_at_cores_memory_and_work(
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    gigabytes: int | None,
+    tokens: int,
+    threads: int | None,
+    count: int,
+) -> None:
+    monkeypatch.setattr(seats, "available_cpus", lambda: cores)
+    monkeypatch.setattr(seats, "available_memory", lambda: gigabytes and gigabytes << 30)
+    options = settle(EmbedOptions(workers="auto", device="cpu", threads=threads, batch_tokens=2048))
+    found = choose_seats(options, tokens)
+    assert len(found) == count
+    assert {seat.threads for seat in found} == {threads if count == 1 else threads or cores // count}
+
+
+def test_workers_are_refused_where_they_make_no_sense(tmp_path: Path, run: Run) -> None:
+    words = [
+        "embed",
+        SAMPLE,
+        "-o",
+        tmp_path / "out",
+        "--model",
+        TOY,
+        "--workers",
+        "2",
+        "--batch-tokens",
+        "512",
+    ]
+    for more, message in (
+        (["--dask", "local:2"], "--dask has workers of its own"),
+        (["--device", "gpu:1"], "--device gpu:1 is only one; choose them with CUDA_VISIBLE_DEVICES"),
+    ):
+        outcome = run(*words, *more)
+        assert (outcome.code, message in outcome.err) == (2, True)

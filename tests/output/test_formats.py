@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,26 @@ def test_h5_flat_has_one_dataset_per_id(
             assert np.array_equal(dataset[:], value)
             assert dataset.attrs["original_id"] == name
             assert dataset.attrs["length"] == IDS.index(name) + 1
+
+
+@pytest.mark.parametrize(
+    ("per_token", "layers", "pooling", "name"),
+    [
+        (False, (6,), "mean", "own.h5 layer 6 mean"),
+        (False, (3,), "max", "own.h5 layer 3 max"),
+        (False, (3, 6), "mean", None),
+        (True, (6,), None, None),
+    ],
+)
+def test_h5_flat_names_what_protspace_can_read(
+    tmp_path: Path, per_token: bool, layers: tuple[int, ...], pooling: str | None, name: str | None
+) -> None:
+    """Model, layer and pooling: files with equal names are merged there."""
+    header, blocks = make(per_token, layers, "float32")
+    provenance = {"model": {"name": "weights/own.h5", "layers": 6}, "pooling": pooling}
+    named("h5", "flat").write(tmp_path / "out.h5", replace(header, provenance=provenance), blocks)
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file.attrs.get("model_name") == name
 
 
 def test_h5_packed_is_one_matrix(tmp_path: Path, output: tuple[Header, list[Block], list[Any]]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -188,3 +189,5 @@ def test_outputs_of_version_0_1_are_verified_without_md5(tmp_path: Path, run: Ru
         ]
         assert "md5" not in header.row_columns
         assert run("verify", tmp_path / target, fasta).code == 0
+    with h5py.File(tmp_path / "out.h5") as flat:
+        assert flat.attrs["model_name"] == "toy.h5 layer 3 mean"

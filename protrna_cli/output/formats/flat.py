@@ -2,7 +2,8 @@
 
 The embedding files of UniProt, bio_embeddings and ProtTrans have this layout. `/` and `%` are percent-encoded
 in the name; the attribute `original_id` is the id itself, and the row's other columns are attributes too.
-Creation order is tracked. Several layers are groups `layer_6`, `layer_33`.
+Creation order is tracked. Several layers are groups `layer_6`, `layer_33`. The root attribute `model_name` is
+for ProtSpace.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[]
         An id is empty or repeats, so it cannot be the name of a dataset.
     """
     with created(path, seal) as (file, check):
+        if name := _model_name(header):
+            file.attrs["model_name"] = name
         groups = [file]
         if len(header.layers) > 1:
             groups = [new_group(file, name, track_order=True) for name in header.columns]
@@ -43,6 +46,18 @@ def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[]
                     dataset.attrs["original_id"] = row.id
                     for column in header.row_columns[1:]:
                         dataset.attrs[column] = getattr(row, column)
+
+
+def _model_name(header: Header) -> str | None:
+    """Name under which ProtSpace shows the vectors: model, layer and pooling; None for what it cannot read.
+
+    ProtSpace merges files of equal names. It refuses a file without one, which it must: of several layers it
+    would keep the first and drop the others with a warning.
+    """
+    model = header.provenance.get("model")
+    if model is None or header.per_token or len(header.layers) > 1:
+        return None
+    return f"{Path(model['name']).name} layer {header.layers[0]} {header.provenance['pooling']}"
 
 
 def read_blocks(file: h5py.File, header: Header) -> Iterator[Block]:

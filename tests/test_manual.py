@@ -82,7 +82,15 @@ def test_the_commands_and_the_python_of_a_page_run(run: Run, page: str) -> None:
 
 def test_every_block_is_of_a_language_that_a_test_runs() -> None:
     languages = set(re.findall(r"^```(.+)$", ALL, re.MULTILINE))
-    assert languages == {"sh", "bash", "python", "python consumers", "snakemake", "groovy"}
+    assert languages == {
+        "sh",
+        "bash",
+        "python",
+        "python consumers",
+        "python neighbours",
+        "snakemake",
+        "groovy",
+    }
 
 
 ODD_IDS = ["007", "NA", "1e5", "null", "nan", "True", "0x1F", "1_000", "-", "None", "2024-01-01"]

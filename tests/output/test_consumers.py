@@ -1,4 +1,4 @@
-"""Outputs read with other libraries: the values read are those written.
+"""Outputs used with other libraries: joins, searches, streams. `test_neighbours` reads every layout.
 
 pip install -e ".[test,consumers]" && python -m pytest -m consumers
 """
@@ -86,15 +86,6 @@ def residues(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return make(tmp_path_factory.mktemp("residues"), True, request.param)
 
 
-def test_pandas(pooled: Known, residues: Known) -> None:
-    frame = pd.read_parquet(pooled.parquet)
-    assert frame["id"].tolist() == pooled.ids
-    assert np.array_equal(np.stack(frame["embedding"]), pooled.values)
-    frame = pd.read_parquet(residues.parquet).set_index("id")
-    for name, value in zip(residues.ids, residues.values, strict=True):
-        assert np.array_equal(np.stack(frame["embedding"][name]), value)
-
-
 def test_polars_lazily(pooled: Known, residues: Known) -> None:
     def third(known: Known) -> Any:
         return pl.scan_parquet(known.parquet).filter(pl.col("id") == known.ids[3]).collect()["embedding"]
@@ -167,13 +158,6 @@ def test_h5py_reads_flat_as_the_files_of_uniprot(pooled: Known, residues: Known)
             assert np.array_equal(value, expected)
 
 
-def test_h5py_reads_one_row_of_packed(residues: Known) -> None:
-    with h5py.File(residues.folder / "packed.h5") as file:
-        i = file["id"].asstr()[:].tolist().index(residues.ids[5])
-        start, end = file["offsets"][i : i + 2]
-        assert np.array_equal(file["embeddings"][start:end], residues.values[5])
-
-
 def test_numpy_maps_the_file(pooled: Known, residues: Known) -> None:
     matrix = np.load(pooled.folder / "out.npy", mmap_mode="r")
     assert isinstance(matrix, np.memmap)
@@ -235,13 +219,6 @@ def test_scanpy(tmp_path: Path) -> None:
     assert np.array_equal(two.obsm["layer_20"], matrices[0])
     scanpy.pp.neighbors(two, n_neighbors=5, use_rep="layer_33")
     assert np.allclose(two.obsp["distances"].toarray(), data.obsp["distances"].toarray())
-
-
-def test_pandas_reads_the_files_of_the_projector(pooled: Known) -> None:
-    vectors = pd.read_csv(pooled.folder / "out.tsv", sep="\t", header=None, float_precision="round_trip")
-    metadata = pd.read_csv(pooled.folder / "out.tsv.metadata.tsv", sep="\t")
-    assert np.array_equal(vectors.to_numpy().astype(pooled.values[0].dtype), pooled.values)
-    assert metadata["id"].tolist() == pooled.ids
 
 
 @pytest.fixture

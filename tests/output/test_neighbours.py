@@ -1,0 +1,351 @@
+"""The page `neighbours` of the manual: each cell of its table, and its examples with other people's programs.
+
+pip install -e ".[test,consumers,neighbours]" && python -m pytest -m consumers
+"""
+
+import csv
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import h5py
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from Bio import SeqIO
+
+from protrna_cli import manual
+from protrna_cli.cli import main as cli
+from protrna_cli.output.rows import Block, Header
+from protrna_cli.plan.rows import Row
+from tests.conftest import SAMPLE, Run
+from tests.test_manual import block, blocks
+from tests.tools.formats import named
+
+# Warnings of these libraries are ignored.
+pytestmark = [pytest.mark.consumers, pytest.mark.filterwarnings("ignore")]
+
+PAGE = manual.page("neighbours")
+LAYOUTS = {
+    "Parquet": ("out.parquet", "parquet", ""),
+    "HDF5 flat": ("flat.h5", "h5", "flat"),
+    "HDF5 packed": ("packed.h5", "h5", "packed"),
+    "AnnData": ("out.h5ad", "h5ad", ""),
+    "NumPy": ("out.npy", "npy", ""),
+    "TSV": ("out.tsv", "tsv", ""),
+}
+KINDS = {"P": "one vector per record", "T": "one per residue", "L": "several layers"}
+LACKS = {("AnnData", "T"), ("TSV", "T"), ("TSV", "L")}
+"""Layouts that have no file of a kind."""
+
+IDS = ["URS0000000001/9606", "100%", "NA", "007", "sp|P12345|X", "."]
+WIDTH = 5
+Read = tuple[Sequence[str], Sequence[Sequence[Any]]]
+"""Ids, and the values of each layer: (D,) for each row, or (L, D) per residue."""
+
+
+def library(name: str) -> Any:
+    """Import a library, or skip the test that needs it."""
+    return pytest.importorskip(
+        name, reason=f'{name} is not installed: pip install -e ".[consumers,neighbours]"'
+    )
+
+
+def columns(kind: str) -> list[str]:
+    """Names of the columns, groups or matrices of the layers."""
+    return ["layer_3", "layer_6"] if kind == "L" else ["embedding"]
+
+
+def write(folder: Path, layout: str, kind: str, dtype: str) -> tuple[Path, Read]:
+    """Write random numbers for ids that are odd, and repeat where the layout takes that."""
+    rng = np.random.default_rng(5)
+    ids = IDS if layout == "HDF5 flat" else [*IDS, IDS[0]]
+    rows = [Row(name, f"record {i}", i + 1, i + 1, 0, 1, f"{i:032x}") for i, name in enumerate(ids)]
+    shapes = [(row.length, WIDTH) if kind == "T" else (WIDTH,) for row in rows]
+    values = [[rng.standard_normal(shape).astype(dtype) for shape in shapes] for _ in columns(kind)]
+    layers, residues = (3, 6)[-len(values) :], sum(row.length for row in rows)
+    provenance = {"model": {"name": "demo", "layers": 6}, "pooling": None if kind == "T" else "mean"}
+    header = Header(kind == "T", layers, WIDTH, dtype, len(rows), residues, provenance, has_md5=True)
+    name, format, h5_layout = LAYOUTS[layout]
+    matrices = [np.concatenate([value.reshape(-1, WIDTH) for value in layer]) for layer in values]
+    named(format, h5_layout).write(folder / name, header, [Block(rows, matrices)])
+    return folder / name, (ids, values)
+
+
+def cells_of(table: Any, kind: str) -> Read:
+    """Collect the columns of a table whose cells are arrays or lists."""
+    return list(table["id"]), [[np.array(list(cell)) for cell in table[name]] for name in columns(kind)]
+
+
+def duckdb_parquet(path: Path, kind: str) -> Read:
+    names = ["id", *columns(kind)]
+    rows = library("duckdb").sql(f"SELECT {', '.join(names)} FROM '{path}'").fetchall()
+    return cells_of(dict(zip(names, zip(*rows, strict=True), strict=True)), kind)
+
+
+def datasets_parquet(path: Path, kind: str) -> Read:
+    dataset = library("datasets").Dataset.from_parquet(str(path), cache_dir=str(path.parent))
+    return cells_of(dataset.with_format("numpy"), kind)
+
+
+def h5py_flat(path: Path, kind: str) -> Read:
+    with h5py.File(path) as file:
+        groups = [file[name] for name in columns(kind)] if kind == "L" else [file]
+        ids = [dataset.attrs["original_id"] for dataset in groups[0].values()]
+        return ids, [[dataset[()] for dataset in group.values()] for group in groups]
+
+
+def h5py_packed(path: Path, kind: str) -> Read:
+    with h5py.File(path) as file:
+        names = columns(kind) if kind == "L" else ["embeddings"]
+        matrices = [file[name][()] for name in names]
+        if kind == "T":
+            matrices = [np.split(matrix, file["offsets"][1:-1]) for matrix in matrices]
+        return file["id"].asstr()[()].tolist(), matrices
+
+
+def numpy_npy(path: Path, kind: str) -> Read:
+    with Path(f"{path}.index.tsv").open(newline="") as file:
+        index = list(csv.DictReader(file, dialect="excel-tab"))
+    array = np.load(path, mmap_mode="r")
+    layers = array if kind == "L" else array[None]
+    if kind == "T":
+        layers = [[layer[int(row["start"]) : int(row["end"])] for row in index] for layer in layers]
+    return [row["id"] for row in index], layers
+
+
+def numpy_tsv(path: Path, kind: str) -> Read:
+    lines = Path(f"{path}.metadata.tsv").read_text().splitlines()[1:]
+    return [line.split("\t")[0] for line in lines], [np.loadtxt(path, "f4", delimiter="\t")]
+
+
+def pandas_tsv(path: Path, kind: str) -> Read:
+    text: Any = {"sep": "\t", "dtype": {"id": str}, "keep_default_na": False}
+    vectors = pd.read_csv(path, sep="\t", header=None, dtype="f4", float_precision="round_trip")
+    return pd.read_csv(f"{path}.metadata.tsv", **text)["id"].tolist(), [vectors.to_numpy()]
+
+
+def polars_tsv(path: Path, kind: str) -> Read:
+    options: Any = {"separator": "\t", "quote_char": None}
+    ids = pl.read_csv(f"{path}.metadata.tsv", schema_overrides={"id": pl.String}, **options)["id"]
+    return ids.to_list(), [pl.read_csv(path, has_header=False, **options).to_numpy().astype("f4")]
+
+
+def duckdb_tsv(path: Path, kind: str) -> Read:
+    read_csv = library("duckdb").read_csv
+    metadata = read_csv(f"{path}.metadata.tsv", sep="\t", header=True, all_varchar=True, quotechar="")
+    vectors = read_csv(str(path), sep="\t", header=False).fetchall()
+    return metadata.fetchnumpy()["id"].tolist(), [np.array(vectors, "f4")]
+
+
+def annotated(data: Any, kind: str) -> Read:
+    """Read an AnnData object."""
+    return data.obs_names.tolist(), [data.obsm[name] for name in columns(kind)] if kind == "L" else [data.X]
+
+
+def protspace_flat(path: Path, kind: str) -> Read:
+    found = library("protspace.data.loaders").load_h5([path])
+    return [unquote(name) for name in found.headers], [found.data]
+
+
+def biotrainer_flat(path: Path, kind: str) -> Read:
+    found = library("biotrainer.embedders").EmbeddingService.load_embeddings(str(path))
+    return [unquote(name) for name in found], [[tensor.numpy() for tensor in found.values()]]
+
+
+READERS: dict[tuple[str, str], Callable[[Path, str], Read]] = {
+    ("NumPy", "NumPy"): numpy_npy,
+    ("NumPy", "TSV"): numpy_tsv,
+    ("pandas", "Parquet"): lambda path, kind: cells_of(pd.read_parquet(path), kind),
+    ("pandas", "TSV"): pandas_tsv,
+    ("polars", "Parquet"): lambda path, kind: cells_of(pl.read_parquet(path), kind),
+    ("polars", "TSV"): polars_tsv,
+    ("DuckDB", "Parquet"): duckdb_parquet,
+    ("DuckDB", "TSV"): duckdb_tsv,
+    ("pyarrow", "Parquet"): lambda path, kind: cells_of(pq.read_table(path).to_pydict(), kind),
+    ("datasets", "Parquet"): datasets_parquet,
+    ("h5py", "HDF5 flat"): h5py_flat,
+    ("h5py", "HDF5 packed"): h5py_packed,
+    ("anndata", "AnnData"): lambda path, kind: annotated(library("anndata").read_h5ad(path), kind),
+    ("scanpy", "AnnData"): lambda path, kind: annotated(library("scanpy").read_h5ad(path), kind),
+    ("ProtSpace", "HDF5 flat"): protspace_flat,
+    ("ProtSpace", "HDF5 packed"): protspace_flat,
+    ("biotrainer", "HDF5 flat"): biotrainer_flat,
+    ("biotrainer", "HDF5 packed"): biotrainer_flat,
+}
+
+
+def table() -> dict[tuple[str, str], set[str]]:
+    """The cells of the page that are not blank: for a program and a layout, the letters of what it reads."""
+    lines = [line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith("|")]
+    (_, *layouts), _, *rows = [[cell.strip() for cell in line] for line in lines]
+    return {
+        (program, layout): set(cell.replace("none", "").split())
+        for program, *cells in rows
+        for layout, cell in zip(layouts, cells, strict=True)
+        if cell
+    }
+
+
+def test_every_cell_of_the_table_has_a_reader_and_every_reader_a_cell() -> None:
+    assert list(table()) == list(READERS)
+    assert set().union(*table().values()) == set(KINDS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("program", "layout"), READERS)
+def test_a_program_reads_a_layout_or_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, layout: str, kind: str, dtype: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if (layout, kind) in LACKS:
+        assert kind not in table()[program, layout]
+        return
+    path, (ids, values) = write(tmp_path, layout, kind, dtype)
+    if kind not in table()[program, layout]:
+        with pytest.raises((ValueError, TypeError)):
+            READERS[program, layout](path, kind)
+        return
+    found_ids, found = READERS[program, layout](path, kind)
+    assert list(found_ids) == ids
+    for layer, expected in zip(found, values, strict=True):
+        for one, other in zip(layer, expected, strict=True):
+            assert np.array_equal(one, other)
+
+
+def test_protspace_must_be_forced_to_drop_a_layer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_h5 = library("protspace.data.loaders").load_h5
+    path, (ids, values) = write(tmp_path, "HDF5 flat", "L", "float32")
+    with pytest.raises(ValueError, match="no 'model_name' attribute"):
+        load_h5([path])
+    with caplog.at_level(logging.WARNING):
+        found = load_h5([path], name_override="demo")
+    assert np.array_equal(found.data, values[0])
+    assert f"Found {len(ids)} duplicate" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the files of the page, for those who have the programs."""
+    library("protspace")
+    library("biotrainer")
+    folder = tmp_path_factory.mktemp("neighbours")
+    (folder / "sample_data").symlink_to(SAMPLE.parent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in "".join(blocks("sh", PAGE)).splitlines():
+            assert cli.run(line.split()[1:]) == 0
+    return folder
+
+
+@pytest.fixture
+def families(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same folder, as the working directory."""
+    monkeypatch.chdir(made)
+    return made
+
+
+def test_protspace_draws_an_output(families: Path) -> None:
+    [line] = "".join(blocks("bash", PAGE)).splitlines()
+    command = Path(sys.executable).with_name(line.split()[0])
+    subprocess.run([command, *line.split()[1:]], check=True, capture_output=True)
+    points = pd.read_parquet(families / "map" / "projections_data.parquet")
+    assert points["identifier"].tolist() == [record.id for record in SeqIO.parse(SAMPLE, "fasta")]
+    assert set(points["projection_name"]) == {"demo layer 6 mean — PCA 2"}
+
+
+def test_protspace_merges_parts_and_keeps_layers_apart(families: Path) -> None:
+    loaders = library("protspace.data.loaders")
+    found = [loaders.load_h5([families / f"layer_{layer}.h5"]) for layer in (3, 6)]
+    assert [each.name for each in found] == ["demo layer 3 mean", "demo layer 6 mean"]
+    assert len(loaders.merge_same_name_sets(found)) == 2
+    whole = found[0]
+    parts = [
+        loaders.EmbeddingSet(whole.name, whole.data[rows], whole.headers[rows])
+        for rows in (slice(20), slice(20, None))
+    ]
+    [merged] = loaders.merge_same_name_sets(parts)
+    assert merged.headers == whole.headers
+
+
+def test_biotrainer_trains_on_an_output(families: Path) -> None:
+    biotrainer = library("biotrainer.utilities.executer")
+    service = library("biotrainer.embedders").EmbeddingService
+    read_fasta = library("biotrainer.input_files").read_FASTA
+    exec(block("python neighbours", "biotrainer"), {})
+    records = list(SeqIO.parse(SAMPLE, "fasta"))
+    labelled = "".join(
+        f">{record.id} TARGET={'tRNA' in record.id} SET={('train', 'val', 'test')[i % 3]}\n{record.seq}\n"
+        for i, record in enumerate(records)
+    )
+    Path("in.fasta").write_text(labelled)
+    hashes = [record.get_hash() for record in read_fasta("in.fasta")]
+    with pytest.raises(ValueError, match="not found in embeddings file"):
+        service.load_embeddings("families.h5", hashes)
+    found = service.load_embeddings("biotrainer.h5", hashes)
+    with h5py.File("families.h5") as file:
+        for key, vector in zip(hashes, file.values(), strict=True):
+            assert np.array_equal(found[key], vector)
+    result = biotrainer.parse_config_file_and_execute_run(
+        {
+            "protocol": "sequence_to_class",
+            "input_file": "in.fasta",
+            "embeddings_file": "biotrainer.h5",
+            "output_dir": "out",
+            "model_choice": "LogReg",
+            "num_epochs": 1,
+            "device": "cpu",
+        }
+    )
+    trained = result["training_results"]["hold_out"]
+    tested = result["test_results"]["test"]["bootstrapping"]
+    assert (trained["n_training_ids"], trained["n_validation_ids"], tested["sample_size"]) == (16, 15, 15)
+
+
+def test_biotrainer_keeps_the_last_line_of_a_sequence_and_repeats_stop_the_example(families: Path) -> None:
+    read_fasta = library("biotrainer.input_files").read_FASTA
+    wrapped = SAMPLE.read_text().split("\n>")[0].splitlines()
+    assert read_fasta(SAMPLE)[0].seq == wrapped[-1] != "".join(wrapped[1:])
+    example = block("python neighbours", "biotrainer")
+    repeated = "".join(f">{name}\nGGGGCCCC\n" for name in ("tRNA_Phe_yeast", "tRNA_Asp_yeast"))
+    Path("repeated.fa").write_text(repeated)
+    with pytest.raises(OSError, match="name already exists"):
+        exec(example.replace("sample_data/rna_families.fa", "repeated.fa"), {})
+
+
+RNACENTRAL = [
+    (
+        "URS0000000001",
+        "06808191a979cc0b933265d9a9c213fd",
+        "CUGAAUAAAUAAGGUAUCUUAUAUCUUUUAAUUAACAGUUAAACGCUUCCAUAAAGCUUUUAUCCA",
+    ),
+    (
+        "URS0000677DD8",
+        "e25b1f5967d21e39e394edb4d3054d0e",
+        "UCAAUAAUGAAAUCUUCUGAUUUGGUGAGAAAUAAUGCCUUAAAAUUACACUCAAUAGGAUUAUGCUGAGG",
+    ),
+]
+"""Id, MD5 and sequence: as in the documentation of RNAcentral's API, and in the tests of Rfam's pipeline."""
+
+
+def test_rows_find_their_id_in_rnacentral(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In RNA or DNA letters, upper or lower case; `md5.tsv.gz` has lines of id, tab and MD5."""
+    library("duckdb")
+    monkeypatch.chdir(tmp_path)
+    (_, _, rna), (_, _, dna) = RNACENTRAL
+    dna = dna.replace("U", "T").lower()
+    Path("in.fa").write_text(f">rna\n{rna}\n>unknown\nGGGGCCCC\n>dna\n{dna[:40]}\n{dna[40:]}\n")
+    assert run("embed", "in.fa", "-o", "families.parquet", "--model", "demo").code == 0
+    pd.DataFrame(RNACENTRAL).iloc[:, :2].to_csv("md5.tsv.gz", sep="\t", header=False, index=False)
+    names: dict[str, Any] = {}
+    exec(block("python neighbours", "md5.tsv.gz"), names)
+    assert sorted(names["known"]) == [("dna", "URS0000677DD8"), ("rna", "URS0000000001")]
+    assert re.search(r"\| `md5`|column `md5`", PAGE)

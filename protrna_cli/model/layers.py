@@ -2,7 +2,7 @@
 
 The tokens of a batch are stored one after another as rows. Only attention, which needs them by sequence,
 computes padding. Matmuls run in the dtype of their kernel, float32 or bfloat16; the residual stream,
-LayerNorm, rotation and softmax always run in float32.
+LayerNorm, rotation and the sums of the softmax are always float32.
 
 Legend: N rows, B sequences, T tokens of the longest, H heads, C head width, D = H * C width, V vocabulary.
 Source: ESM-2 (Lin et al., Science 2023) as continued by ProtRNA (Zhang et al., Cell Systems 2025).
@@ -83,12 +83,6 @@ def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 
 
 @fused
-def norm(x: Tensor, gamma: Tensor, beta: Tensor, dtype: Any) -> Tensor:
-    """LayerNorm of x (N, D), cast to `dtype`."""
-    return tf.cast(layer_norm(x, gamma, beta), dtype)
-
-
-@fused
 def add_norm(x: Tensor, change: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     """Add a change to x (N, D). Returns the sum, and its LayerNorm in the dtype of the change."""
     x = x + tf.cast(change, x.dtype)
@@ -100,8 +94,30 @@ def dense(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     return tf.nn.bias_add(tf.matmul(x, kernel), tf.cast(bias, kernel.dtype))
 
 
-def attention(x: Tensor, layout: BatchLayout, w: LayerWeights) -> tuple[Tensor, Tensor]:
-    """Self-attention over rows (N, D). Returns its output (N, D) and its weights (B, H, T, T)."""
+def softmax_adds_in_float32() -> bool:
+    """Whether the softmax of bfloat16 adds up in float32 on this device, as oneDNN's does with AVX-512.
+
+    In bfloat16 a sum of ones ends at 256, so that each of 4,096 equal shares would be 1/256.
+    """
+    shares = tf.function(tf.nn.softmax, autograph=False)(tf.zeros((1, 1, 1, 4096), tf.bfloat16))
+    return bool(tf.reduce_all(shares == 2**-12))
+
+
+def masked_softmax(scores: Tensor, key_bias: Tensor, narrow: bool) -> Tensor:
+    """Softmax of scores (B, H, T, T) after adding the bias of each key; float32 unless `narrow`.
+
+    In float32 the scores of bfloat16 are copied twice and three times as large. In bfloat16 the values are
+    the same where `softmax_adds_in_float32`, in half the time, as the bias is added in the matmul before.
+    """
+    dtype = scores.dtype if narrow else tf.float32
+    return tf.nn.softmax(tf.cast(scores, dtype) + tf.cast(key_bias, dtype))
+
+
+def attention(x: Tensor, layout: BatchLayout, w: LayerWeights, narrow: bool) -> tuple[Tensor, Tensor]:
+    """Self-attention over rows (N, D). Returns its output (N, D) and its weights (B, H, T, T).
+
+    `narrow` is for `masked_softmax`.
+    """
     query, key = rotated_heads(
         dense(x, w.query_kernel, w.query_bias),
         dense(x, w.key_kernel, w.key_bias),
@@ -115,7 +131,7 @@ def attention(x: Tensor, layout: BatchLayout, w: LayerWeights) -> tuple[Tensor, 
         return tf.gather(tf.reshape(rows, (-1, head_width)), layout.heads)  # (B, H, T, C)
 
     scores = tf.matmul(by_head(query), by_head(key), transpose_b=True)
-    weights = tf.nn.softmax(tf.cast(scores, tf.float32) + layout.key_bias)  # (B, H, T, T)
+    weights = masked_softmax(scores, layout.key_bias, narrow)  # (B, H, T, T)
     mixed = tf.matmul(tf.cast(weights, x.dtype), by_head(value))  # (B, H, T, C)
     rows = tf.reshape(
         tf.gather(tf.reshape(mixed, (-1, head_width)), layout.back), (-1, x.shape[-1])
@@ -128,12 +144,30 @@ def feed_forward(x: Tensor, w: LayerWeights) -> Tensor:
     return dense(tf.nn.gelu(dense(x, w.fc1_kernel, w.fc1_bias)), w.fc2_kernel, w.fc2_bias)
 
 
-def encoder_layer(x: Tensor, layout: BatchLayout, w: LayerWeights) -> tuple[Tensor, Tensor]:
-    """One pre-norm transformer layer: x (N, D) to x (N, D) and attention weights (B, H, T, T)."""
-    normed = norm(x, w.norm1_gamma, w.norm1_beta, w.query_kernel.dtype)
-    change, weights = attention(normed, layout, w)
+def encoder_layer(
+    x: Tensor, change: Tensor, layout: BatchLayout, w: LayerWeights, narrow: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One pre-norm transformer layer.
+
+    Its input is x + change, and so is its output: the last addition is left to the LayerNorm of the next
+    layer, which saves a pass over memory.
+
+    Parameters
+    ----------
+    x, change
+        (N, D): the input but for the change, in float32; the change, in the dtype of the kernels.
+    narrow
+        For `masked_softmax`.
+
+    Returns
+    -------
+    tuple
+        x and change (N, D) after the layer, and its attention weights (B, H, T, T).
+    """
+    x, normed = add_norm(x, change, w.norm1_gamma, w.norm1_beta)
+    change, weights = attention(normed, layout, w, narrow)
     x, normed = add_norm(x, change, w.norm2_gamma, w.norm2_beta)
-    return x + tf.cast(feed_forward(normed, w), x.dtype), weights
+    return x, feed_forward(normed, w), weights
 
 
 def lm_head(x: Tensor, embedding: Tensor, w: HeadWeights) -> Tensor:

@@ -6,7 +6,7 @@ D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -92,7 +92,8 @@ class ProtRNA:
         tokens = np.asarray(tokens, np.int32)
         all_tokens = np.ones(tokens.shape, bool)  # as published, pads have representations too
         x, layout = self._rows(tokens, all_tokens)
-        hidden = dict(self._hidden(x, layout, self.size.layers, attentions if need_head_weights else None))
+        indices = {*wanted.values(), self.size.layers}
+        hidden = dict(self._hidden(x, layout, indices, attentions if need_head_weights else None))
         logits = layers.lm_head(hidden[self.size.layers], self._weights.embedding, self._weights.lm_head)
         results: dict[str, Any] = {
             "logits": tf.gather(logits, layout.rows),
@@ -147,11 +148,10 @@ class ProtRNA:
     ) -> list[npt.NDArray[np.float32]]:
         pooled: dict[tuple[str, int], Tensor] = {}
         x, layout = self._rows(tokens, tokens != self.alphabet.padding_idx)
-        for index, hidden in self._hidden(x, layout, max(repr_layers)):
-            if index in repr_layers:
-                batch = tf.gather(hidden, layout.rows)
-                for pooling in poolings:
-                    pooled[pooling, index] = self._pool[pooling](batch, tf.constant(weights))
+        for index, hidden in self._hidden(x, layout, repr_layers):
+            batch = tf.gather(hidden, layout.rows)
+            for pooling in poolings:
+                pooled[pooling, index] = self._pool[pooling](batch, tf.constant(weights))
         # A device that runs asynchronously reports errors here.
         return [pooled[pooling, index].numpy() for pooling in poolings for index in repr_layers]
 
@@ -173,31 +173,53 @@ class ProtRNA:
         return layers.embed_tokens(tf.constant(ids), self._weights.embedding, pad), layout
 
     def _hidden(
-        self, x: Tensor, layout: BatchLayout, last: int, attentions: list[Tensor] | None = None
+        self,
+        x: Tensor,
+        layout: BatchLayout,
+        wanted: Collection[int],
+        attentions: list[Tensor] | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield representations 0 … last (N, D). Append attention weights (B, H, T, T) to `attentions`."""
-        yield 0, x
-        for index, weights in enumerate(self._weights.layers[:last], start=1):
+        """Yield the wanted representations (N, D), in order; append attention weights to `attentions`."""
+        if 0 in wanted:
+            yield 0, x
+        change = tf.zeros_like(x, self._kernel_dtype)
+        for index, weights in enumerate(self._weights.layers[: max(wanted)], start=1):
             if attentions is None:
-                x = self._layer(x, layout, weights)
+                x, change = self._layer(x, change, layout, weights)
             else:
-                x, attention = self._layer_with_attention(x, layout, weights)
-                attentions.append(attention)
-            final = index == self.size.layers
-            yield index, layers.layer_norm(x, *self._weights.final_norm) if final else x
+                x, change, attention = self._layer_with_attention(x, change, layout, weights)
+                attentions.append(tf.cast(attention, tf.float32))
+            if index in wanted:
+                hidden = x + tf.cast(change, x.dtype)
+                final = index == self.size.layers
+                yield index, layers.layer_norm(hidden, *self._weights.final_norm) if final else hidden
+
+    @property
+    def _kernel_dtype(self) -> Any:
+        return self._weights.layers[0].query_kernel.dtype
 
     @cached_property
     def _layer(self) -> Any:
         """The function of one layer, traced once for all layers and shapes."""
+        run = self._encoder_layer
 
-        def run(x: Tensor, layout: BatchLayout, w: LayerWeights) -> Tensor:
-            return layers.encoder_layer(x, layout, w)[0]
+        def without_attention(x: Tensor, change: Tensor, layout: BatchLayout, w: LayerWeights) -> Any:
+            return run(x, change, layout, w)[:2]
 
-        return tf.function(run, input_signature=self._signature, autograph=False)
+        return tf.function(without_attention, input_signature=self._signature, autograph=False)
 
     @cached_property
     def _layer_with_attention(self) -> Any:
-        return tf.function(layers.encoder_layer, input_signature=self._signature, autograph=False)
+        return tf.function(self._encoder_layer, input_signature=self._signature, autograph=False)
+
+    @cached_property
+    def _encoder_layer(self) -> Any:
+        narrow = self.precision == "bfloat16" and layers.softmax_adds_in_float32()
+
+        def run(x: Tensor, change: Tensor, layout: BatchLayout, w: LayerWeights) -> Any:
+            return layers.encoder_layer(x, change, layout, w, narrow)
+
+        return run
 
     @property
     def _signature(self) -> list[Any]:
@@ -213,6 +235,7 @@ class ProtRNA:
         )
         return [
             tf.TensorSpec((None, self.size.width)),
+            tf.TensorSpec((None, self.size.width), self._kernel_dtype),
             layout,
             LayerWeights(*(tf.TensorSpec(w.shape, w.dtype) for w in self._weights.layers[0])),
         ]

@@ -162,6 +162,11 @@ def placer(precision: str) -> Placer:
     return place
 
 
+def tensorflow_version() -> str:
+    """Version of TensorFlow, whichever of its packages is installed: `tensorflow` or `tensorflow-cpu`."""
+    return str(tf.__version__)
+
+
 def gpu_names() -> tuple[str, ...]:
     """Names of the GPUs that TensorFlow sees."""
     gpus = tf.config.list_physical_devices("GPU")

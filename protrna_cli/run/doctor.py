@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import asdict, dataclass
-from importlib.metadata import version as version_of
 from typing import Any
 
 from protrna_cli._version import version
@@ -138,7 +137,7 @@ def examine(
     return Diagnosis(
         version=version(),
         python=platform.python_version(),
-        tensorflow=version_of("tensorflow"),
+        tensorflow=runtime.tensorflow_version(),
         system=f"{platform.platform()}, {available_cpus()} CPUs",
         instruction_sets=tuple(flag for flag in RELEVANT_FLAGS if flag in cpu_flags()),
         gpus=runtime.gpu_names(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,12 @@ def test_the_manual_lists_the_exit_codes() -> None:
     ]
     for kind in kinds:
         assert re.search(rf"\b{kind.exit_code}\b", PAGES["exit-codes"]), kind
+
+
+def test_the_lighter_installation_lists_every_dependency() -> None:
+    words = shlex.split(block("bash", "--no-deps").replace("\\\n", "").splitlines()[0])
+    required = [each for each in requires("protrna-cli") or [] if "extra ==" not in each]
+    assert sorted(words[2:]) == sorted(each.replace("tensorflow>", "tensorflow-cpu>") for each in required)
 
 
 def test_the_front_page_is_short_and_names_every_topic() -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from importlib.resources import files
 
 TOPICS = (
-    *("start", "inputs", "long-records", "regions", "outputs", "reading", "neighbours", "python", "options"),
-    *("precision", "speed", "resume", "reuse", "shards", "slurm", "workflows", "dask"),
+    *("start", "install", "inputs", "long-records", "regions", "outputs", "reading", "neighbours"),
+    *("python", "options", "precision", "speed", "resume", "reuse", "shards", "slurm", "workflows", "dask"),
     *("weights", "pictures", "exit-codes", "citing"),
 )
 """Every topic, in reading order."""

@@ -133,22 +133,26 @@ def opened(
     if not plan.amount.records:
         yield Absent()
         return
-    with stop.abandoning():
-        seats = choose_seats(options, plan.amount.residues)
-        if len(seats) == 1:
-            [seat] = seats
-            model = InProcess(checkpoint.load(options.precision, seat.device, seat.threads))
-            recommend_bfloat16(plan.size, options, progress)
-    if len(seats) == 1:
-        yield model
-        return
-    if options.workers == AUTO:
-        each = "a GPU" if seats[0].gpu else counted(seats[0].threads or 0, "thread")
-        progress.note(f"{len(seats)} workers with {each} each")
-    with Workers(checkpoint, options.precision, seats) as workers:
+    with ExitStack() as stack:
         with stop.abandoning():
-            workers.wait()
-        yield workers
+            seats = choose_seats(options, plan.amount.residues)
+            already = checkpoint.mapped_copy(options.precision)
+            if len(seats) == 1:
+                [seat] = seats
+                model: Embedder = InProcess(checkpoint.load(options.precision, seat.device, seat.threads))
+                recommend_bfloat16(plan.size, options, progress)
+            else:
+                model = workers = stack.enter_context(Workers(checkpoint, options.precision, seats))
+                workers.wait()
+        if not already and (copy := checkpoint.mapped_copy(options.precision)):
+            progress.note(
+                f"laid out the weights in {copy.parent} ({size_text(copy.stat().st_size)}): later runs start "
+                "faster; protrna weights prune removes them"
+            )
+        if len(seats) > 1 and options.workers == AUTO:
+            each = "a GPU" if seats[0].gpu else counted(seats[0].threads or 0, "thread")
+            progress.note(f"{len(seats)} workers with {each} each")
+        yield model
 
 
 def _fill_reused(reuse: Reuse, partials: dict[Target, PartialOutput], progress: Progress, stop: Stop) -> None:

@@ -72,6 +72,10 @@ class Checkpoint(ABC):
     def load(self, precision: str, device: str, threads: int | None) -> ProtRNA:
         """Load the model; parameters and errors as in `load_checkpoint`."""
 
+    def mapped_copy(self, precision: str) -> Path | None:
+        """Path of the copy that can be mapped into memory; None if there is none."""
+        return None
+
     @contextmanager
     def hashing(self) -> Iterator[Callable[[], str | None]]:
         """Hash the file in the background; yields a function that waits for the result of `sha256`."""
@@ -168,6 +172,13 @@ class CheckpointFile(Checkpoint):
         from protrna_cli.model.load import load_checkpoint
 
         return load_checkpoint(self.path, precision, device, threads, lambda: self._mapped(precision))
+
+    def mapped_copy(self, precision: str) -> Path | None:
+        sha256 = self._trusted_sha256()
+        if sha256 is None or self.home is None:
+            return None
+        path = mapped.path_of(sha256, precision, self.home)
+        return path if path.exists() else None
 
     def _mapped(self, precision: str) -> mapped.Copy | None:
         """Find or make the copy to map. Without a known SHA-256 there is none: it is its name."""

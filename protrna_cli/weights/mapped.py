@@ -39,6 +39,11 @@ def copies_in(home: Path) -> list[Path]:
     return sorted((home / "mapped").glob("*.weights"))
 
 
+def path_of(sha256: str, precision: str, home: Path) -> Path:
+    """Path of the copy of a checkpoint, whether it is there or not."""
+    return home / "mapped" / f"{sha256}-{precision}.weights"
+
+
 def prune(home: Path) -> int:
     """Remove all copies in a folder of weights; returns how many bytes they had."""
     freed = 0
@@ -78,7 +83,7 @@ def find_or_make(checkpoint: Path, sha256: str, precision: str, home: Path, chec
     WeightsError
         The checkpoint is damaged.
     """
-    path = home / "mapped" / f"{sha256}-{precision}.weights"
+    path = path_of(sha256, precision, home)
     try:
         if checkpoint.stat().st_size < SMALLEST:
             return None

@@ -18,7 +18,7 @@ from protrna_cli.model.checkpoint import read_checkpoint
 from protrna_cli.weights import mapped
 from protrna_cli.weights.checkpoint import CheckpointFile
 from protrna_cli.weights.locate import locate
-from tests.conftest import GOLDEN, TOY, Run
+from tests.conftest import GOLDEN, SAMPLE, TOY, Run
 
 LAST = {"toy": 3, "head64": 2}
 
@@ -212,6 +212,14 @@ def test_weights_are_hashed_again_when_asked(tmp_path: Path, home: Path, checkpo
     assert run(*words).code == 0
     done = run(*words, "--check-weights")
     assert (done.code, "damaged or replaced since it was verified" in done.err) == (69, True)
+
+
+def test_the_first_run_tells_of_its_copy(tmp_path: Path, home: Path, checkpoint: Path, run: Run) -> None:
+    words = ["embed", SAMPLE, "--model", checkpoint, "--batch-tokens", "2048"]
+    first, second = (run(*words, "-o", tmp_path / name).err for name in ("1.npy", "2.npy"))
+    assert f"note: laid out the weights in {home / 'mapped'}" in first
+    assert "protrna weights prune removes them" in first
+    assert "laid out" not in second
 
 
 def test_copies_are_listed_verified_and_pruned(home: Path, checkpoint: Path, run: Run) -> None:

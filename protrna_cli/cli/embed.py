@@ -59,7 +59,7 @@ PANELS = {
         "zcat input.fa.gz | protrna embed - -o - > out.parquet",
         "protrna embed release2.fa -o release2.parquet --reuse release1.parquet",
         "protrna embed input.fa -o out.h5 --model ProtRNA_pretrained.h5 --layer 20 --layer 33",
-        topics="start, inputs, outputs, options, resume, reuse, shards",
+        topics="start, inputs, outputs, options, resume, shards, speed",
     ),
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
@@ -179,7 +179,7 @@ PANELS = {
     default=1,
     show_default=True,
     metavar="N|auto",
-    help="Processes, each with its cores or a GPU.",
+    help="Processes that embed, each with some cores or a GPU.",
 )
 @click.option(
     "--shard",

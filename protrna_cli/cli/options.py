@@ -18,14 +18,15 @@ ANY_PATH = click.Path(readable=False)
 """A path. Whether it can be read is found when it is read; click would call it a usage error if not."""
 
 
-class AutoOrNumber(click.IntRange):
+class AutoOrNumber(click.ParamType):  # type: ignore[type-arg]
     """A whole number from 1 up, or `auto`."""
 
-    def __init__(self) -> None:
-        super().__init__(1)
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == AUTO else super().convert(value, param, ctx)
+        if value != AUTO and not (str(value).isdecimal() and int(value)):
+            self.fail(f"{value!r} is neither {AUTO} nor a whole number from 1 up", param, ctx)
+        return value if value == AUTO else int(value)
 
 
 def was_given(name: str) -> bool:

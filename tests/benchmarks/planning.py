@@ -48,7 +48,7 @@ class Job:
 
     def __init__(self, lengths: np.ndarray, budget: int, n_batches: int) -> None:
         records = [
-            Record(i, str(i), "", "".join(RNG.choice(list("ACGU"), length)))
+            Record(i, str(i), "", "".join(RNG.choice(list("acgu"), length)), n_unknown=0)
             for i, length in enumerate(lengths, start=1)
         ]
         self.chunk = ChunkBatches(records, range(len(records)), DEFAULT_RULES, budget)

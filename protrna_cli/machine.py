@@ -22,6 +22,9 @@ def own_process() -> None:
     """
     global _owned
     _owned = True
+    # TensorFlow imports Keras, which we do not use. It would keep settings in the user's home folder, or in a
+    # folder named `~` where there is none.
+    os.environ.setdefault("KERAS_HOME", os.devnull)
 
 
 def is_own_process() -> bool:

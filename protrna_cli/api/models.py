@@ -10,7 +10,7 @@ from protrna_cli.plan.values import AUTO, AnyPath, path_text
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.precision import faster_precision
 from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
-from protrna_cli.weights.locate import locate, weights_folder
+from protrna_cli.weights.locate import locate, weights_folder_if_any
 from protrna_cli.weights.names import PUBLISHED, PUBLISHED_FILE
 
 if TYPE_CHECKING:
@@ -95,13 +95,13 @@ def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./w
 def _in_folder(name: str, folder: Path) -> Checkpoint:
     """Find a checkpoint by the name of its file, as in the published code."""
     if name == PUBLISHED_FILE:
-        return CheckpointFile(folder / name, is_published=True, home=weights_folder())
+        return CheckpointFile(folder / name, is_published=True, home=weights_folder_if_any())
     if name.startswith(_HEADS):
         raise WeightsError(
             f"{name}: a downstream head; protrna runs the model only, which is {PUBLISHED_FILE}, and its "
             "embeddings are the input of such a head"
         )
-    checkpoint = CheckpointFile(folder / name, home=weights_folder())
+    checkpoint = CheckpointFile(folder / name, home=weights_folder_if_any())
     if not checkpoint.is_there:
         raise WeightsError(
             f"{folder / name}: no such checkpoint; {PUBLISHED_FILE} is the only one that can be downloaded"

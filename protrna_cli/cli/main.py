@@ -87,12 +87,23 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ended:  # from click: shell completion is done, or our output was closed
         return ReaderGone.exit_code if ended.code else 0
     except OSError as error:
-        say(f"error: standard output: writing failed ({error.strerror or error})")
+        say(f"error: {_failed_write(error)}")
         return WriteFailed.exit_code
     except (KeyboardInterrupt, Abort):
         say("interrupted")
         return KEYBOARD_INTERRUPT
     return result if isinstance(result, int) else 0
+
+
+def _failed_write(error: OSError) -> str:
+    """Tell where a write failed that has no message yet."""
+    import tempfile
+
+    try:
+        tempfile.gettempdir()
+    except OSError:  # TensorFlow needs one to be imported
+        return "no folder for temporary files can be written; set TMPDIR to one that can"
+    return f"standard output: writing failed ({error.strerror or error})"
 
 
 def main() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -70,7 +74,7 @@ def map_(
     families, the 20 largest are coloured.
     """
     require_suffix(Path(output))
-    with quiet_libraries(verbose), warnings.catch_warnings():
+    with quiet_libraries(verbose), _writable_home(), warnings.catch_warnings():
         if not verbose:
             warnings.simplefilter("ignore")
         from protrna_cli.map.drawing import draw_map
@@ -80,3 +84,27 @@ def map_(
         for note in picture.notes:
             say(f"note: {note}")
         say(f"{picture.subtitle}: {output}")
+
+
+@contextmanager
+def _writable_home() -> Iterator[None]:
+    """Give numba, matplotlib and Bokeh a temporary home folder, unless the user's own can be written.
+
+    Without one numba and Bokeh fail, or numba makes a folder named `~`.
+    """
+    before = os.environ.get("HOME")
+    try:
+        writable = os.access(Path.home(), os.W_OK)
+    except RuntimeError:  # there is none
+        writable = False
+    if writable:
+        yield
+        return
+    with TemporaryDirectory(prefix="protrna-") as home:
+        os.environ["HOME"] = home
+        try:
+            yield
+        finally:
+            del os.environ["HOME"]
+            if before is not None:
+                os.environ["HOME"] = before

@@ -16,7 +16,7 @@ from protrna_cli.cli.terminal import say
 from protrna_cli.errors import UsageError, WeightsError
 from protrna_cli.text import size_text
 from protrna_cli.weights.checkpoint import CheckpointFile
-from protrna_cli.weights.locate import locate, weights_folder
+from protrna_cli.weights.locate import locate, weights_folder, weights_folder_if_any
 from protrna_cli.weights.mapped import copies_in, prune
 from protrna_cli.weights.names import PUBLISHED, PUBLISHED_FILE, is_offline
 
@@ -104,7 +104,8 @@ def verify_(name_or_path: str, weights_dir: str | None, quiet: bool, verbose: bo
     from protrna_cli.weights.verification import verify_checkpoint, verify_published
 
     record = verify_published(path) if name_or_path == PUBLISHED else verify_checkpoint(path)
-    for damaged in damaged_copies(weights_folder(weights_dir), record.sha256):
+    home = weights_folder_if_any(weights_dir)
+    for damaged in damaged_copies(home, record.sha256) if home else ():
         say(f"note: {damaged}: damaged, and removed")
     if not quiet:
         say(f"verified: {path}, SHA-256 {record.sha256}")

@@ -12,7 +12,7 @@ from protrna_cli.machine import available_cpus, available_memory, cpu_flags
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.text import aligned, size_text
 from protrna_cli.weights.checkpoint import CheckpointFile, DemoCheckpoint
-from protrna_cli.weights.locate import locate, weights_folder
+from protrna_cli.weights.locate import locate, weights_folder_if_any
 from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
 
 RELEVANT_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -33,7 +33,8 @@ class Diagnosis:
     instruction_sets, gpus, device, threads, memory_bytes
         What this process may use; `device` is the one that it uses, `memory_bytes` is the free memory.
     weights_path, weights_there
-        Where the published weights are kept, and whether they are there.
+        Where the published weights are kept (None for a user without a home folder), and whether they are
+        there.
     matmul_flops
         Operations per second of a plain matrix multiplication, by precision.
     model
@@ -53,7 +54,7 @@ class Diagnosis:
     device: str
     threads: int
     memory_bytes: int | None
-    weights_path: str
+    weights_path: str | None
     weights_there: bool
     matmul_flops: dict[str, float]
     model: str
@@ -81,7 +82,9 @@ class Diagnosis:
             "GPUs": ", ".join(self.gpus) or "none",
             "device": f"{self.device}, {self.threads} CPU threads",
             "free memory": size_text(self.memory_bytes) if self.memory_bytes is not None else "unknown",
-            "published weights": f"{self.weights_path} ({there})",
+            "published weights": f"{self.weights_path} ({there})"
+            if self.weights_path
+            else "no folder for them; set PROTRNA_HOME",
             "numbers": f"within {self.reference_error:.0e} of float64, "
             f"{self.batch_error:.0e} between batches: "
             f"{'right' if self.is_sound else 'WRONG'}",
@@ -122,8 +125,9 @@ def examine(
 
     EmbedOptions(model=model, weights_dir=weights_dir, device=device, threads=threads)  # checks them
     device = runtime.configure(device, threads)
-    published = CheckpointFile(weights_folder(weights_dir) / PUBLISHED_FILE)
-    if model == PUBLISHED and not published.is_there:
+    folder = weights_folder_if_any(weights_dir)
+    published = CheckpointFile(folder / PUBLISHED_FILE) if folder else None
+    if model == PUBLISHED and not (published and published.is_there):
         model = DEMO
     checkpoint = locate(model, weights_dir)
     demo = DemoCheckpoint().load("float32", device, threads)
@@ -144,8 +148,8 @@ def examine(
         device=device,
         threads=threads or available_cpus(),
         memory_bytes=available_memory(),
-        weights_path=str(published.path),
-        weights_there=published.is_there,
+        weights_path=str(published.path) if published else None,
+        weights_there=bool(published and published.is_there),
         matmul_flops=speed["matmul"],
         model=model,
         tokens_per_second=speed["tokens"],

@@ -10,13 +10,37 @@ from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile, DemoCheck
 from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
 
 
-def weights_folder(weights_dir: str | None = None) -> Path:
-    """Folder of the published checkpoint: `weights_dir`, `PROTRNA_HOME`, or the user's cache folder."""
+def weights_folder_if_any(weights_dir: str | None = None) -> Path | None:
+    """Folder of the published checkpoint: `weights_dir`, `PROTRNA_HOME`, or the user's cache folder.
+
+    None for a user without a home folder, such as one whom only a container's `--user` names.
+    """
     if home := weights_dir or os.environ.get("PROTRNA_HOME"):
         return Path(home)
     import platformdirs  # imported here because it is slow to import
 
-    return Path(platformdirs.user_cache_dir("protrna"))
+    try:
+        folder = Path(platformdirs.user_cache_dir("protrna"))
+    except RuntimeError:  # no home folder
+        return None
+    return folder if folder.is_absolute() else None  # `~/.cache` of earlier versions, without a home folder
+
+
+def weights_folder(weights_dir: str | None = None) -> Path:
+    """Folder of the published checkpoint, where there must be one.
+
+    Raises
+    ------
+    WeightsError
+        The user has no home folder, and no folder is named.
+    """
+    folder = weights_folder_if_any(weights_dir)
+    if folder is None:
+        raise WeightsError(
+            "this user has no home folder, so there is no folder for the weights; set PROTRNA_HOME or "
+            "--weights-dir to one"
+        )
+    return folder
 
 
 def locate(name_or_path: str, weights_dir: str | None = None, check: bool = False) -> Checkpoint:
@@ -34,14 +58,14 @@ def locate(name_or_path: str, weights_dir: str | None = None, check: bool = Fals
     Raises
     ------
     WeightsError
-        There is no file with that path.
+        There is no file with that path, or no folder for the published checkpoint.
     """
     if name_or_path == DEMO:
         return DemoCheckpoint()
-    home = weights_folder(weights_dir)
     if name_or_path == PUBLISHED:
+        home = weights_folder(weights_dir)
         return CheckpointFile(home / PUBLISHED_FILE, is_published=True, home=home, check=check)
-    checkpoint = CheckpointFile(Path(name_or_path), home=home, check=check)
+    checkpoint = CheckpointFile(Path(name_or_path), home=weights_folder_if_any(weights_dir), check=check)
     if not checkpoint.is_there:
         raise WeightsError(
             f"{name_or_path}: no such checkpoint; --model takes protrna, demo or the path of a checkpoint"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from importlib.metadata import requires
+from importlib.metadata import metadata, requires
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ def test_every_block_is_of_a_language_that_a_test_runs() -> None:
         "python neighbours",
         "snakemake",
         "groovy",
+        "yaml",
     }
 
 
@@ -136,6 +137,18 @@ def test_the_lighter_installation_lists_every_dependency() -> None:
     words = shlex.split(block("bash", "--no-deps").replace("\\\n", "").splitlines()[0])
     required = [each for each in requires("protrna-cli") or [] if "extra ==" not in each]
     assert sorted(words[2:]) == sorted(each.replace("tensorflow>", "tensorflow-cpu>") for each in required)
+
+
+def test_the_metadata_for_nf_core_are_those_of_the_package(run: Run) -> None:
+    yaml = pytest.importorskip("yaml")
+    [(name, tool)] = yaml.safe_load(block("yaml", "protrna_embed"))["tools"][0].items()
+    about = metadata("protrna-cli")
+    assert tool["licence"] == [about["License-Expression"]]
+    assert about["Summary"].startswith(tool["description"])
+    assert f"doi: {tool['doi']}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert tool["homepage"] == f"https://doi.org/{tool['doi']}"
+    outcome = run("--version")
+    assert (outcome.code, outcome.out.split()) == (0, [f"{name},", "version", about["Version"]])
 
 
 def test_the_front_page_is_short_and_names_every_topic() -> None:

@@ -10,7 +10,7 @@ from importlib.resources import files
 TOPICS = (
     *("start", "install", "inputs", "long-records", "regions", "outputs", "reading", "neighbours"),
     *("python", "options", "precision", "speed", "resume", "reuse", "shards", "slurm", "workflows", "dask"),
-    *("weights", "pictures", "exit-codes", "citing"),
+    *("containers", "weights", "pictures", "exit-codes", "citing"),
 )
 """Every topic, in reading order."""
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The words are those of protrna, unless they begin with a program, as Nextflow and Galaxy start their tasks.
+# Run a command of protrna, or a program, which is how Nextflow and Galaxy start their tasks.
 case $1 in
 */* | sh | bash | protrna) exec "$@" ;;
 *) exec protrna "$@" ;;

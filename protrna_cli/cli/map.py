@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import click
 
@@ -92,6 +91,8 @@ def _writable_home() -> Iterator[None]:
 
     Without one numba and Bokeh fail, or numba makes a folder named `~`.
     """
+    from tempfile import TemporaryDirectory
+
     before = os.environ.get("HOME")
     try:
         writable = os.access(Path.home(), os.W_OK)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta, read_embeddings
-from tests.conftest import ROOT, TOY, Outcome
+from tests.conftest import ROOT, SAMPLE, TOY, Outcome
 from tests.tools.runs import command
 
 FASTA = ROOT / "sample_data" / "readme.fa"
@@ -152,7 +152,8 @@ def test_a_picture_needs_no_home_folder(box: Box, work: Path, home: dict[str, st
 def test_umap_needs_no_home_folder(box: Box, work: Path, home: dict[str, str]) -> None:
     """Numba compiles anew what it cannot find compiled."""
     pytest.importorskip("umap")
-    source = ROOT / "tests" / "golden" / "outputs-0.1.parquet"
+    source = work.parent / "source.parquet"
+    embed_fasta(SAMPLE, source, EmbedOptions(model="demo"))
     outcome = box(command("map", source, "-o", "map.html", "--method", "umap"), **home)
     assert outcome.code == 0, outcome.err
     assert [path.name for path in work.iterdir()] == ["map.html"]

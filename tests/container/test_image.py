@@ -58,7 +58,7 @@ class Podman:
 
     def of_the_manual(self, words: str, **replaced: str) -> list[str]:
         """Words of a command of the manual, with these words replaced."""
-        script = block("bash", words)
+        script = block("bash", words).replace("\\\n", " ")
         for old, new in {"$(id -u):$(id -g)": "12345:12345", **replaced}.items():
             script = script.replace(old, new)
         command, *found = shlex.split(script)

@@ -56,12 +56,22 @@ def _slurm_cpus() -> int | None:
     return int(value) if value.isdigit() else None
 
 
+def _slurm_memory() -> list[int]:
+    """Bytes of memory of a Slurm job on this machine: `SLURM_MEM_PER_NODE` or `_PER_CPU`, in MiB."""
+    node, cpu = (os.environ.get(f"SLURM_MEM_PER_{unit}", "") for unit in ("NODE", "CPU"))
+    if node.isdigit() and int(node):  # 0 is all of it
+        return [int(node) << 20]
+    cpus = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return [int(cpu) * int(cpus) << 20] if cpu.isdigit() and cpus.isdigit() else []
+
+
 def available_memory() -> int | None:
     """Bytes of memory that this process may still take; None if the system does not report it.
 
-    The smaller of the kernel's `MemAvailable` and what is left of the limit of the cgroup, version 2.
+    The smallest of the kernel's `MemAvailable`, what is left of the limit of the cgroup (version 2), and what
+    Slurm gives to a job on this machine.
     """
-    limits = []
+    limits = _slurm_memory()
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

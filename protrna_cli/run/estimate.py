@@ -17,7 +17,6 @@ from protrna_cli.plan.chunks import into_chunks
 from protrna_cli.plan.distinct import MAX_SEQUENCES
 from protrna_cli.run.batching import ChunkBatches
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
-from protrna_cli.run.seats import choose_seats
 from protrna_cli.run.targets import Target, run_settings
 from protrna_cli.run.work import Work
 from protrna_cli.text import aligned, counted, duration_text, printable, size_text
@@ -132,6 +131,7 @@ def estimate(
     targets: Sequence[Target],
     options: EmbedOptions,
     speed: float | None,
+    processes: int = 1,
 ) -> Estimate:
     """Count the batches of a run without running them.
 
@@ -147,6 +147,8 @@ def estimate(
         The outputs of the run.
     speed
         Operations per second, if known.
+    processes
+        How many processes the run gets.
 
     Raises
     ------
@@ -163,7 +165,6 @@ def estimate(
         chunk = ChunkBatches(kept, assignment.running, options.rules, options.budget)
         for batch in chunk.batches:
             work.add(chunk.token_counts(batch))
-    processes = len(choose_seats(options, work.tokens))
     output_bytes = [_output_bytes(target, census, size, options) for target in targets]
     return Estimate(
         inputs=[each["name"] for each in census.inputs],

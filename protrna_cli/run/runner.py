@@ -28,7 +28,7 @@ from protrna_cli.run.pipeline import Product, Request
 from protrna_cli.run.precision import recommend_bfloat16
 from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
 from protrna_cli.run.reuse import Reuse, plan_reuse
-from protrna_cli.run.seats import choose_seats
+from protrna_cli.run.seats import Seat, choose_seats
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.targets import Target, check_space, is_whole, make_header
 from protrna_cli.run.work import Work
@@ -117,6 +117,14 @@ def embed_shard(
     return summary_of(paths, plan, options, seconds, resumed, work.n_reused)
 
 
+def seats_of(checkpoint: Checkpoint, size: ModelSize, amount: Amount, options: EmbedOptions) -> list[Seat]:
+    """Choose what each process of a run gets; raises as `choose_seats`."""
+    weight_bytes = 0
+    if not checkpoint.mapped_copy(options.precision):
+        weight_bytes = size.parameters * (2 if options.precision == "bfloat16" else 4)
+    return choose_seats(options, amount.residues, weight_bytes)
+
+
 @contextmanager
 def opened(
     checkpoint: Checkpoint, plan: ShardPlan, options: EmbedOptions, progress: Progress, stop: Stop
@@ -135,7 +143,7 @@ def opened(
         return
     with ExitStack() as stack:
         with stop.abandoning():
-            seats = choose_seats(options, plan.amount.residues)
+            seats = seats_of(checkpoint, plan.size, plan.amount, options)
             already = checkpoint.mapped_copy(options.precision)
             if len(seats) == 1:
                 [seat] = seats

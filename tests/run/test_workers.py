@@ -17,6 +17,7 @@ import pytest
 from protrna_cli import EmbedOptions, embed_fasta, read_embeddings
 from protrna_cli.api import files
 from protrna_cli.errors import OutOfMemory, Stopped, UsageError, WeightsError, WorkersLost
+from protrna_cli.machine import available_memory
 from protrna_cli.model import runtime
 from protrna_cli.output.paths import partial_path
 from protrna_cli.run import runner, seats
@@ -261,34 +262,36 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_each_worker_gets_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     options = settle(EmbedOptions(workers="auto"))
     assert options.batch_tokens == 32_768
-    found = choose_seats(options, 10**9)
+    found = choose_seats(options, 10**9, 0)
     assert [(seat.device, seat.gpu) for seat in found] == [
         ("gpu", "GPU-a"),
         ("gpu", "GPU-b"),
         ("gpu", "GPU-c"),
     ]
     assert found[1].environment["CUDA_VISIBLE_DEVICES"] == "GPU-b"
-    assert len(choose_seats(options, 100_000)) == 1  # of three batches
+    assert len(choose_seats(options, 100_000, 0)) == 1  # of three batches
     with pytest.raises(UsageError, match=r"--workers 4, but there are 3 GPUs.*--workers 3, or"):
-        choose_seats(replace(options, workers=4), 10**9)
-    assert {seat.device for seat in choose_seats(replace(options, workers=4, device="cpu"), 10**9)} == {"cpu"}
+        choose_seats(replace(options, workers=4), 10**9, 0)
+    assert {seat.device for seat in choose_seats(replace(options, workers=4, device="cpu"), 10**9, 0)} == {
+        "cpu"
+    }
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-a")
     monkeypatch.setattr(runtime, "gpu_names", lambda: ("H100",) * 2)
-    assert [seat.gpu for seat in choose_seats(options, 10**9)] == ["2", "GPU-a"]
+    assert [seat.gpu for seat in choose_seats(options, 10**9, 0)] == ["2", "GPU-a"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert settle(EmbedOptions()).batch_tokens < 32_768
-    assert choose_seats(options, 10**9)[0].device != "gpu"
+    assert choose_seats(options, 10**9, 0)[0].device != "gpu"
 
 
 @pytest.mark.parametrize(
     ("cores", "gigabytes", "tokens", "threads", "count"),
     [
-        (64, 256, 10**7, None, 32),
-        (64, 21, 10**7, None, 10),
+        (64, 256, 10**7, None, 64),
+        (64, 20, 10**7, None, 10),
         (64, 256, 10**7, 8, 8),
-        (64, 256, 100_000, None, 6),
-        (64, None, 10**7, None, 32),
-        (2, 256, 10**7, None, 1),
+        (64, 256, 50_000, None, 6),
+        (64, None, 10**7, None, 64),
+        (2, 256, 10**7, None, 2),
         (1, 256, 10**7, None, 1),
         (64, 256, 0, None, 1),
     ],
@@ -304,7 +307,7 @@ def test_auto_looks_at_cores_memory_and_work(
     monkeypatch.setattr(seats, "available_cpus", lambda: cores)
     monkeypatch.setattr(seats, "available_memory", lambda: gigabytes and gigabytes << 30)
     options = settle(EmbedOptions(workers="auto", device="cpu", threads=threads, batch_tokens=2048))
-    found = choose_seats(options, tokens)
+    found = choose_seats(options, tokens, weight_bytes=1 << 30)
     assert len(found) == count
     assert {seat.threads for seat in found} == {threads if count == 1 else threads or cores // count}
 
@@ -328,3 +331,30 @@ def test_workers_are_refused_where_they_make_no_sense(tmp_path: Path, run: Run) 
     ):
         outcome = run(*words, *more)
         assert (outcome.code, message in outcome.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("variables", "most"),
+    [
+        ({"MEM_PER_NODE": "2048"}, 2 << 30),
+        ({"MEM_PER_CPU": "512", "CPUS_ON_NODE": "4"}, 2 << 30),
+        ({"MEM_PER_NODE": "0"}, None),
+        ({"MEM_PER_CPU": "many", "CPUS_ON_NODE": "4"}, None),
+        ({}, None),
+    ],
+)
+def test_the_memory_of_a_slurm_job_is_a_limit(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], most: int | None
+) -> None:
+    for name in ("MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE"):
+        monkeypatch.delenv(f"SLURM_{name}", raising=False)
+    free = available_memory()
+    assert free is not None
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    found = available_memory()
+    assert found is not None
+    if most is None:
+        assert found > 2 << 30
+    else:
+        assert found == min(most, free)

@@ -12,7 +12,7 @@ from protrna_cli.run.batching import Floats
 if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
 
-Vectors = Callable[[], list[Floats]]
+Pending = Callable[[], list[Floats]]
 """Waits for a batch, and returns or raises what `ProtRNA.embed` does for it."""
 
 
@@ -30,7 +30,7 @@ class Embedder(Protocol):
     alphabet: Alphabet
     ahead: int
 
-    def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Vectors:
+    def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Pending:
         """Take a batch to embed; parameters as in `ProtRNA.embed`."""
 
 
@@ -43,7 +43,7 @@ class InProcess:
         self._model = model
         self.alphabet = model.alphabet
 
-    def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Vectors:
+    def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Pending:
         """Take a batch to embed."""
         return partial(self._model.embed, tokens, weights, repr_layers, *poolings)
 
@@ -56,6 +56,6 @@ class Absent:
     def __init__(self) -> None:
         self.alphabet = Alphabet()
 
-    def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Vectors:
+    def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Pending:
         """Refuse: there is no model."""
         raise NotImplementedError

@@ -23,7 +23,7 @@ from protrna_cli.plan.pieces import embedded_length
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run.batching import RESIDUES, ChunkBatches, Floats, Joiner
-from protrna_cli.run.embedder import Embedder, Vectors
+from protrna_cli.run.embedder import Embedder, Pending
 from protrna_cli.run.journal import Position
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from protrna_cli.run.stop import Stop
@@ -121,7 +121,8 @@ def embed(
     Parameters
     ----------
     items
-        Records and skipped records, in input order. At most one chunk of them is in memory at a time.
+        Records and skipped records, in input order. Only the chunks whose batches run, or are submitted
+        ahead, are in memory.
     copies
         Finds records with the sequence of another one; by default within a chunk.
 
@@ -184,7 +185,7 @@ class _Job(NamedTuple):
 
     chunk: _Chunk
     batch: list[int] | None = None
-    parts: Sequence[tuple[list[int], Vectors]] = ()
+    parts: Sequence[tuple[list[int], Pending]] = ()
 
 
 def _unfinished(
@@ -200,6 +201,7 @@ def _unfinished(
     for number, chunk_items in enumerate(into_chunks(items)):
         stop.check()
         records = [item for item in chunk_items if isinstance(item, Record)]
+        # The sinks may still be at an earlier chunk, if this one is submitted ahead.
         unfinished = [product for product in products if product.sink.position.chunks <= number]
         before, assignment = done, copies.assign(records)
         work.n_reused += assignment.n_reused
@@ -234,7 +236,7 @@ def _submit_ahead(chunks: Iterable[_Chunk], model: Embedder, request: Request, w
 
 def _submit(
     model: Embedder, chunk: _Chunk, parts: Sequence[list[int]], request: Request
-) -> list[tuple[list[int], Vectors]]:
+) -> list[tuple[list[int], Pending]]:
     """Submit parts of a batch."""
     submitted = []
     for part in parts:
@@ -334,7 +336,7 @@ def _fill(
     done = chunk.done_before
     complete, committed = (chunk.first, done), time.monotonic()
 
-    def results(parts: Sequence[tuple[list[int], Vectors]]) -> Iterator[tuple[list[int], list[Floats]]]:
+    def results(parts: Sequence[tuple[list[int], Pending]]) -> Iterator[tuple[list[int], list[Floats]]]:
         """Wait for parts of a batch; one for which memory is too small runs again in halves."""
         for part, vectors in parts:
             try:

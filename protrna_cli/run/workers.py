@@ -24,7 +24,7 @@ from protrna_cli.errors import ProtrnaError, WorkersLost
 from protrna_cli.machine import own_process
 from protrna_cli.model.alphabet import Alphabet, Tokens
 from protrna_cli.run.batching import Floats
-from protrna_cli.run.embedder import Vectors
+from protrna_cli.run.embedder import Pending
 from protrna_cli.run.seats import Seat
 from protrna_cli.run.stop import SIGNALS
 from protrna_cli.weights.checkpoint import Checkpoint
@@ -85,7 +85,7 @@ class Workers:
                     "use fewer --workers"
                 ) from None
 
-    def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Vectors:
+    def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Pending:
         """Take a batch to embed; it runs as soon as a worker is free."""
         return self._threads.submit(self._run, (tokens, weights, repr_layers, *poolings)).result
 

@@ -210,7 +210,7 @@ def test_an_error_names_the_sequence_and_the_letter(toy: ProtRNA, sequences: Any
         ({"layers": "3"}, "--layer takes one or more whole numbers"),
         ({"layers": None}, "--layer takes one or more whole numbers"),
         ({"long": "cut"}, "--long takes window, truncate, error, skip or whole"),
-        ({"batch_tokens": 0}, "--batch-tokens takes a whole number from 1 up"),
+        ({"batch_tokens": 0}, "--batch-tokens takes auto or a whole number from 1 up"),
         ({"per_token": "yes"}, "--per-token takes True or False"),
         ({"progress": "bar"}, "progress takes True or False"),
         ({"precision": "bfloat16"}, "precision='bfloat16', but the model was loaded in float32"),

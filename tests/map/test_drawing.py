@@ -48,7 +48,8 @@ def write_vectors(
 ) -> Path:
     """Write these rows as an output of protrna embed; every layer has the same vectors."""
     per_token = changes.get("per_token", False)
-    options = EmbedOptions(**{"model": "demo", "layers": layers, "dtype": str(vectors.dtype), **changes})
+    given = {"model": "demo", "layers": layers, "dtype": str(vectors.dtype), "batch_tokens": 2048}
+    options = EmbedOptions(**{**given, **changes})
     census = Census(n_records=len(rows), n_rows=len(rows), n_embedded=len(vectors))
     header = make_header(
         Target(path, named("h5", "packed"), per_token),

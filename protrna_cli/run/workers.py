@@ -11,6 +11,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,7 @@ class Workers:
         self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(len(seats))
         self._closing = False
+        self._lock = threading.Lock()  # held while workers start or end
 
     def __enter__(self) -> Workers:
         for worker in self._workers:
@@ -61,9 +63,10 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closing = True
-        for worker in self._workers:
-            worker.end()
+        with self._lock:
+            self._closing = True
+            for worker in self._workers:
+                worker.end()
         self._threads.shutdown(cancel_futures=True)  # each thread sees that its worker has ended
 
     def wait(self) -> None:
@@ -97,10 +100,7 @@ class Workers:
                 try:
                     return worker.run(batch)
                 except (EOFError, OSError):
-                    if self._closing:
-                        raise
-                code = worker.end()
-                worker.start()
+                    code = self._restart(worker)
                 with suppress(EOFError, OSError):  # if it dies of that, the next `run` finds out
                     worker.receive()
             raise WorkersLost(
@@ -109,6 +109,15 @@ class Workers:
             )
         finally:
             self._free.put(worker)
+
+    def _restart(self, worker: _Worker) -> int:
+        """Start a worker again that died, and return its exit code; raises EOFError if the run has ended."""
+        with self._lock:
+            if self._closing:
+                raise EOFError
+            code = worker.end()
+            worker.start()
+        return code
 
 
 class _Worker:

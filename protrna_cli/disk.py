@@ -167,8 +167,7 @@ def _acquire(lock: Path, wait: Callable[[str], None] | None) -> tuple[int, bool]
         descriptor = _open_lock(lock)
         try:
             held = _flock(descriptor, lock, wait)
-            # The last holder may have removed the file between our open and our lock.
-            if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.lstat()):
+            if _is_there(lock, descriptor):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
                 return descriptor, held
@@ -176,6 +175,14 @@ def _acquire(lock: Path, wait: Callable[[str], None] | None) -> tuple[int, bool]
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _is_there(lock: Path, descriptor: int) -> bool:
+    """Whether a lock file is still the one that we opened: its last holder may have removed it meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), lock.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _open_lock(lock: Path) -> int:

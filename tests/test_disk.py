@@ -29,3 +29,23 @@ def test_two_processes_cannot_make_one_output(tmp_path: Path, source: Path) -> N
     assert not target.with_name("out.lock").exists()
     with locked(target), pytest.raises(OutputUnwritable), locked(target):
         pass
+
+
+def test_a_lock_that_is_passed_on_quickly_is_never_lost(tmp_path: Path) -> None:
+    """The holder removes the file while others open it, lock it and look whether it is still there."""
+    script = (
+        "import sys; from pathlib import Path; from protrna_cli.disk import locked\n"
+        "path = Path(sys.argv[1])\n"
+        "for _ in range(500):\n"
+        "    with locked(path, wait=lambda holder: None):\n"
+        "        path.write_text(str(int(path.read_text()) + 1))\n"
+    )
+    count = tmp_path / "count"
+    count.write_text("0")
+    words = [sys.executable, "-c", script, count]
+    processes = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    for process in processes:
+        with process:
+            _, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+    assert count.read_text() == "2000"

@@ -110,12 +110,9 @@ def visible_gpus() -> list[Gpu]:
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is None:
         return gpus
-    return [_gpu_named(name.strip(), gpus) for name in allowed.split(",") if _names_a_gpu(name)]
-
-
-def _names_a_gpu(name: str) -> bool:
-    """Whether an entry of `CUDA_VISIBLE_DEVICES` names a GPU, as -1 and the empty string do not."""
-    return re.fullmatch(r"\d+|(GPU|MIG)-\S+", name.strip()) is not None
+    # Other entries, as -1 or the empty string, name none.
+    names = (name.strip() for name in allowed.split(","))
+    return [_gpu_named(name, gpus) for name in names if re.fullmatch(r"\d+|(GPU|MIG)-\S+", name)]
 
 
 def _gpu_named(name: str, gpus: Sequence[Gpu]) -> Gpu:

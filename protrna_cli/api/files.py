@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from protrna_cli.disk import is_null_device, locked
 from protrna_cli.errors import Stopped, UsageError
-from protrna_cli.fasta.census import Census, CountedInput, take_census
+from protrna_cli.fasta.census import CountedInput, take_census
 from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.sources import open_sources
 from protrna_cli.model.structure import PUBLISHED_SIZE
@@ -22,7 +22,7 @@ from protrna_cli.run.auto import settle
 from protrna_cli.run.estimate import Estimate, estimate
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.pipeline import Product
-from protrna_cli.run.report import Amount, Progress, Summary
+from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.reuse import plan_reuse
 from protrna_cli.run.runner import (
     embed_shard,
@@ -190,13 +190,8 @@ def estimate_fasta(
             targets,
             options,
             speed=rates.recall(rates.rates_file(), rate_key(size, options)),
-            processes=len(seats_of(checkpoint, size, _computed(shard.census), options)),
+            processes=len(seats_of(checkpoint, size, shard.census.n_distinct_embedded, options)),
         )
-
-
-def _computed(census: Census) -> Amount:
-    """What a run computes at most."""
-    return Amount(census.n_distinct, census.n_distinct_embedded)
 
 
 def _held_by_earlier(

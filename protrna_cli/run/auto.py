@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protrna_cli.errors import ProtrnaError
-from protrna_cli.machine import parse_device, visible_gpus
+from protrna_cli.machine import Gpu, parse_device, visible_gpus
 from protrna_cli.output.parts import read_joined
 from protrna_cli.output.paths import journal_path, manifest_path
 from protrna_cli.plan.values import AUTO
@@ -65,26 +65,26 @@ def batch_tokens_of(model: ProtRNA) -> int:
     """Token budget of a batch for a model that is loaded, the same as for a run of the command."""
     from protrna_cli.model import runtime
 
-    return _gpu_tokens() if "GPU" in model.device else _cpu_tokens(runtime.threads())
+    return _gpu_tokens(visible_gpus()) if "GPU" in model.device else _cpu_tokens(runtime.threads())
 
 
 def _cpu_tokens(threads: int) -> int:
     return min(max(CPU_TOKENS, TOKENS_A_THREAD * threads), MOST_CPU_TOKENS)
 
 
-def _gpu_tokens() -> int:
-    """As many as fit into half of what is free on each visible GPU."""
-    free = min((gpu.free or 0 for gpu in visible_gpus()), default=0)
+def _gpu_tokens(gpus: Sequence[Gpu]) -> int:
+    """As many as fit into half of what is free on each GPU."""
+    free = min((gpu.free or 0 for gpu in gpus), default=0)
     return max(GPU_TOKENS, min(free // 2 // GPU_TOKEN_BYTES, MOST_GPU_TOKENS))
 
 
 def _batch_tokens(options: EmbedOptions) -> int:
     """Choose the token budget; TensorFlow, whose import takes seconds, is asked only if there is a GPU."""
-    if parse_device(options.device)[0] != "cpu" and visible_gpus():
+    if parse_device(options.device)[0] != "cpu" and (gpus := visible_gpus()):
         from protrna_cli.model import runtime
 
         if runtime.configure(options.device, options.threads) != "cpu":
-            return _gpu_tokens()
+            return _gpu_tokens(gpus)
     return _cpu_tokens(threads_of_worker(options))
 
 

@@ -146,8 +146,8 @@ def embed(
         stop.check()
         chunk = job.chunk
         fillers = [RowFiller(product, chunk, request) for product in chunk.products]
-        # The jobs of a chunk end with one that has no batch.
-        of_chunk = takewhile(lambda each: each.batch is not None, chain([job], jobs))
+        # The jobs of a chunk end with one that has no parts.
+        of_chunk = takewhile(lambda each: each.parts, chain([job], jobs))
         _fill(chunk, fillers, of_chunk, model, request, work, progress, stop)
         for product in chunk.products:
             product.sink.close_chunk(chunk.done_after)
@@ -180,12 +180,19 @@ class _Chunk:
     done_after: Amount
 
 
+class _Part(NamedTuple):
+    """Pieces that were submitted together, the poolings that the model does for them, and their vectors."""
+
+    pieces: list[int]
+    poolings: list[str]
+    vectors: Pending
+
+
 class _Job(NamedTuple):
-    """A batch that was submitted, in parts that fit into memory; without a batch, the end of a chunk."""
+    """A batch that was submitted, in parts that fit into memory; without any, the end of a chunk."""
 
     chunk: _Chunk
-    batch: list[int] | None = None
-    parts: Sequence[tuple[list[int], Pending]] = ()
+    parts: Sequence[_Part] = ()
 
 
 def _unfinished(
@@ -225,7 +232,7 @@ def _submit_ahead(chunks: Iterable[_Chunk], model: Embedder, request: Request, w
     for chunk in chunks:
         for batch in chunk.batches.batches[chunk.first :]:
             parts = chunk.batches.split(batch, work.fits)
-            waiting.append(_Job(chunk, batch, _submit(model, chunk, parts, request)))
+            waiting.append(_Job(chunk, _submit(model, chunk, parts, request)))
             if len(waiting) > model.ahead:
                 yield waiting.popleft()
         waiting.append(_Job(chunk))
@@ -234,15 +241,14 @@ def _submit_ahead(chunks: Iterable[_Chunk], model: Embedder, request: Request, w
     yield from waiting
 
 
-def _submit(
-    model: Embedder, chunk: _Chunk, parts: Sequence[list[int]], request: Request
-) -> list[tuple[list[int], Pending]]:
+def _submit(model: Embedder, chunk: _Chunk, parts: Sequence[list[int]], request: Request) -> list[_Part]:
     """Submit parts of a batch."""
     submitted = []
-    for part in parts:
-        tokens, weights = chunk.batches.tokens(part, model.alphabet)
-        poolings = _poolings(chunk, part, request)
-        submitted.append((part, model.submit(tokens, weights, request.repr_layers, *poolings)))
+    for pieces in parts:
+        tokens, weights = chunk.batches.tokens(pieces, model.alphabet)
+        poolings = _poolings(chunk, pieces, request)
+        vectors = model.submit(tokens, weights, request.repr_layers, *poolings)
+        submitted.append(_Part(pieces, poolings, vectors))
     return submitted
 
 
@@ -336,23 +342,23 @@ def _fill(
     done = chunk.done_before
     complete, committed = (chunk.first, done), time.monotonic()
 
-    def results(parts: Sequence[tuple[list[int], Pending]]) -> Iterator[tuple[list[int], list[Floats]]]:
+    def results(parts: Sequence[_Part]) -> Iterator[tuple[_Part, list[Floats]]]:
         """Wait for parts of a batch; one for which memory is too small runs again in halves."""
-        for part, vectors in parts:
+        for part in parts:
             try:
                 with stop.abandoning():
-                    arrays = vectors()
+                    arrays = part.vectors()
             except MemoryError:
-                _halve(chunk, part, fillers, work, progress)
-                yield from results(_submit(model, chunk, chunk.batches.split(part, work.fits), request))
+                _halve(chunk, part.pieces, fillers, work, progress)
+                halves = chunk.batches.split(part.pieces, work.fits)
+                yield from results(_submit(model, chunk, halves, request))
             else:
                 yield part, arrays
 
     try:
         for number, job in enumerate(jobs, start=chunk.first + 1):
             for part, arrays in results(job.parts):
-                poolings = _poolings(chunk, part, request)
-                for i, vectors in _by_piece(chunk.batches, part, arrays, poolings, len(request.repr_layers)):
+                for i, vectors in _by_piece(chunk.batches, part, arrays, len(request.repr_layers)):
                     for filler in fillers:
                         filler.take(i, vectors)
                     amount = _amount(chunk.batches, i)
@@ -397,9 +403,9 @@ def _amount(batches: ChunkBatches, i: int) -> Amount:
 
 
 def _by_piece(
-    batches: ChunkBatches, batch: list[int], arrays: list[Floats], poolings: list[str], n_layers: int
+    batches: ChunkBatches, part: _Part, arrays: list[Floats], n_layers: int
 ) -> Iterator[tuple[int, dict[str, list[Floats]]]]:
-    """Yield each piece of a batch with its vectors by pooling."""
-    for row, i in enumerate(batch):
+    """Yield each piece of a part with its vectors by pooling."""
+    for row, i in enumerate(part.pieces):
         vectors = [np.atleast_2d(values[row])[: batches.pieces[i].length] for values in arrays]
-        yield i, {pooling: vectors[k * n_layers :][:n_layers] for k, pooling in enumerate(poolings)}
+        yield i, {pooling: vectors[k * n_layers :][:n_layers] for k, pooling in enumerate(part.poolings)}

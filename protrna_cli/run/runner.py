@@ -117,12 +117,12 @@ def embed_shard(
     return summary_of(paths, plan, options, seconds, resumed, work.n_reused)
 
 
-def seats_of(checkpoint: Checkpoint, size: ModelSize, amount: Amount, options: EmbedOptions) -> list[Seat]:
-    """Choose what each process of a run gets; raises as `choose_seats`."""
+def seats_of(checkpoint: Checkpoint, size: ModelSize, residues: int, options: EmbedOptions) -> list[Seat]:
+    """Choose what each process of a run gets that computes so many residues; raises as `choose_seats`."""
     weight_bytes = 0
     if not checkpoint.mapped_copy(options.precision):
         weight_bytes = size.parameters * (2 if options.precision == "bfloat16" else 4)
-    return choose_seats(options, amount.residues, weight_bytes)
+    return choose_seats(options, residues, weight_bytes)
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def opened(
         return
     with ExitStack() as stack:
         with stop.abandoning():
-            seats = seats_of(checkpoint, plan.size, plan.amount, options)
+            seats = seats_of(checkpoint, plan.size, plan.amount.residues, options)
             already = checkpoint.mapped_copy(options.precision)
             if len(seats) == 1:
                 [seat] = seats

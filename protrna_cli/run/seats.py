@@ -73,19 +73,22 @@ def choose_seats(options: EmbedOptions, tokens: int, weight_bytes: int) -> list[
                 f"--workers {count}, but there are {counted(len(gpus), 'GPU')}, and a worker needs one; use "
                 f"--workers {len(gpus)}, or --device cpu"
             )
-        threads = options.threads or max(1, available_cpus() // count)
-        return [Seat("gpu", threads, gpu.name) for gpu in gpus[:count]]
+        return [Seat("gpu", _share(options, count), gpu.name) for gpu in gpus[:count]]
     count = int(options.workers) if options.workers != AUTO else min(useful, _room(options, weight_bytes))
     if count == 1:
         return [Seat(options.device, options.threads)]
-    return [Seat("cpu", options.threads or max(1, available_cpus() // count))] * count
+    return [Seat("cpu", _share(options, count))] * count
 
 
 def threads_of_worker(options: EmbedOptions) -> int:
     """CPU threads of a worker that runs on a CPU, or of the run if there are none."""
-    if options.threads:
-        return options.threads
-    return 1 if options.workers == AUTO else max(1, available_cpus() // int(options.workers))
+    count = available_cpus() if options.workers == AUTO else int(options.workers)
+    return _share(options, count)
+
+
+def _share(options: EmbedOptions, count: int) -> int:
+    """CPU threads of each of so many processes."""
+    return options.threads or max(1, available_cpus() // count)
 
 
 def _room(options: EmbedOptions, weight_bytes: int) -> int:

@@ -16,9 +16,8 @@ from protrna_cli.model.transformer import ProtRNA
 from protrna_cli.output.read import read_output
 from protrna_cli.run import auto, seats
 from protrna_cli.run.auto import settle
-from protrna_cli.run.report import Progress
 from tests.conftest import SAMPLE, TOY, Run
-from tests.tools.runs import OPTIONS, StopAfter
+from tests.tools.runs import OPTIONS, Notes, StopAfter
 
 GIB = 1 << 30
 
@@ -125,16 +124,6 @@ def test_in_memory_the_batches_are_those_of_a_run(tmp_path: Path, monkeypatch: p
     budgets.clear()
     embed(["ACGU" * 5, "GGGG" * 5], load_model(TOY), batch_tokens=22)
     assert budgets == [22, 22]
-
-
-class Notes(Progress):
-    """Keeps the notes of a run."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.mark.usefixtures("small_chunks")

@@ -13,9 +13,8 @@ from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.output.read import read_output
 from protrna_cli.run.auto import settle
 from protrna_cli.run.precision import recommend_bfloat16
-from protrna_cli.run.report import Progress
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run
-from tests.tools.runs import StopAfter
+from tests.tools.runs import Notes, StopAfter
 
 
 @pytest.fixture
@@ -29,16 +28,6 @@ def machine(monkeypatch: pytest.MonkeyPatch, gain: float) -> list[str]:
     tried: list[str] = []
     monkeypatch.setattr(trial, "bfloat16_gain", lambda device: tried.append(device) or gain)
     return tried
-
-
-class Notes(Progress):
-    """Keeps the notes of a run."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.mark.parametrize(("gain", "precision"), [(1.49, "float32"), (1.5, "bfloat16"), (8.0, "bfloat16")])

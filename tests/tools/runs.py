@@ -8,6 +8,7 @@ from typing import Any
 from protrna_cli import EmbedOptions
 from protrna_cli.errors import Stopped
 from protrna_cli.plan.rules import Rules
+from protrna_cli.run.report import Progress
 from protrna_cli.run.stop import Stop
 from tests.conftest import TOY
 
@@ -16,6 +17,16 @@ RUN_KINDS = [("parquet", "flat"), ("npy", "flat"), ("h5", "flat"), ("h5", "packe
 
 RULES = Rules(on_invalid="skip", max_length=60)
 OPTIONS = EmbedOptions(model=str(TOY), rules=RULES, batch_tokens=150, format="npy")
+
+
+class Notes(Progress):
+    """Keeps the notes of a run."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 class StopAfter(Stop):

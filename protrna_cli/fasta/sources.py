@@ -19,7 +19,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -170,7 +170,7 @@ def _source(text: str, stack: ExitStack) -> Source:
 
 def _spooled(stream: Any, name: str, stack: ExitStack) -> IO[bytes]:
     try:
-        spool = stack.enter_context(tempfile.TemporaryFile(prefix="protrna-"))  # noqa: SIM115
+        spool = stack.enter_context(_temporary_file())
         for block in _blocks(stream, name):
             spool.write(block)
         spool.flush()
@@ -180,6 +180,17 @@ def _spooled(stream: Any, name: str, stack: ExitStack) -> IO[bytes]:
             "free space there or set TMPDIR to a folder that has some"
         ) from None
     return spool
+
+
+@contextmanager
+def _temporary_file() -> Iterator[IO[bytes]]:
+    file = tempfile.TemporaryFile(prefix="protrna-")  # noqa: SIM115
+    try:
+        yield file
+    finally:
+        # What a full disk refused is still in the buffer: closing tries to write it, and fails, once more.
+        with suppress(OSError):
+            file.close()
 
 
 def _blocks(stream: IO[bytes], name: str) -> Iterator[bytes]:

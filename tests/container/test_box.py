@@ -115,8 +115,10 @@ def test_a_home_folder_that_is_not_there_cannot_take_the_weights(box: Box) -> No
     assert "choose another folder with --weights-dir or PROTRNA_HOME" in line
 
 
-def test_standard_input_that_does_not_fit_into_tmpdir(box: Box) -> None:
-    source = b">large\n" + b"ACGU" * (9 << 18)
+@pytest.mark.parametrize("size", [(8 << 20) + 100, 9 << 20])
+def test_standard_input_that_does_not_fit_into_tmpdir(box: Box, size: int) -> None:
+    """By so little that the rest waits in a buffer, or by more."""
+    source = b">large\n".ljust(size, b"A")
     outcome = box(command("embed", "-", "-o", "out.npy", "--model", "demo"), source)
     assert outcome.code == 74
     assert "<stdin>: cannot be copied to" in outcome.err

@@ -63,6 +63,11 @@ class SignalStop(Stop):
         self._abandoning = True
         try:
             yield
+        except Exception:
+            # Raised in the middle of a library, our error may have become one of its own: TensorFlow's
+            # "Binding inputs to tf.function failed due to ...".
+            self.check()
+            raise
         finally:
             self._abandoning = False
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
-from protrna_cli.errors import Stopped
+from protrna_cli.errors import Interrupted, Stopped
 from protrna_cli.output.paths import partial_path
+from protrna_cli.run.stop import SignalStop
 from tests.conftest import ROOT, SAMPLE, TOY
 from tests.tools.runs import command
 
@@ -115,9 +116,18 @@ def test_a_signal_ends_a_run_that_waits_for_its_input(
     assert not list(spools.iterdir())
 
 
-def test_a_second_interrupt_ends_at_once() -> None:
-    from protrna_cli.run.stop import SignalStop
+def test_a_library_cannot_make_another_error_of_a_stop() -> None:
+    with SignalStop() as stop:
+        with pytest.raises(TypeError), stop.abandoning():
+            raise TypeError("without a stop")
+        with pytest.raises(Interrupted, match="stopped by SIGINT"), stop.abandoning():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except Exception as error:  # as tf.function does
+                raise TypeError(f"binding inputs failed due to {error}") from error
 
+
+def test_a_second_interrupt_ends_at_once() -> None:
     before = signal.getsignal(signal.SIGINT)
     with SignalStop() as stop:
         os.kill(os.getpid(), signal.SIGINT)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from protrna_cli.model.checkpoint import read_checkpoint
-from protrna_cli.model.runtime import in_precision
+from protrna_cli.model.runtime import placer
 from protrna_cli.model.structure import HeadWeights, LayerWeights, ModelSize, ModelWeights, NormWeights
 
 ALIGNMENT = 64
@@ -69,13 +69,14 @@ def lay_out(checkpoint: Path, precision: str, target: BinaryIO) -> Layout:
         target.write(data)
         digest.update(data)
 
+    make = placer(precision)
+
     def place(name: str, values: npt.NDArray[np.float32]) -> Place:
         write(bytes(-target.tell() % ALIGNMENT))
-        dtype = in_precision(name, precision)
-        stored = values if dtype == "float32" else tf.bitcast(tf.cast(values, dtype), tf.uint16).numpy()
         offset = target.tell()
-        write(np.ascontiguousarray(stored).reshape(-1).view(np.uint8).data)
-        return Place(dtype=dtype, shape=list(values.shape), offset=offset)
+        tensor = make(name, values)
+        write(tf.reshape(tf.bitcast(tensor, tf.uint8), (-1,)).numpy().data)
+        return Place(dtype=tensor.dtype.name, shape=tensor.shape.as_list(), offset=offset)
 
     size, weights = read_checkpoint(checkpoint, place)
     return Layout(

@@ -140,13 +140,10 @@ class _Tf32Off:
 TF32_OFF = _Tf32Off()
 
 
-def in_precision(name: str, precision: str) -> str:
-    """Dtype of a weight: kernels of matmuls are in `precision`, all others in float32."""
-    return precision if name.endswith("_kernel") else "float32"
-
-
 def placer(precision: str) -> Placer:
-    """Return a function that puts a weight onto the device: matmul kernels in `precision`, others in float32.
+    """Return a function that puts a weight onto the device, as the model computes with it.
+
+    Kernels of matmuls are transposed to (out, in), in `precision`; all others are in float32.
 
     A constant made from an array keeps the array in memory besides its own copy, so that all weights would
     take twice their size (TensorFlow 2.21). A deep copy of the constant does not, and loads three times as
@@ -155,8 +152,8 @@ def placer(precision: str) -> Placer:
 
     def place(name: str, values: npt.NDArray[np.float32]) -> Any:
         constant = tf.constant(values)
-        if in_precision(name, precision) == "bfloat16":
-            return tf.cast(constant, tf.bfloat16)
+        if name.endswith("_kernel"):
+            return tf.transpose(tf.cast(constant, precision))
         return tf.raw_ops.DeepCopy(x=constant)
 
     return place

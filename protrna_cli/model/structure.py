@@ -1,6 +1,7 @@
 """The size of a model, and the name and shape of every weight.
 
-Legend: D width, H heads, C head width (D = H * C), V vocabulary. Kernels are (in, out).
+Legend: D width, H heads, C head width (D = H * C), V vocabulary. Kernels are (in, out) in a checkpoint, and
+(out, in) in a model: oneDNN multiplies by these faster.
 """
 
 from __future__ import annotations
@@ -107,9 +108,9 @@ class LayerWeights(NamedTuple):
     inv_freq: Any  # (C / 2,)
     norm1_gamma: Any  # (D,)
     norm1_beta: Any  # (D,)
-    fc1_kernel: Any  # (D, 4 D)
+    fc1_kernel: Any  # (D, 4 D); in a model (4 D, D)
     fc1_bias: Any  # (4 D,)
-    fc2_kernel: Any  # (4 D, D)
+    fc2_kernel: Any  # (4 D, D); in a model (D, 4 D)
     fc2_bias: Any  # (D,)
     norm2_gamma: Any  # (D,)
     norm2_beta: Any  # (D,)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SMALLEST = 64 << 20
 """Bytes of the smallest checkpoint that is worth a copy: others are hashed and read in no time."""
 
+VERSION = 2
+"""Of the way in which copies are laid out; those of another are made again."""
+
 ROOM = 2
 """Free space that a copy must find, as a multiple of the size of its checkpoint."""
 
@@ -100,7 +103,8 @@ def _unchanged(path: Path) -> Copy | None:
     """Return a copy that stands as it was recorded."""
     try:
         record = json.loads(_record_path(path).read_text("utf-8"))
-        return Copy(path, record["layout"]) if record["stamp"] == stamp(path) else None
+        is_this = record["version"] == VERSION and record["stamp"] == stamp(path)
+        return Copy(path, record["layout"]) if is_this else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -110,8 +114,9 @@ def _undamaged(path: Path) -> Copy | None:
     from protrna_cli.weights.verification import file_hash
 
     try:
-        layout = json.loads(_record_path(path).read_text("utf-8"))["layout"]
-        if file_hash(path, "sha256") != layout["sha256"]:
+        record = json.loads(_record_path(path).read_text("utf-8"))
+        layout = record["layout"]
+        if record["version"] != VERSION or file_hash(path, "sha256") != layout["sha256"]:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -146,7 +151,8 @@ def _remove(path: Path) -> None:
 
 
 def _record(path: Path, layout: Layout) -> None:
-    write_whole(_record_path(path), json.dumps({"stamp": stamp(path), "layout": layout}))
+    record = {"version": VERSION, "stamp": stamp(path), "layout": layout}
+    write_whole(_record_path(path), json.dumps(record))
 
 
 def _record_path(path: Path) -> Path:

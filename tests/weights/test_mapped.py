@@ -110,11 +110,20 @@ def spoil_the_record(path: Path) -> None:
     Path(f"{path}.json").write_text('{"stamp": [1, 2, 3]}')
 
 
+def of_another_version(path: Path) -> None:
+    """A copy whose kernels are laid out another way: its bytes are as recorded."""
+    record_path = Path(f"{path}.json")
+    record = json.loads(record_path.read_text())
+    record_path.write_text(json.dumps(record | {"version": 1}))
+
+
 def lose_the_record(path: Path) -> None:
     Path(f"{path}.json").unlink()
 
 
-@pytest.mark.parametrize("damage", [flip_a_byte, cut, spoil_the_record, lose_the_record, Path.unlink])
+@pytest.mark.parametrize(
+    "damage", [flip_a_byte, cut, spoil_the_record, of_another_version, lose_the_record, Path.unlink]
+)
 def test_a_damaged_copy_is_made_again(
     home: Path, checkpoint: Path, reads: list[Path], damage: Callable[[Path], None]
 ) -> None:

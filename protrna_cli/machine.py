@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from protrna_cli.errors import UsageError
 
@@ -25,6 +26,17 @@ def own_process() -> None:
     # TensorFlow imports Keras, which we do not use. It would keep settings in the user's home folder, or in a
     # folder named `~` where there is none.
     os.environ.setdefault("KERAS_HOME", os.devnull)
+
+
+def without_keras() -> None:
+    """Have this process import TensorFlow without Keras, which it would import although we do not use it.
+
+    That is more than half of the time of TensorFlow's import, the more so where scikit-learn, SciPy and
+    matplotlib are installed, which Keras imports in turn. For processes that nobody else's code runs in.
+    """
+    modules: dict[str, Any] = sys.modules
+    for name in ("keras", "tf_keras"):
+        modules.setdefault(name, None)
 
 
 def is_own_process() -> bool:

@@ -25,7 +25,7 @@ from protrna_cli.cli.terminal import say
 from protrna_cli.cli.verify import verify
 from protrna_cli.cli.weights import weights
 from protrna_cli.errors import ProtrnaError, ReaderGone, Stopped, WriteFailed
-from protrna_cli.machine import own_process
+from protrna_cli.machine import own_process, without_keras
 
 KEYBOARD_INTERRUPT = 130
 
@@ -109,6 +109,7 @@ def _failed_write(error: OSError) -> str:
 def main() -> None:
     """Entry point of the console script."""
     own_process()
+    without_keras()
     _open_standard_streams()
     code = run()
     if code == KEYBOARD_INTERRUPT:

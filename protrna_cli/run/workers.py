@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from protrna_cli.errors import ProtrnaError, WorkersLost
-from protrna_cli.machine import own_process
+from protrna_cli.machine import own_process, without_keras
 from protrna_cli.model.alphabet import Alphabet, Tokens
 from protrna_cli.run.batching import Floats
 from protrna_cli.run.embedder import Pending
@@ -175,6 +175,7 @@ def work(descriptor: int) -> None:
     for number in SIGNALS:  # batch systems send them to every process of a job; the run decides when to stop
         signal.signal(number, signal.SIG_IGN)
     own_process()
+    without_keras()
     with Connection(descriptor) as connection, suppress(EOFError, BrokenPipeError):
         checkpoint, *settings = connection.recv()
         try:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.conftest import SAMPLE
+
 FORKS = """
 import multiprocessing
 from protrna_cli import EmbedOptions, embed_fasta, load_model
@@ -53,6 +55,23 @@ print(tf.config.experimental.tensor_float_32_execution_enabled(), tf.config.get_
 """
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["cpu", "True", "False", "[]"]
+
+
+def test_the_command_computes_without_keras(tmp_path: Path) -> None:
+    script = f"""
+import sys
+from protrna_cli.cli.main import main
+
+sys.argv = ["protrna", "embed", "{SAMPLE}", "-o", "out.npy", "--model", "demo", "-q"]
+try:
+    main()
+except SystemExit as ended:
+    print(ended.code, "tensorflow" in sys.modules, "keras.src" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "0 True False\n"
 
 
 def test_a_forked_process_is_refused_unless_it_starts_tensorflow_itself(tmp_path: Path) -> None:

@@ -33,4 +33,7 @@ def residues(hidden: Tensor, weights: Tensor) -> Tensor:
     return hidden[:, 1:]
 
 
-POOLINGS = {"mean": mean, "max": maximum, "cls": cls, "residues": residues}
+POOLINGS = {
+    name: tf.function(pool, reduce_retracing=True, autograph=False)
+    for name, pool in {"mean": mean, "max": maximum, "cls": cls, "residues": residues}.items()
+}

@@ -7,7 +7,7 @@ D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -50,9 +50,6 @@ class ProtRNA:
         self.device = device
         self.alphabet = Alphabet()
         self._weights = weights
-        self._pool = {
-            name: tf.function(pool, reduce_retracing=True, autograph=False) for name, pool in POOLINGS.items()
-        }
 
     def __call__(
         self, tokens: Tokens | Tensor, repr_layers: Sequence[int] = (), need_head_weights: bool = False
@@ -151,7 +148,7 @@ class ProtRNA:
         for index, hidden in self._hidden(x, layout, repr_layers):
             batch = tf.gather(hidden, layout.rows)
             for pooling in poolings:
-                pooled[pooling, index] = self._pool[pooling](batch, tf.constant(weights))
+                pooled[pooling, index] = POOLINGS[pooling](batch, tf.constant(weights))
         # A device that runs asynchronously reports errors here.
         return [pooled[pooling, index].numpy() for pooling in poolings for index in repr_layers]
 
@@ -200,42 +197,44 @@ class ProtRNA:
 
     @cached_property
     def _layer(self) -> Any:
-        """The function of one layer, traced once for all layers and shapes."""
-        run = self._encoder_layer
-
-        def without_attention(x: Tensor, change: Tensor, layout: BatchLayout, w: LayerWeights) -> Any:
-            return run(x, change, layout, w)[:2]
-
-        return tf.function(without_attention, input_signature=self._signature, autograph=False)
+        return self._layer_function(with_attention=False)
 
     @cached_property
     def _layer_with_attention(self) -> Any:
-        return tf.function(self._encoder_layer, input_signature=self._signature, autograph=False)
+        return self._layer_function(with_attention=True)
 
-    @cached_property
-    def _encoder_layer(self) -> Any:
+    def _layer_function(self, with_attention: bool) -> Any:
         narrow = self.precision == "bfloat16" and layers.softmax_adds_in_float32()
+        weights = LayerWeights(*(tf.TensorSpec(w.shape, w.dtype) for w in self._weights.layers[0]))
+        return _layer_function(self.size.heads, weights, narrow, with_attention)
 
-        def run(x: Tensor, change: Tensor, layout: BatchLayout, w: LayerWeights) -> Any:
-            return layers.encoder_layer(x, change, layout, w, narrow)
 
-        return run
+@cache
+def _layer_function(heads: int, weights: LayerWeights, narrow: bool, with_attention: bool) -> Any:
+    """Make the function of one layer, traced once for all layers, shapes, and models of a size.
 
-    @property
-    def _signature(self) -> list[Any]:
-        table = tf.TensorSpec((None, 1, self.size.head_width // 2))
-        heads = self.size.heads
-        layout = BatchLayout(
-            tf.TensorSpec((None, None), tf.int32),
-            tf.TensorSpec((None, heads, None), tf.int32),
-            tf.TensorSpec((None, heads), tf.int32),
-            tf.TensorSpec((None, 1, 1, None)),
-            table,
-            table,
-        )
-        return [
-            tf.TensorSpec((None, self.size.width)),
-            tf.TensorSpec((None, self.size.width), self._kernel_dtype),
-            layout,
-            LayerWeights(*(tf.TensorSpec(w.shape, w.dtype) for w in self._weights.layers[0])),
-        ]
+    Parameters
+    ----------
+    weights
+        Their shapes and dtypes.
+    narrow
+        For `masked_softmax`.
+    """
+
+    def run(x: Tensor, change: Tensor, layout: BatchLayout, w: LayerWeights) -> Any:
+        results = layers.encoder_layer(x, change, layout, w, narrow)
+        return results if with_attention else results[:2]
+
+    [width] = weights.out_bias.shape
+    table = tf.TensorSpec((None, 1, *weights.inv_freq.shape))
+    layout = BatchLayout(
+        tf.TensorSpec((None, None), tf.int32),
+        tf.TensorSpec((None, heads, None), tf.int32),
+        tf.TensorSpec((None, heads), tf.int32),
+        tf.TensorSpec((None, 1, 1, None)),
+        table,
+        table,
+    )
+    x = tf.TensorSpec((None, width))
+    change = tf.TensorSpec((None, width), weights.out_kernel.dtype)
+    return tf.function(run, input_signature=[x, change, layout, weights], autograph=False)

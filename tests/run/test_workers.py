@@ -26,6 +26,7 @@ from protrna_cli.run.embedder import InProcess
 from protrna_cli.run.seats import Seat, choose_seats
 from protrna_cli.run.workers import Workers
 from protrna_cli.weights.checkpoint import CheckpointFile
+from protrna_cli.weights.locate import locate
 from tests.conftest import ROOT, SAMPLE, TOY, Run
 from tests.tools.faulty import FaultyCheckpoint
 from tests.tools.kill import KINDS, assert_equal, embed
@@ -214,14 +215,15 @@ def test_a_worker_that_dies_at_the_start_is_an_error(tmp_path: Path, source: Pat
 
 
 def test_memory_that_runs_out_in_a_worker_halves_its_batches(
-    tmp_path: Path, source: Path, faulty: Any
+    tmp_path: Path, source: Path, faulty: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faulty(most_tokens=70)
     embed_fasta(source, tmp_path / "halved.npy", TWO)
     header = json.loads((tmp_path / "halved.npy.meta.json").read_text())
     assert "halved_to" in json.dumps(header)
-    faulty()
-    embed_fasta(source, tmp_path / "alone.npy", OPTIONS)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "locate", locate)
+        embed_fasta(source, tmp_path / "alone.npy", OPTIONS)
     np.testing.assert_allclose(
         np.load(tmp_path / "halved.npy"), np.load(tmp_path / "alone.npy"), rtol=0, atol=1e-5
     )

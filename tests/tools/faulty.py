@@ -1,15 +1,23 @@
-"""Checkpoints whose models fail in worker processes."""
+"""Checkpoints whose models fail in worker processes.
+
+The models are the reference of the tests, so that no process has to import TensorFlow.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from protrna_cli.model.alphabet import Alphabet
 from protrna_cli.weights.checkpoint import CheckpointFile
 from tests.conftest import TOY
+from tests.tools import reference
 
 
 @dataclass(frozen=True)
@@ -36,16 +44,27 @@ class FaultyCheckpoint(CheckpointFile):
     def load(self, precision: str, device: str, threads: int | None) -> Any:
         if self.at_load:
             os.kill(os.getpid(), signal.SIGKILL)
-        model = super().load(precision, device, threads)
-        embed = model.embed
+        return FaultyModel(self)
 
-        def faulty(tokens: Any, *rest: Any) -> Any:
-            if self.deaths and len(list(self.deaths.iterdir())) < self.n_deaths:
-                (self.deaths / str(os.getpid())).touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            if int((tokens != model.alphabet.padding_idx).sum()) > self.most_tokens:
-                raise MemoryError
-            return embed(tokens, *rest)
 
-        model.embed = faulty  # type: ignore[method-assign]
-        return model
+class FaultyModel:
+    """The model of a faulty checkpoint, for means only."""
+
+    def __init__(self, checkpoint: FaultyCheckpoint) -> None:
+        self.alphabet = Alphabet()
+        self._checkpoint = checkpoint
+
+    @cached_property
+    def _weights(self) -> reference.ReferenceWeights:
+        return reference.read_weights(self._checkpoint.path)
+
+    def embed(self, tokens: Any, weights: Any, repr_layers: Any, *poolings: str) -> Any:
+        deaths = self._checkpoint.deaths
+        if deaths and len(list(deaths.iterdir())) < self._checkpoint.n_deaths:
+            (deaths / str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if int((tokens != self.alphabet.padding_idx).sum()) > self._checkpoint.most_tokens:
+            raise MemoryError
+        assert poolings == ("mean",)
+        hidden = reference.forward(self._weights, tokens).representations
+        return [np.einsum("bt,btd->bd", weights, hidden[layer]).astype(np.float32) for layer in repr_layers]

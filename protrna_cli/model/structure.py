@@ -91,6 +91,15 @@ def row_count(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
+def batches_at_once(threads: int) -> int:
+    """How many batches to run at once on the threads of a CPU.
+
+    Two share all threads: while some wait for the slowest one of an operation, the others work on the other
+    batch. Measured on two cores: 1.45 times the rate in bfloat16, 1.03 times in float32; three gain no more.
+    """
+    return 2 if threads > 1 else 1
+
+
 PUBLISHED_SIZE = ModelSize(layers=33, width=1280, heads=20)
 
 

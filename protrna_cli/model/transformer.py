@@ -6,7 +6,7 @@ D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache, cached_property
 from typing import Any
 
@@ -18,8 +18,8 @@ from protrna_cli.model import layers
 from protrna_cli.model.alphabet import Alphabet, Tokens
 from protrna_cli.model.layers import BatchLayout
 from protrna_cli.model.pooling import POOLINGS
-from protrna_cli.model.runtime import running_on
-from protrna_cli.model.structure import LayerWeights, ModelSize, ModelWeights, row_count
+from protrna_cli.model.runtime import running_on, threads
+from protrna_cli.model.structure import LayerWeights, ModelSize, ModelWeights, batches_at_once, row_count
 
 Tensor = Any
 
@@ -101,7 +101,12 @@ class ProtRNA:
         return results
 
     def embed(
-        self, tokens: Tokens, weights: npt.NDArray[np.float32], repr_layers: Sequence[int], *poolings: str
+        self,
+        tokens: Tokens,
+        weights: npt.NDArray[np.float32],
+        repr_layers: Sequence[int],
+        *poolings: str,
+        check: Callable[[], None] = lambda: None,
     ) -> list[npt.NDArray[np.float32]]:
         """Run the model for embeddings only: no LM head, no attention weights; pooled on the device.
 
@@ -115,6 +120,8 @@ class ProtRNA:
         poolings
             One or more of `mean` (weighted sum), `max` (over tokens with a weight above 0), `cls`, and
             `residues` for one vector per residue.
+        check
+            Called before each layer; what it raises ends the call.
 
         Returns
         -------
@@ -132,7 +139,7 @@ class ProtRNA:
         """
         try:
             with running_on(self.device):
-                return self._pooled(tokens, weights, repr_layers, poolings)
+                return self._pooled(tokens, weights, repr_layers, poolings, check)
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(str(error)) from error
 
@@ -142,10 +149,11 @@ class ProtRNA:
         weights: npt.NDArray[np.float32],
         repr_layers: Sequence[int],
         poolings: Sequence[str],
+        check: Callable[[], None],
     ) -> list[npt.NDArray[np.float32]]:
         pooled: dict[tuple[str, int], Tensor] = {}
         x, layout = self._rows(tokens, tokens != self.alphabet.padding_idx)
-        for index, hidden in self._hidden(x, layout, repr_layers):
+        for index, hidden in self._hidden(x, layout, repr_layers, check=check):
             batch = tf.gather(hidden, layout.rows)
             for pooling in poolings:
                 pooled[pooling, index] = POOLINGS[pooling](batch, tf.constant(weights))
@@ -175,12 +183,14 @@ class ProtRNA:
         layout: BatchLayout,
         wanted: Collection[int],
         attentions: list[Tensor] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield the wanted representations (N, D), in order; append attention weights to `attentions`."""
         if 0 in wanted:
             yield 0, x
         change = tf.zeros_like(x, self._kernel_dtype)
         for index, weights in enumerate(self._weights.layers[: max(wanted)], start=1):
+            check()
             if attentions is None:
                 x, change = self._layer(x, change, layout, weights)
             else:
@@ -190,6 +200,11 @@ class ProtRNA:
                 hidden = x + tf.cast(change, x.dtype)
                 final = index == self.size.layers
                 yield index, layers.layer_norm(hidden, *self._weights.final_norm) if final else hidden
+
+    @property
+    def at_once(self) -> int:
+        """How many batches to run at once for the most tokens per second."""
+        return batches_at_once(threads()) if "CPU" in self.device else 1
 
     @property
     def _kernel_dtype(self) -> Any:

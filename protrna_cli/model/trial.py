@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,11 +67,16 @@ def _least_seconds(dtype: str) -> float:
 
 
 def token_rate(model: ProtRNA, lengths: tuple[int, ...] = (126,) * 8) -> float:
-    """Measure a model on one batch of sequences of these lengths, in tokens per second."""
+    """Measure a model on batches of sequences of these lengths, in tokens per second."""
     tokens, weights = _batch(model, [("ACGU" * length)[:length] for length in lengths])
-    return sum(length + 2 for length in lengths) / _median_seconds(
-        lambda: model.embed(tokens, weights, [model.size.layers], "mean"), 3
-    )
+    n_batches = 2 * model.at_once
+
+    def run(_: int) -> None:
+        model.embed(tokens, weights, [model.size.layers], "mean")
+
+    with ThreadPoolExecutor(model.at_once) as threads:
+        seconds = _median_seconds(lambda: list(threads.map(run, range(n_batches))), 3)
+    return n_batches * sum(length + 2 for length in lengths) / seconds
 
 
 def reference_error(demo: ProtRNA) -> float:

@@ -10,12 +10,14 @@ from typing import Any
 from protrna_cli.fasta.census import Census
 from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.records import Record, Skipped
-from protrna_cli.model.structure import ModelSize
+from protrna_cli.machine import available_cpus
+from protrna_cli.model.structure import ModelSize, batches_at_once, row_count
 from protrna_cli.output.account import settings_account
 from protrna_cli.output.rows import BLOCK_BYTES
 from protrna_cli.plan.chunks import into_chunks
 from protrna_cli.plan.distinct import MAX_SEQUENCES
 from protrna_cli.run.batching import ChunkBatches
+from protrna_cli.run.embedder import WIDEST
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.targets import Target, run_settings
 from protrna_cli.run.work import Work
@@ -208,13 +210,23 @@ def _output_bytes(target: Target, census: Census, size: ModelSize, options: Embe
 
 
 def _model_bytes(work: Work, size: ModelSize, options: EmbedOptions, processes: int) -> int:
-    """Memory of the weights, which processes share, and of a batch in each of them."""
+    """Memory of the weights, which processes share, and of the batches that run at once."""
     # In bfloat16 the scores are there in float32 too, for the softmax; so are most of the activations.
     weight, score = {"float32": (4, 4), "bfloat16": (2, 6)}[options.precision]
-    scores = max((pieces * tokens**2 for pieces, tokens in work.shapes), default=0)
-    activations = ACTIVATIONS * 4 * size.width * max(work.row_counts, default=0)
+
+    def batch_bytes(shapes: Sequence[tuple[int, int]], rows: int) -> int:
+        scores = max((pieces * tokens**2 for pieces, tokens in shapes), default=0)
+        return score * size.heads * scores + (ACTIVATIONS * 4 * size.width * rows if shapes else 0)
+
+    wide = batch_bytes([shape for shape in work.shapes if shape[1] > WIDEST], max(work.row_counts, default=0))
+    beside = batch_bytes(
+        [shape for shape in work.shapes if shape[1] <= WIDEST],
+        min(row_count(options.budget), max(work.row_counts, default=0)),
+    )
+    at_once = batches_at_once(options.threads or available_cpus())
+    running = wide + min(at_once, work.batches) * beside if processes == 1 else processes * max(wide, beside)
     compiled = SHAPE_BYTES * min(len(work.shapes), KEPT_SHAPES)
-    return weight * size.parameters + processes * (score * size.heads * scores + activations + compiled)
+    return weight * size.parameters + running + processes * compiled
 
 
 def _residue_bytes(

@@ -89,7 +89,8 @@ def embed_chunks(
     """
     for chunk in into_chunks(items):
         sink = _KeptChunk(len(request.repr_layers))
-        pipeline.embed(chunk, InProcess(model), [Product(pooling, sink)], request, progress, Stop())
+        with InProcess(model) as embedder:
+            pipeline.embed(chunk, embedder, [Product(pooling, sink)], request, progress, Stop())
         progress.resume(_copied([item for item in chunk if isinstance(item, Record)], request.rules))
         yield sink.take()
 

@@ -147,7 +147,8 @@ def opened(
             already = checkpoint.mapped_copy(options.precision)
             if len(seats) == 1:
                 [seat] = seats
-                model: Embedder = InProcess(checkpoint.load(options.precision, seat.device, seat.threads))
+                loaded = checkpoint.load(options.precision, seat.device, seat.threads)
+                model: Embedder = stack.enter_context(InProcess(loaded))
                 recommend_bfloat16(plan.size, options, progress)
             else:
                 model = workers = stack.enter_context(Workers(checkpoint, options.precision, seats))

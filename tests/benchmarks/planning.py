@@ -1,6 +1,6 @@
 """Measure what a user can plan with: tokens per second, and the time that some usual jobs take.
 
-    python -m tests.benchmarks.planning CHECKPOINT.h5 [--precision float32 bfloat16] [--batches 3]
+    python -m tests.benchmarks.planning CHECKPOINT.h5 [--precision float32 bfloat16] [--batches 4]
 
 The jobs have made-up sequences of usual lengths. Of each, some batches from all over the job run, and its
 time is that of all its tokens at their rate, without loading the model. The jobs and the plain matmul are
@@ -23,7 +23,9 @@ from protrna_cli.model import trial
 from protrna_cli.plan.rules import DEFAULT_RULES
 from protrna_cli.run.auto import batch_tokens_of
 from protrna_cli.run.batching import ChunkBatches
+from protrna_cli.run.embedder import InProcess
 from protrna_cli.text import duration_text
+from tests.benchmarks.speed import embed_batches
 
 RNG = np.random.default_rng(1)
 
@@ -70,8 +72,8 @@ def measure(checkpoint: Path, precision: str, n_batches: int, rounds: int) -> li
     jobs = {name: Job(lengths, budget, n_batches) for name, lengths in JOBS.items()}
 
     def run(job: Job) -> None:
-        for batch in job.sample:
-            model.embed(*job.chunk.tokens(batch, model.alphabet), [model.size.layers], "mean")
+        with InProcess(model) as embedder:
+            embed_batches(embedder, job.chunk, job.sample, model.size.layers)
 
     matmuls = []
     for number in range(rounds + 1):  # the first round compiles
@@ -97,7 +99,7 @@ def main() -> None:
     )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--batches", type=int, default=3)
+    parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     own_process()

@@ -4,9 +4,10 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from protrna_cli.api import files
 from protrna_cli.errors import OutOfMemory, Stopped, UsageError, WeightsError, WorkersLost
 from protrna_cli.machine import available_memory
 from protrna_cli.model import runtime
+from protrna_cli.model.alphabet import Alphabet
+from protrna_cli.model.transformer import ProtRNA
 from protrna_cli.output.paths import partial_path
-from protrna_cli.run import runner, seats, workers
+from protrna_cli.run import seats, workers
 from protrna_cli.run.auto import settle
-from protrna_cli.run.embedder import InProcess
+from protrna_cli.run.embedder import WIDEST, InProcess
 from protrna_cli.run.seats import Seat, choose_seats
 from protrna_cli.run.workers import Workers
 from protrna_cli.weights.checkpoint import CheckpointFile
@@ -35,38 +38,73 @@ from tests.tools.runs import OPTIONS, StopAfter, command
 TWO = replace(OPTIONS, workers=2)
 
 
-class Threads(InProcess):
-    """A model whose batches run ahead in threads, in an order of their own."""
-
-    def __init__(self, model: Any, ahead: int) -> None:
-        super().__init__(model)
-        self.ahead = ahead
-        self._threads = ThreadPoolExecutor(2)
-
-    def submit(self, tokens: Any, weights: Any, repr_layers: Sequence[int], *poolings: str) -> Any:
-        return self._threads.submit(super().submit(tokens, weights, repr_layers, *poolings)).result
-
-
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("ahead", [1, 3, 1000])
+@pytest.mark.parametrize("at_once", [2, 3, 100])
 @pytest.mark.parametrize("options", [KINDS[1], KINDS[2], KINDS[13]], ids=lambda each: str(each.pool))
-def test_batches_that_run_ahead_give_the_same_bytes(
-    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, options: EmbedOptions, ahead: int
+def test_batches_that_run_at_once_give_the_same_bytes(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, options: EmbedOptions, at_once: int
 ) -> None:
-    """Across chunks, with copies of earlier chunks, stopped anywhere, and resumed without running ahead."""
+    """Across chunks, with copies of earlier chunks, stopped anywhere, and resumed one by one."""
     alone, target = tmp_path / "alone", tmp_path / "stopped"
+    monkeypatch.setattr(ProtRNA, "at_once", 1)
     embed(source, alone, replace(options, resume=False))
     stops = 0
     for checks in (5, 9, 14, 7, 30, 10_000):
         with monkeypatch.context() as patch:
             if checks != 7:
-                patch.setattr(runner, "InProcess", lambda model: Threads(model, ahead))
+                patch.setattr(ProtRNA, "at_once", at_once)
             try:
                 embed(source, target, options, stop=StopAfter(checks))
             except Stopped:
                 stops += 1
     assert stops >= 3
     assert_equal(target, alone, options)
+
+
+class SlowModel:
+    """Runs until it is told to end, and then says in which thread."""
+
+    alphabet = Alphabet()
+    at_once = 2
+
+    def __init__(self) -> None:
+        self.running = threading.Semaphore(0)
+        self.go_on = threading.Event()
+
+    def embed(self, *batch: Any, check: Callable[[], None]) -> str:
+        self.running.release()
+        while not self.go_on.wait(0.01):
+            check()
+        return threading.current_thread().name
+
+
+def submitted(embedder: InProcess, *widths: int) -> list[Any]:
+    return [embedder.submit(np.zeros((1, width), np.int32), np.zeros((1, width)), [3]) for width in widths]
+
+
+def test_two_batches_run_at_once_and_a_wide_one_when_it_is_waited_for() -> None:
+    model: Any = SlowModel()
+    with InProcess(model) as embedder:
+        assert embedder.ahead == 2
+        first, second, wide = submitted(embedder, 9, WIDEST, WIDEST + 1)
+        for _ in range(2):
+            assert model.running.acquire(timeout=60)
+        assert not model.running.acquire(timeout=0.1)
+        model.go_on.set()
+        assert {first(), second()} == {"protrna_0", "protrna_1"}
+        assert wide() == "MainThread"
+
+
+def test_batches_that_nobody_waits_for_are_ended() -> None:
+    model: Any = SlowModel()
+    with pytest.raises(KeyboardInterrupt), InProcess(model) as embedder:
+        waiting = submitted(embedder, 9, 9, 9)
+        for _ in range(2):
+            assert model.running.acquire(timeout=60)
+        raise KeyboardInterrupt
+    for each in waiting:
+        with pytest.raises(CancelledError):
+            each()
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ def own_process() -> None:
 def without_keras() -> None:
     """Have this process import TensorFlow without Keras, which it would import although we do not use it.
 
-    That is more than half of the time of TensorFlow's import, the more so where scikit-learn, SciPy and
-    matplotlib are installed, which Keras imports in turn. For processes that nobody else's code runs in.
+    Keras imports scikit-learn, SciPy and matplotlib where they are installed, and then takes half of the
+    time of TensorFlow's import. For processes in which nobody else's code runs.
     """
     modules: dict[str, Any] = sys.modules
     for name in ("keras", "tf_keras"):

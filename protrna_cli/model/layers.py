@@ -152,9 +152,9 @@ def masked_softmax(scores: Tensor, key_bias: Tensor, narrow: bool) -> Tensor:
 
 
 def attention(x: Tensor, layout: BatchLayout, w: LayerWeights, narrow: bool) -> tuple[Tensor, Tensor]:
-    """Self-attention over rows (N, D). Returns its output (N, D), without its bias, and weights (B, H, T, T).
+    """Self-attention over rows (N, D). Returns its output (N, D) and its weights (B, H, T, T).
 
-    `narrow` is for `masked_softmax`.
+    The output is without its bias. `narrow` is for `masked_softmax`.
     """
     query, key, value = biased_heads(
         matmul(x, w.query_kernel),

@@ -133,7 +133,7 @@ def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
 def test_a_failed_run_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from protrna_cli.model.transformer import ProtRNA
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **how: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ProtRNA, "embed", fail)

@@ -111,9 +111,9 @@ def test_in_memory_the_batches_are_those_of_a_run(tmp_path: Path, monkeypatch: p
     budgets: list[int] = []
     run = ProtRNA.embed
 
-    def watched(self: ProtRNA, tokens: Any, *rest: Any) -> Any:
+    def watched(self: ProtRNA, tokens: Any, *rest: Any, **how: Any) -> Any:
         budgets.append(int((tokens != 1).sum()))
-        return run(self, tokens, *rest)
+        return run(self, tokens, *rest, **how)
 
     monkeypatch.setattr(ProtRNA, "embed", watched)
     monkeypatch.setattr(auto, "CPU_TOKENS", 100)
@@ -135,20 +135,23 @@ def test_a_batch_is_halved_once_and_stays_so(
     too_large: list[int] = []
     model = ProtRNA.embed
 
-    def small_device(self: ProtRNA, tokens: Any, *rest: Any) -> Any:
+    def small_device(self: ProtRNA, tokens: Any, *rest: Any, **how: Any) -> Any:
         if (n_tokens := int((tokens != 1).sum())) > 80:
             too_large.append(n_tokens)
             raise MemoryError
-        return model(self, tokens, *rest)
+        return model(self, tokens, *rest, **how)
 
     monkeypatch.setattr(ProtRNA, "embed", small_device)
     notes = Notes()
     with pytest.raises(Stopped):
         embed_fasta(source, tmp_path / "out", OPTIONS, notes, StopAfter(20))
-    [first] = too_large
+    # Of the batches that were submitted by then, the first that is waited for counts.
+    first = next(n for n in too_large if f"with {n} tokens" in notes.notes[0])
+    found_too_large = list(too_large)
+    assert len(too_large) <= 3
     assert notes.notes == [f"memory ran out with {first} tokens in a batch; going on with {first // 2}"]
     assert embed_fasta(source, tmp_path / "out", replace(OPTIONS, resume=True), notes).n_resumed > 0
-    assert too_large == [first]
+    assert too_large == found_too_large
     provenance = read_output(tmp_path / "out")[0].provenance
     assert (provenance["batch_tokens"], provenance["halved_to"]) == (150, first // 2)
     np.testing.assert_allclose(np.load(tmp_path / "out"), np.load(tmp_path / "alone"), rtol=0, atol=1e-5)

@@ -46,9 +46,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     tokens_run: list[int] = []
     embed = ProtRNA.embed
 
-    def counting(self: ProtRNA, tokens: Any, *rest: Any) -> Any:
+    def counting(self: ProtRNA, tokens: Any, *rest: Any, **how: Any) -> Any:
         tokens_run.append(int((np.asarray(tokens) != self.alphabet.padding_idx).sum()))
-        return embed(self, tokens, *rest)
+        return embed(self, tokens, *rest, **how)
 
     monkeypatch.setattr(ProtRNA, "embed", counting)
     return tokens_run

@@ -269,7 +269,9 @@ def test_equal_sequences_run_once_and_are_all_written(
     ran: list[int] = []
     embed = ProtRNA.embed
     monkeypatch.setattr(
-        ProtRNA, "embed", lambda self, tokens, *rest: ran.extend(tokens) or embed(self, tokens, *rest)
+        ProtRNA,
+        "embed",
+        lambda self, tokens, *rest, **how: ran.extend(tokens) or embed(self, tokens, *rest, **how),
     )
     sequences = ["acgu", "ggcc", "acgu", "acgu", "acgux"]
     path = write_fasta(tmp_path / "in.fa", sequences)

@@ -19,8 +19,8 @@ def run_with(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, Any], Any])
     """Call `change` for every batch, with its tokens and a function that runs the model on them."""
     embed = ProtRNA.embed
 
-    def changed(self: ProtRNA, tokens: Any, *rest: Any) -> Any:
-        return change(tokens, lambda: embed(self, tokens, *rest))
+    def changed(self: ProtRNA, tokens: Any, *rest: Any, **how: Any) -> Any:
+        return change(tokens, lambda: embed(self, tokens, *rest, **how))
 
     monkeypatch.setattr(ProtRNA, "embed", changed)
 

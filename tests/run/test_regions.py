@@ -317,7 +317,9 @@ def test_the_two_outputs_of_one_run_equal_those_of_two_runs(
     ran: list[int] = []
     embed = ProtRNA.embed
     monkeypatch.setattr(
-        ProtRNA, "embed", lambda self, tokens, *rest: ran.append(1) or embed(self, tokens, *rest)
+        ProtRNA,
+        "embed",
+        lambda self, tokens, *rest, **how: ran.append(1) or embed(self, tokens, *rest, **how),
     )
     summary = embed_fasta(mixed, pooled, replace(options, per_token_output=str(residues)))
     both = len(ran)

@@ -86,10 +86,10 @@ import os, sys
 from protrna_cli.cli import main as cli
 from protrna_cli.model.transformer import ProtRNA
 embed = ProtRNA.embed
-def noisy(*words):
+def noisy(*words, **how):
     print("a Python library")
     os.write(1, b"a C library")
-    return embed(*words)
+    return embed(*words, **how)
 ProtRNA.embed = noisy
 sys.exit(cli.run(sys.argv[1:]))
 """

@@ -23,8 +23,8 @@ def dask_setup(_: Any) -> None:
 
     embed = ProtRNA.embed
 
-    def slow(self: ProtRNA, *arguments: Any) -> Any:
+    def slow(self: ProtRNA, *arguments: Any, **how: Any) -> Any:
         time.sleep(BATCH_SECONDS)
-        return embed(self, *arguments)
+        return embed(self, *arguments, **how)
 
     ProtRNA.embed = slow  # type: ignore[method-assign]

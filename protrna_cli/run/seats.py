@@ -92,7 +92,7 @@ def _share(options: EmbedOptions, count: int) -> int:
 
 def _room(options: EmbedOptions, weight_bytes: int) -> int:
     """How many workers the cores and the memory have room for."""
-    if available_cpus() <= 2:
+    if available_cpus() <= 2 and not options.threads:
         return 1
     cores, free = available_cpus() // threads_of_worker(options), available_memory()
     return max(1, cores if free is None else min(cores, free // (WORKER_BYTES + weight_bytes)))

@@ -334,6 +334,7 @@ def test_each_worker_gets_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         (64, None, 10**7, None, 64),
         (3, 256, 10**7, None, 3),
         (2, 256, 10**7, None, 1),
+        (2, 256, 10**7, 1, 2),
         (1, 256, 10**7, None, 1),
         (64, 256, 0, None, 1),
     ],

@@ -11,7 +11,7 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from protrna_cli.disk import locked, write_whole
 from protrna_cli.errors import OutputUnwritable
@@ -102,9 +102,8 @@ def find_or_make(checkpoint: Path, sha256: str, precision: str, home: Path, chec
 def _unchanged(path: Path) -> Copy | None:
     """Return a copy that stands as it was recorded."""
     try:
-        record = json.loads(_record_path(path).read_text("utf-8"))
-        is_this = record["version"] == VERSION and record["stamp"] == stamp(path)
-        return Copy(path, record["layout"]) if is_this else None
+        layout, stood = _recorded(path)
+        return Copy(path, layout) if stood == stamp(path) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -114,9 +113,8 @@ def _undamaged(path: Path) -> Copy | None:
     from protrna_cli.weights.verification import file_hash
 
     try:
-        record = json.loads(_record_path(path).read_text("utf-8"))
-        layout = record["layout"]
-        if record["version"] != VERSION or file_hash(path, "sha256") != layout["sha256"]:
+        layout, _ = _recorded(path)
+        if file_hash(path, "sha256") != layout["sha256"]:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -148,6 +146,14 @@ def _make(checkpoint: Path, precision: str, path: Path) -> Copy | None:
 def _remove(path: Path) -> None:
     for file in (path, _record_path(path)):
         file.unlink(missing_ok=True)
+
+
+def _recorded(path: Path) -> tuple[Layout, Any]:
+    """Read the layout of a copy and its stamp, as recorded; ValueError if it is of another version."""
+    record = json.loads(_record_path(path).read_text("utf-8"))
+    if record["version"] != VERSION:
+        raise ValueError(f"laid out in version {record['version']}")
+    return record["layout"], record["stamp"]
 
 
 def _record(path: Path, layout: Layout) -> None:

@@ -77,18 +77,23 @@ def fetch(
     with _fetch_lock(target, watcher) as partial:
         if _file_version(target) not in (None, before):
             return  # another process has fetched it in the meantime
+        _refuse_foreign(target)  # only now, as no other process makes or removes these files meanwhile
         _fetch_from_first(mirrors, partial, target, watcher, retry_policy)
 
 
 def _protect(target: Path, mirrors: Sequence[Mirror]) -> None:
-    """Refuse to replace the file to copy, and what protrna did not make."""
+    """Refuse to replace the file to copy, and what is not a file."""
     partial, record = partial_path(target), record_path(target)
     written = [target, record, partial, origin_path(partial)]
     copied = [mirror.address for mirror in mirrors if not is_remote(mirror.address)]
     refuse_to_replace([*written, lock_path(target)], copied, ANOTHER_FOLDER)
     for file in written:
         refuse_unless_file(file, MOVE_AWAY)
-    foreign = find_foreign(partial)
+
+
+def _refuse_foreign(target: Path) -> None:
+    """Refuse to replace what protrna did not make."""
+    foreign, record = find_foreign(partial_path(target)), record_path(target)
     if record.exists() and not read_verification(target):
         foreign = record
     if foreign:

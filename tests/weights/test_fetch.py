@@ -13,11 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
 import pytest
 
+from protrna_cli.disk import locked
 from protrna_cli.errors import OutputUnwritable, WeightsError, WriteFailed
 from protrna_cli.model import structure
 from protrna_cli.model.structure import ModelSize
@@ -209,6 +211,22 @@ def test_twenty_processes_download_once(zenodo: Zenodo, target: Path, content: b
         assert process.returncode == 0, errors
     assert_whole(target, content)
     assert [(request.start, request.sent) for request in zenodo.log] == [(0, len(content))]
+
+
+def test_what_another_process_is_making_is_not_foreign(zenodo: Zenodo, target: Path, content: bytes) -> None:
+    """It is looked at only once nobody else fetches: a record half written is no record."""
+    record, notes = target.with_name(f"{target.name}.partial.json"), Notes()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor() as pool:
+        with locked(target):
+            record.write_text("{")
+            fetched = pool.submit(fetch, target, [zenodo.record()], notes, QUICK)
+            while not notes.lines and not fetched.done():
+                time.sleep(0.01)
+            record.unlink()
+        fetched.result(timeout=60)
+    assert "waiting for it" in notes.lines[0]
+    assert_whole(target, content)
 
 
 # Servers fail.

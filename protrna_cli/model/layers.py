@@ -1,8 +1,9 @@
 """The arithmetic of ProtRNA as pure functions of tensors.
 
-The tokens of a batch are stored one after another as rows. Only attention, which needs them by sequence,
-computes padding. Matmuls run in the dtype of their kernel, float32 or bfloat16; the residual stream,
-LayerNorm, rotation, biases and the sums of the softmax are always float32.
+The tokens of a batch are stored one after another as rows; a layout says which row is which token. On a CPU
+only attention, which needs them by sequence, computes padding. Matmuls run in the dtype of their kernel,
+float32 or bfloat16; the residual stream, LayerNorm, rotation, biases and the sums of the softmax are always
+float32.
 
 Legend: N rows, B sequences, T tokens of the longest, H heads, C head width, D = H * C width, V vocabulary.
 Source: ESM-2 (Lin et al., Science 2023) as continued by ProtRNA (Zhang et al., Cell Systems 2025).
@@ -13,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from protrna_cli.model.structure import HeadWeights, LayerWeights
@@ -24,8 +27,8 @@ EPSILON = 1e-5
 MASKED = -1e30  # finite, so that a row of only pads stays finite too
 
 
-class BatchLayout(NamedTuple):
-    """Index tables between the rows of a batch and its sequences, and what depends on positions."""
+class PackedLayout(NamedTuple):
+    """A row per token and none per pad, with index tables between rows and sequences."""
 
     rows: Tensor  # (B, T) int32: row of each token; for a pad, any row
     heads: Tensor  # (B, H, T) int32: the same for each head, as flat index into (N, H)
@@ -33,6 +36,44 @@ class BatchLayout(NamedTuple):
     key_bias: Tensor  # (B, 1, 1, T): added to attention scores; 0, or MASKED where the key is a pad
     cos: Tensor  # (N, 1, C / 2): cosine of the angle at each row's position
     sin: Tensor  # (N, 1, C / 2): sine of it
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """From rows (N, H, C) to sequences (B, H, T, C)."""
+        return tf.gather(tf.reshape(x, (-1, x.shape[-1])), self.heads)
+
+    def by_row(self, x: Tensor) -> Tensor:
+        """From sequences (B, H, T, C) to rows (N, D)."""
+        rows = tf.gather(tf.reshape(x, (-1, x.shape[-1])), self.back)  # (N, H, C)
+        return tf.reshape(rows, (-1, x.shape[1] * x.shape[-1]))
+
+    def by_token(self, x: Tensor) -> Tensor:
+        """From rows (N, D) to tokens (B, T, D)."""
+        return tf.gather(x, self.rows)
+
+
+class PaddedLayout(NamedTuple):
+    """A row per token and per pad: N = B * T, so that sequences are a view of the rows."""
+
+    key_bias: Tensor  # (B, 1, 1, T): as in PackedLayout
+    cos: Tensor  # (N, 1, C / 2): likewise
+    sin: Tensor  # (N, 1, C / 2): likewise
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """From rows (N, H, C) to sequences (B, H, T, C)."""
+        sequences, _, _, tokens = tf.unstack(tf.shape(self.key_bias))
+        return tf.transpose(tf.reshape(x, (sequences, tokens, x.shape[1], x.shape[2])), (0, 2, 1, 3))
+
+    def by_row(self, x: Tensor) -> Tensor:
+        """From sequences (B, H, T, C) to rows (N, D)."""
+        return tf.reshape(tf.transpose(x, (0, 2, 1, 3)), (-1, x.shape[1] * x.shape[-1]))
+
+    def by_token(self, x: Tensor) -> Tensor:
+        """From rows (N, D) to tokens (B, T, D)."""
+        sequences, _, _, tokens = self.key_bias.shape
+        return tf.reshape(x, (sequences, tokens, x.shape[-1]))
+
+
+BatchLayout = PackedLayout | PaddedLayout
 
 
 def fused(function: _F) -> _F:
@@ -48,6 +89,11 @@ def embed_tokens(tokens: Tensor, embedding: Tensor, pad: int) -> Tensor:
     """Look up the embeddings (N, D) of tokens (N,); zero at pads."""
     present = tf.cast(tokens != pad, embedding.dtype)
     return tf.gather(embedding, tokens) * present[:, None]
+
+
+def key_bias(tokens: npt.NDArray[np.int32], pad: int) -> npt.NDArray[np.float32]:
+    """What is added to attention scores (B, 1, 1, T) for each key: 0, or MASKED where it is a pad."""
+    return np.where(tokens != pad, np.float32(0), np.float32(MASKED))[:, None, None, :]
 
 
 def rotary_tables(positions: Tensor, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,18 +210,10 @@ def attention(x: Tensor, layout: BatchLayout, w: LayerWeights, narrow: bool) -> 
         layout.sin,
         (w.query_bias, w.key_bias, w.value_bias),
     )
-    head_width = query.shape[-1]
-
-    def by_head(rows: Tensor) -> Tensor:
-        return tf.gather(tf.reshape(rows, (-1, head_width)), layout.heads)  # (B, H, T, C)
-
-    scores = tf.matmul(by_head(query), by_head(key), transpose_b=True)
+    scores = tf.matmul(layout.by_head(query), layout.by_head(key), transpose_b=True)
     weights = masked_softmax(scores, layout.key_bias, narrow)  # (B, H, T, T)
-    mixed = tf.matmul(tf.cast(weights, x.dtype), by_head(value))  # (B, H, T, C)
-    rows = tf.reshape(
-        tf.gather(tf.reshape(mixed, (-1, head_width)), layout.back), (-1, x.shape[-1])
-    )  # (N, D)
-    return matmul(rows, w.out_kernel), weights
+    mixed = tf.matmul(tf.cast(weights, x.dtype), layout.by_head(value))  # (B, H, T, C)
+    return matmul(layout.by_row(mixed), w.out_kernel), weights
 
 
 def feed_forward(x: Tensor, w: LayerWeights) -> Tensor:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from protrna_cli import load_model, load_pretrained_model
 from protrna_cli.errors import UsageError
+from protrna_cli.model import transformer
 from tests.conftest import GOLDEN
 from tests.tools import reference
 
@@ -41,9 +42,12 @@ def golden(name: str) -> Any:
     return np.load(GOLDEN / f"{name}.npz")
 
 
-@pytest.fixture(scope="module")
-def model(name: str) -> Any:
-    return load_model(GOLDEN / f"{name}.h5")
+@pytest.fixture(scope="module", params=["as on a CPU", "as on a GPU"])
+def model(name: str, request: pytest.FixtureRequest) -> Any:
+    """A golden checkpoint, with batches laid out and layers compiled as on either device."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformer, "pads_batches", lambda device: request.param == "as on a GPU")
+        return load_model(GOLDEN / f"{name}.h5")
 
 
 def test_every_layer_and_the_logits_equal_the_published(model: Any, golden: Any) -> None:

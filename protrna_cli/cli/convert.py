@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from protrna_cli.cli.help_text import Command, epilog
-from protrna_cli.cli.options import ANY_PATH, format_of_output, overwrite, verbosity
+from protrna_cli.cli.options import ANY_PATH, options_of, overwrite, verbosity
 from protrna_cli.cli.terminal import say
-from protrna_cli.output.formats.table import choose_format, refuse_layout
+from protrna_cli.output.formats.table import ALL_FORMATS, choose_format, refuse_layout
+from protrna_cli.run.options import EmbedOptions
 from protrna_cli.text import counted
 
 
@@ -32,7 +33,8 @@ from protrna_cli.text import counted
     "Embedding Projector, plus OUT.metadata.tsv). A symbolic link is refused: name the file that it points "
     "to.",
 )
-@format_of_output(exports=True)
+@click.option("--format", type=click.Choice(ALL_FORMATS), help="Format of OUT.  [default: by its suffix]")
+@options_of(EmbedOptions, "h5_layout")
 @click.option(
     "--layer",
     "layers",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from protrna_cli.cli.help_text import Command, epilog
-from protrna_cli.cli.options import as_json, on_device, verbosity, weights_dir
+from protrna_cli.cli.options import as_json, options_of, verbosity
 from protrna_cli.cli.terminal import quiet_libraries
 from protrna_cli.errors import NotFinite
+from protrna_cli.run.options import EmbedOptions
 from protrna_cli.weights.names import PUBLISHED
 
 WRONG_NUMBERS = NotFinite.exit_code
@@ -24,8 +25,8 @@ WRONG_NUMBERS = NotFinite.exit_code
     metavar="NAME|PATH",
     help="Model to test; the demo model if the published weights are missing.",
 )
-@weights_dir
-@on_device
+@options_of(EmbedOptions, "weights_dir")
+@options_of(EmbedOptions, "device", "threads")
 @as_json
 @verbosity
 def doctor(

@@ -13,14 +13,10 @@ import click
 from protrna_cli.cli.help_text import Command, epilog
 from protrna_cli.cli.options import (
     ANY_PATH,
-    AutoOrNumber,
     as_json,
-    format_of_output,
-    on_device,
-    overwrite,
+    options_of,
     verbosity,
     was_given,
-    weights_dir,
 )
 from protrna_cli.cli.progress import progress_for, watcher_for
 from protrna_cli.cli.terminal import claim_stdout, quiet_libraries, say, suggest
@@ -29,11 +25,10 @@ from protrna_cli.disk import is_null_device
 from protrna_cli.errors import UsageError
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.paths import shard_path
-from protrna_cli.plan.rules import GAPS, LONG, ON_INVALID, TRAINED_LENGTH, Rules
-from protrna_cli.plan.values import AUTO
-from protrna_cli.run.options import DTYPE_BYTES, POOLS, PRECISIONS, EmbedOptions, pooled_only
+from protrna_cli.plan.rules import Rules
+from protrna_cli.run.options import EmbedOptions, pooled_only
 from protrna_cli.run.stop import SignalStop
-from protrna_cli.weights.names import DEMO, DEMO_NOTICE, PUBLISHED
+from protrna_cli.weights.names import DEMO, DEMO_NOTICE
 
 STDOUT = "-"
 
@@ -70,137 +65,13 @@ PANELS = {
     type=ANY_PATH,
     help=".parquet, .h5 or .npy; - is a pipe.  [required but for --dry-run]",
 )
-@click.option("--per-token", is_flag=True, help="One vector per residue instead of one per record.")
-@click.option(
-    "--per-token-output",
-    metavar="OUT2",
-    type=ANY_PATH,
-    help="Also write one vector per residue, here.",
-)
-@click.option(
-    "--pool",
-    type=click.Choice(POOLS),
-    default="mean",
-    show_default=True,
-    help="How residues become one vector; cls: that of <cls>.",
-)
-@click.option(
-    "--skip-unknown",
-    is_flag=True,
-    help="Leave unknown residues out of the mean.",
-)
-@click.option(
-    "--regions",
-    metavar="BED",
-    type=ANY_PATH,
-    help="One vector per region of a BED file.",
-)
-@click.option(
-    "--layer",
-    "layers",
-    type=int,
-    multiple=True,
-    default=[-1],
-    metavar="N",
-    help="Layer; may be repeated; -1 is the last.  [default: -1]",
-)
-@click.option(
-    "--model",
-    default=PUBLISHED,
-    show_default=True,
-    metavar="NAME|PATH",
-    help="protrna, demo (synthetic), or a checkpoint.",
-)
-@weights_dir
-@click.option("--check-weights", is_flag=True, help="Hash the checkpoint even if it is unchanged.")
-@click.option("--offline", is_flag=True, help="Never download weights, as PROTRNA_OFFLINE=1 does.")
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="float32",
-    show_default=True,
-    help="Of matmuls; auto: bfloat16 where it is faster.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(list(DTYPE_BYTES)),
-    default="float32",
-    show_default=True,
-    help="Type of the numbers in OUT.",
-)
-@format_of_output()
-@click.option(
-    "--on-invalid",
-    type=click.Choice(ON_INVALID),
-    default="error",
-    show_default=True,
-    help="What to do with a letter that is not RNA or DNA.",
-)
-@click.option(
-    "--gaps",
-    type=click.Choice(GAPS),
-    default="error",
-    show_default=True,
-    help="What to do with gaps: - . and ~",
-)
-@click.option(
-    "--long",
-    type=click.Choice(LONG),
-    default="window",
-    show_default=True,
-    help="How to embed longer ones; whole: in one piece.",
-)
-@click.option(
-    "--max-length",
-    type=int,
-    default=TRAINED_LENGTH,
-    show_default=True,
-    metavar="N",
-    help="Longest piece, in residues.",
-)
-@click.option(
-    "--overlap",
-    type=int,
-    metavar="N",
-    help="Residues that windows share.  [default: a quarter]",
-)
-@on_device
-@click.option(
-    "--batch-tokens",
-    type=AutoOrNumber(),
-    default=AUTO,
-    show_default=True,
-    metavar="N|auto",
-    help="Tokens in a batch; more need more memory.",
-)
-@click.option(
-    "--workers",
-    type=AutoOrNumber(),
-    default=1,
-    show_default=True,
-    metavar="N|auto",
-    help="Processes that embed, each with some cores or a GPU.",
-)
-@click.option(
-    "--shard",
-    metavar="I/N",
-    default="1/1",
-    help="Embed slice I of N; auto, auto/N: as the job array says.",
-)
+@options_of(EmbedOptions)
+@options_of(Rules)
 @click.option(
     "--dask",
     metavar="ADDRESS|local:N",
     help="Use a Dask cluster; OUT is a folder of Parquet parts.",
 )
-@click.option("--resume", is_flag=True, help="Continue an unfinished run, or start one.")
-@click.option(
-    "--reuse",
-    metavar="OLD",
-    multiple=True,
-    type=ANY_PATH,
-    help="Copy vectors of sequences that this output holds.",
-)
-@overwrite()
 @click.option(
     "--dry-run",
     is_flag=True,

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from protrna_cli.cli.help_text import Command, epilog
-from protrna_cli.cli.options import ANY_PATH, format_of_output, overwrite, verbosity
+from protrna_cli.cli.options import ANY_PATH, options_of, overwrite, verbosity
 from protrna_cli.cli.terminal import say
 from protrna_cli.output.formats.table import choose_format, refuse_layout
+from protrna_cli.run.options import EmbedOptions
 from protrna_cli.text import counted
 
 
@@ -25,7 +26,7 @@ from protrna_cli.text import counted
     type=ANY_PATH,
     help="Output file: .parquet, .h5 or .npy. A symbolic link is refused: name the file that it points to.",
 )
-@format_of_output()
+@options_of(EmbedOptions, "format", "h5_layout")
 @overwrite()
 @verbosity
 def merge(

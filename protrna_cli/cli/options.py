@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import Field, fields
 from typing import Any, TypeVar
 
 import click
 from click import get_current_context
 from click.core import ParameterSource
 
-from protrna_cli.output.formats.table import ALL_FORMATS, H5_LAYOUTS, RUN_FORMATS
-from protrna_cli.plan.values import AUTO
+from protrna_cli.plan.values import AUTO, option_of
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -40,57 +40,50 @@ def verbosity(command: _F) -> _F:
     return click.option("-q", "--quiet", is_flag=True, help="Print only errors.")(command)
 
 
-def on_device(command: _F) -> _F:
-    """Add `--device` and `--threads`, for commands that run a model."""
-    command = click.option(
-        "--threads",
-        type=click.IntRange(1),
-        metavar="N",
-        help="CPU threads.  [default: all that it may use]",
-    )(command)
-    return click.option(
-        "--device", default="auto", show_default=True, metavar="auto|cpu|gpu[:N]", help="Device to run on."
-    )(command)
+def options_of(declaring: type, *names: str) -> Callable[[_F], _F]:
+    """Add the options of fields, by default of all that have one."""
+
+    def add(command: _F) -> _F:
+        for declared in reversed(fields(declaring)):
+            if declared.metadata["option"].help and declared.name in (names or (declared.name,)):
+                command = _option(declaring, declared)(command)
+        return command
+
+    return add
 
 
-def weights_dir(command: _F) -> _F:
-    """Add `--weights-dir`."""
+def _option(declaring: type, declared: Field[Any]) -> Callable[[_F], _F]:
+    """Make click's option of a field."""
+    name, option = option_of(declaring, declared.name)
+    words: list[str] = [name, declared.name]
+    if option.kind == "switch":
+        return click.option(*words, is_flag=True, help=option.help)
+    kinds = {
+        "choice": click.Choice(option.choices),
+        "number": int if option.least is None else click.IntRange(option.least),
+        "numbers": int,
+        "number or auto": AutoOrNumber(),
+        "path": ANY_PATH,
+        "paths": ANY_PATH,
+        "shard": str,
+        "text": str,
+    }
+    several = option.kind in ("numbers", "paths")
+    shown = declared.default is not None and not several and option.kind != "shard"
     return click.option(
-        "--weights-dir",
-        metavar="DIR",
-        help="Folder of the weights.  [default: PROTRNA_HOME, or the user's cache]",
-    )(command)
+        *words,
+        type=kinds[option.kind],
+        multiple=several,
+        default=declared.default if several or declared.default is None else str(declared.default),
+        show_default=shown,
+        metavar=option.metavar,
+        help=option.help,
+    )
 
 
 def as_json(command: _F) -> _F:
     """Add `--json`, for commands whose result a program may read."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
-
-
-def format_of_output(exports: bool = False) -> Callable[[_F], _F]:
-    """Add `--format` and `--h5-layout`, for commands that write an output.
-
-    Parameters
-    ----------
-    exports
-        Whether export formats for other programs are allowed.
-    """
-
-    def add(command: _F) -> _F:
-        command = click.option(
-            "--h5-layout",
-            type=click.Choice(H5_LAYOUTS),
-            default="flat",
-            show_default=True,
-            help="HDF5: a dataset per record, or one matrix.",
-        )(command)
-        return click.option(
-            "--format",
-            type=click.Choice(ALL_FORMATS if exports else RUN_FORMATS),
-            help="Format of OUT.  [default: by its suffix]",
-        )(command)
-
-    return add
 
 
 def overwrite(name: str = "OUT") -> Callable[[_F], _F]:

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import click
 
 from protrna_cli.cli.help_text import Group, epilog
-from protrna_cli.cli.options import as_json, verbosity, weights_dir
+from protrna_cli.cli.options import as_json, options_of, verbosity
 from protrna_cli.cli.progress import watcher_for
 from protrna_cli.cli.terminal import say
 from protrna_cli.errors import UsageError, WeightsError
+from protrna_cli.run.options import EmbedOptions
 from protrna_cli.text import size_text
 from protrna_cli.weights.checkpoint import CheckpointFile
 from protrna_cli.weights.locate import locate, weights_folder, weights_folder_if_any
@@ -89,7 +90,7 @@ def fetch(name: str, to: str | None, origin: str | None, quiet: bool, verbose: b
     ),
 )
 @click.argument("name_or_path", metavar="[NAME|PATH]", default=PUBLISHED)
-@weights_dir
+@options_of(EmbedOptions, "weights_dir")
 @verbosity
 def verify_(name_or_path: str, weights_dir: str | None, quiet: bool, verbose: bool) -> None:
     """Check a checkpoint.
@@ -113,7 +114,7 @@ def verify_(name_or_path: str, weights_dir: str | None, quiet: bool, verbose: bo
 
 @weights.command(epilog=epilog('cp "$(protrna weights path)" /mnt/usb/', topics="weights"))
 @_name
-@weights_dir
+@options_of(EmbedOptions, "weights_dir")
 @verbosity
 def path(name: str, weights_dir: str | None, quiet: bool, verbose: bool) -> None:
     """Print where the published checkpoint is."""
@@ -129,7 +130,7 @@ def path(name: str, weights_dir: str | None, quiet: bool, verbose: bool) -> None
         topics="weights",
     ),
 )
-@weights_dir
+@options_of(EmbedOptions, "weights_dir")
 @as_json
 @verbosity
 def list_(weights_dir: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
@@ -185,7 +186,7 @@ def _copy_entry(path: Path) -> dict[str, Any]:
 
 
 @weights.command("prune", epilog=epilog("protrna weights prune", topics="weights"))
-@weights_dir
+@options_of(EmbedOptions, "weights_dir")
 @verbosity
 def prune_(weights_dir: str | None, quiet: bool, verbose: bool) -> None:
     """Remove the mapped copies of checkpoints.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from protrna_cli.errors import UsageError
-from protrna_cli.plan.values import instance, one_of, switch, whole_number
+from protrna_cli.plan.values import check_options, choice, flag, instance, number, option
 
 TRAINED_LENGTH = 510
 """Residues of the longest sequence that the model was trained on."""
@@ -70,6 +70,11 @@ class Regions:
         return cls(**{**fields, "by_id": by_id})
 
 
+def _regions(name: str, value: object) -> object:
+    instance(name, value, Regions, "the result of protrna_cli.fasta.bed.read_bed")
+    return value
+
+
 @dataclass(frozen=True)
 class Rules:
     """How records are read and cut. Defaults are those of the command line.
@@ -101,16 +106,18 @@ class Rules:
         `max_length` - 1 and only for `window`.
     """
 
-    on_invalid: str = "error"
-    gaps: str = "error"
-    long: str = "window"
-    max_length: int = TRAINED_LENGTH
-    overlap: int | None = None
-    skip_unknown: bool = False
-    regions: Regions | None = None
+    on_invalid: str = choice(ON_INVALID, "error", "What to do with a letter that is not RNA or DNA.")
+    gaps: str = choice(GAPS, "error", "What to do with gaps: - . and ~")
+    long: str = choice(LONG, "window", "How to embed longer ones; whole: in one piece.")
+    max_length: int = number(TRAINED_LENGTH, "Longest piece, in residues.")
+    overlap: int | None = number(None, "Residues that windows share.  [default: a quarter]")
+    skip_unknown: bool = flag("Leave unknown residues out of the mean.")
+    regions: Regions | None = option(
+        None, "path", "One vector per region of a BED file.", _regions, metavar="BED"
+    )
 
     def __post_init__(self) -> None:
-        self._check_values()
+        check_options(self)
         if self.max_length < 2:
             raise UsageError(f"--max-length {self.max_length} is too short; give 2 or more")
         if not 1 <= self.shared < self.max_length:
@@ -119,18 +126,6 @@ class Rules:
             )
         if self.overlap is not None and self.long != "window":
             raise UsageError(f"--overlap is for --long window, not for --long {self.long}; leave it out")
-
-    def _check_values(self) -> None:
-        """Refuse values that the command line would not take."""
-        one_of("--on-invalid", self.on_invalid, ON_INVALID)
-        one_of("--gaps", self.gaps, GAPS)
-        one_of("--long", self.long, LONG)
-        whole_number("--max-length", self.max_length)
-        if self.overlap is not None:
-            whole_number("--overlap", self.overlap)
-        switch("--skip-unknown", self.skip_unknown)
-        if self.regions is not None:
-            instance("--regions", self.regions, Regions, "the result of protrna_cli.fasta.bed.read_bed")
 
     @property
     def shared(self) -> int:

@@ -1,9 +1,14 @@
-"""Check values given from Python as the command line checks them, and refuse them in the same words."""
+"""Options: declared once, as the field that holds their value, and checked alike wherever they come from.
+
+The command line and the check of values that come from Python both follow from the declaration.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from protrna_cli.errors import UsageError
 
@@ -11,6 +16,106 @@ AnyPath = str | os.PathLike[str]
 
 AUTO = "auto"
 """The value of an option that is chosen for this machine."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the metadata of a field say of its option.
+
+    Attributes
+    ----------
+    kind
+        `choice`, `switch`, `number`, `numbers` (the option may be repeated), `number or auto`, `path`,
+        `paths`, `shard`, or `text`.
+    help
+        A line for `--help`; empty for a field without an option of its own.
+    check
+        Called with the name of the option and a value; returns the value to keep, or refuses it.
+    metavar, choices, least
+        What the value is called in the help; the texts that are taken, or the smallest number.
+    name
+        As it is written on the command line; by default it follows from the name of the field.
+    """
+
+    kind: str
+    help: str
+    check: Callable[[str, Any], Any]
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    least: int | None = None
+    name: str = ""
+
+
+def option(default: Any, kind: str, help: str, check: Callable[[str, Any], Any], **more: Any) -> Any:
+    """Declare a field with an option; `None` is taken only if it is the default."""
+    return field(default=default, metadata={"option": Option(kind, help, check, **more)})
+
+
+def choice(allowed: Sequence[str], default: str | None, help: str) -> Any:
+    """Declare an option that takes one of a few texts."""
+
+    def check(name: str, value: object) -> object:
+        one_of(name, value, allowed)
+        return value
+
+    return option(default, "choice", help, check, choices=tuple(allowed))
+
+
+def number(default: int | None, help: str, least: int | None = None) -> Any:
+    """Declare an option that takes a whole number."""
+
+    def check(name: str, value: object) -> object:
+        whole_number(name, value, least)
+        return value
+
+    return option(default, "number", help, check, metavar="N", least=least)
+
+
+def number_or_auto(default: int | str, help: str) -> Any:
+    """Declare an option that takes a whole number from 1 up, or `auto`."""
+
+    def check(name: str, value: object) -> object:
+        if value != AUTO and (type(value) is not int or value < 1):
+            raise _refusal(name, f"{AUTO} or a whole number from 1 up", value)
+        return value
+
+    return option(default, "number or auto", help, check, metavar="N|auto")
+
+
+def flag(help: str) -> Any:
+    """Declare an option without a value."""
+
+    def check(name: str, value: object) -> object:
+        switch(name, value)
+        return value
+
+    return option(False, "switch", help, check)
+
+
+def path(default: str | None, help: str, metavar: str) -> Any:
+    """Declare an option that takes a path."""
+    return option(default, "path", help, path_text, metavar=metavar)
+
+
+def option_of(declaring: Any, name: str) -> tuple[str, Option]:
+    """Find the option of a field, and its name on the command line."""
+    [found] = [each.metadata["option"] for each in fields(declaring) if each.name == name]
+    return found.name or f"--{name.replace('_', '-')}", found
+
+
+def check_options(values: Any) -> None:
+    """Check all fields of a frozen dataclass, and keep what their checks return.
+
+    Raises
+    ------
+    UsageError
+        A value is not one that its option takes.
+    """
+    for declared in fields(values):
+        name, declaration = option_of(values, declared.name)
+        value = getattr(values, declared.name)
+        if value is not None or declared.default is not None:
+            object.__setattr__(values, declared.name, declaration.check(name, value))
 
 
 def one_of(option: str, value: object, allowed: Iterable[str]) -> None:
@@ -32,12 +137,6 @@ def whole_number(option: str, value: object, least: int | None = None) -> None:
         raise _refusal(
             option, "a whole number" if least is None else f"a whole number from {least} up", value
         )
-
-
-def auto_or_number(option: str, value: object, least: int) -> None:
-    """Refuse anything but `auto` and an `int` of at least `least`; raises as `one_of` does."""
-    if value != AUTO and (type(value) is not int or value < least):
-        raise _refusal(option, f"{AUTO} or a whole number from {least} up", value)
 
 
 def whole_numbers(option: str, values: object) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
@@ -14,12 +15,15 @@ from protrna_cli.plan.rules import DEFAULT_RULES, Rules
 from protrna_cli.plan.shard import WHOLE, Shard
 from protrna_cli.plan.values import (
     AUTO,
-    auto_or_number,
+    check_options,
+    choice,
+    flag,
     instance,
-    one_of,
+    number,
+    number_or_auto,
+    option,
+    path,
     path_text,
-    switch,
-    whole_number,
     whole_numbers,
 )
 from protrna_cli.weights.names import PUBLISHED
@@ -27,6 +31,32 @@ from protrna_cli.weights.names import PUBLISHED
 POOLS = ("mean", "max", "cls")
 PRECISIONS = ("float32", "bfloat16", AUTO)
 DTYPE_BYTES = {"float32": 4, "float16": 2}
+
+
+def _numbers(name: str, value: Any) -> tuple[int, ...]:
+    whole_numbers(name, value)
+    return tuple(value)
+
+
+def _paths(name: str, value: Any) -> tuple[str, ...]:
+    paths = (value,) if isinstance(value, (str, PathLike)) else value
+    instance(name, paths, Sequence, "one or more paths")
+    return tuple(path_text(name, each) for each in paths)
+
+
+def _device(name: str, value: Any) -> str:
+    parse_device(value)
+    return str(value)
+
+
+def _shard(name: str, value: Any) -> Any:
+    instance(name, value, Shard, "a Shard, such as Shard(1, 8)")
+    return value
+
+
+def _rules(name: str, value: Any) -> Any:
+    instance(name, value, Rules, "Rules")
+    return value
 
 
 @dataclass(frozen=True)
@@ -82,30 +112,43 @@ class EmbedOptions:
         A value is not one that its option takes, or two options contradict each other.
     """
 
-    model: str = PUBLISHED
-    layers: tuple[int, ...] = (-1,)
-    per_token: bool = False
-    per_token_output: str | None = None
-    pool: str = "mean"
-    precision: str = "float32"
-    dtype: str = "float32"
-    format: str | None = None
-    h5_layout: str = "flat"
-    device: str = "auto"
-    threads: int | None = None
-    batch_tokens: int | str = AUTO
-    workers: int | str = 1
-    weights_dir: str | None = None
-    check_weights: bool = False
-    offline: bool = False
-    overwrite: bool = False
-    resume: bool = False
-    shard: Shard = WHOLE
-    reuse: tuple[str, ...] = ()
-    rules: Rules = DEFAULT_RULES
+    model: str = path(PUBLISHED, "protrna, demo (synthetic), or a checkpoint.", "NAME|PATH")
+    layers: tuple[int, ...] = option(
+        (-1,),
+        "numbers",
+        "Layer; may be repeated; -1 is the last.  [default: -1]",
+        _numbers,
+        metavar="N",
+        name="--layer",
+    )
+    per_token: bool = flag("One vector per residue instead of one per record.")
+    per_token_output: str | None = path(None, "Also write one vector per residue, here.", "OUT2")
+    pool: str = choice(POOLS, "mean", "How residues become one vector; cls: that of <cls>.")
+    precision: str = choice(PRECISIONS, "float32", "Of matmuls; auto: bfloat16 where it is faster.")
+    dtype: str = choice(tuple(DTYPE_BYTES), "float32", "Type of the numbers in OUT.")
+    format: str | None = choice(RUN_FORMATS, None, "Format of OUT.  [default: by its suffix]")
+    h5_layout: str = choice(H5_LAYOUTS, "flat", "HDF5: a dataset per record, or one matrix.")
+    device: str = option(AUTO, "text", "Device to run on.", _device, metavar="auto|cpu|gpu[:N]")
+    threads: int | None = number(None, "CPU threads.  [default: all that it may use]", least=1)
+    batch_tokens: int | str = number_or_auto(AUTO, "Tokens in a batch; more need more memory.")
+    workers: int | str = number_or_auto(1, "Processes that embed, each with some cores or a GPU.")
+    weights_dir: str | None = path(
+        None, "Folder of the weights.  [default: PROTRNA_HOME, or the user's cache]", "DIR"
+    )
+    check_weights: bool = flag("Hash the checkpoint even if it is unchanged.")
+    offline: bool = flag("Never download weights, as PROTRNA_OFFLINE=1 does.")
+    overwrite: bool = flag("Replace OUT if it exists.")
+    resume: bool = flag("Continue an unfinished run, or start one.")
+    shard: Shard = option(
+        WHOLE, "shard", "Embed slice I of N; auto, auto/N: as the job array says.", _shard, metavar="I/N"
+    )
+    reuse: tuple[str, ...] = option(
+        (), "paths", "Copy vectors of sequences that this output holds.", _paths, metavar="OLD"
+    )
+    rules: Rules = option(DEFAULT_RULES, "rules", "", _rules, name="rules")
 
     def __post_init__(self) -> None:
-        self._check_values()
+        check_options(self)
         for name, given in (
             ("--pool", self.pool != "mean"),
             ("--per-token-output", self.per_token_output),
@@ -138,34 +181,6 @@ class EmbedOptions:
         """Token budget of a batch, once `auto` is settled."""
         assert isinstance(self.batch_tokens, int)
         return self.batch_tokens
-
-    def _check_values(self) -> None:
-        """Refuse values that the command line would not take. Paths become text, and layers a tuple."""
-        object.__setattr__(self, "model", path_text("--model", self.model))
-        for name in ("per_token_output", "weights_dir"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, path_text(_option(name), getattr(self, name)))
-        whole_numbers("--layer", self.layers)
-        object.__setattr__(self, "layers", tuple(self.layers))
-        one_of("--pool", self.pool, POOLS)
-        one_of("--precision", self.precision, PRECISIONS)
-        one_of("--dtype", self.dtype, DTYPE_BYTES)
-        if self.format is not None:
-            one_of("--format", self.format, RUN_FORMATS)
-        one_of("--h5-layout", self.h5_layout, H5_LAYOUTS)
-        parse_device(self.device)
-        if self.threads is not None:
-            whole_number("--threads", self.threads, 1)
-        auto_or_number("--batch-tokens", self.batch_tokens, 1)
-        auto_or_number("--workers", self.workers, 1)
-        if isinstance(self.reuse, (str, PathLike)):
-            object.__setattr__(self, "reuse", (self.reuse,))
-        instance("--reuse", self.reuse, Sequence, "one or more paths")
-        object.__setattr__(self, "reuse", tuple(path_text("--reuse", path) for path in self.reuse))
-        for name in ("per_token", "check_weights", "offline", "overwrite", "resume"):
-            switch(_option(name), getattr(self, name))
-        instance("--shard", self.shard, Shard, "a Shard, such as Shard(1, 8)")
-        instance("rules", self.rules, Rules, "Rules")
 
     def refuse_for_pipe(self, output: str) -> None:
         """Refuse options that need an output file, for a run whose output is a pipe.
@@ -222,10 +237,6 @@ class EmbedOptions:
             raise UsageError("--dask has workers of its own, as many as its cluster; leave --workers out")
         if self.shard.count > 1:
             raise UsageError("--dask cuts the run into shards itself; leave --shard out")
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def pooled_only(option: str) -> UsageError:

@@ -16,69 +16,71 @@ from protrna_cli.output.convert import convert
 from protrna_cli.output.merge import merge
 from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import Shard
+from protrna_cli.plan.values import option_of
 from protrna_cli.run.doctor import examine
 from tests.conftest import SAMPLE, TOY, Run
 from tests.tools.formats import named
 
 SWITCH = ("takes True or False", [1, "yes", None])
 NUMBER = [0, -1, 2.0, "4", True, np.int64(4)]
+AUTO_OR_NUMBER = ("takes auto or a whole number from 1 up", [None, "Auto", "all", *NUMBER])
 PATH = ("takes a path", [3, b"x", ["a"], True])
 
-EMBED_OPTIONS: dict[str, tuple[str, list[Any]]] = {
+KINDS: dict[str, tuple[str, list[Any]]] = {
+    "switch": SWITCH,
+    "path": PATH,
+    "choice": ("takes ", ["MEAN", "avg", ".npy", True, 1, []]),
+    "number or auto": AUTO_OR_NUMBER,
+}
+"""What the error says, and values that are refused, for each kind of option."""
+
+FIELDS: dict[str, tuple[str, list[Any]]] = {
     "model": ("--model takes a path", [None, *PATH[1]]),
     "layers": (
         "--layer takes one or more whole numbers",
         [(), 33, "33", (True,), (1.0,), [np.int64(3)], {3}],
     ),
-    "per_token": SWITCH,
-    "per_token_output": PATH,
-    "pool": ("--pool takes mean, max or cls", ["avg", "MEAN", None, 1, []]),
+    "pool": ("--pool takes mean, max or cls", ["avg", None]),
     "precision": ("--precision takes float32, bfloat16 or auto", ["bf16", "float16", None]),
     "dtype": ("--dtype takes float32 or float16", ["float64", "bfloat16", np.float32]),
-    "format": ("--format takes parquet, h5 or npy", ["csv", "h5ad", ".npy", 1]),
+    "format": ("--format takes parquet, h5 or npy", ["csv", "h5ad"]),
     "h5_layout": ("--h5-layout takes flat or packed", ["tall", None]),
     "device": ("--device takes auto, cpu, gpu or gpu:N", ["cuda", "tpu", "gpu:-1", None, 0]),
     "threads": ("--threads takes a whole number from 1 up", NUMBER),
-    "batch_tokens": ("--batch-tokens takes auto or a whole number from 1 up", [None, "Auto", *NUMBER]),
-    "workers": ("--workers takes auto or a whole number from 1 up", [None, "all", *NUMBER]),
-    "weights_dir": PATH,
     "reuse": ("--reuse takes (a path|one or more paths)", [3, None, ["a", 3], {"a": 1}]),
-    "check_weights": SWITCH,
-    "offline": SWITCH,
-    "overwrite": SWITCH,
-    "resume": SWITCH,
     "shard": ("--shard takes a Shard", ["1/3", (1, 3), None]),
     "rules": ("rules takes Rules", [None, {"gaps": "remove"}]),
-}
-"""What the error says, and values that are refused, for each field of `EmbedOptions`."""
-
-RULES: dict[str, tuple[str, list[Any]]] = {
     "on_invalid": ("--on-invalid takes error, unknown or skip", ["drop", None]),
     "gaps": ("--gaps takes error, remove or unknown", ["keep", True]),
     "long": ("--long takes window, truncate, error, skip or whole", ["windows", None]),
     "max_length": ("--max-length", ["510", 510.0, True, None, 1, -510]),
     "overlap": ("--overlap", ["20", 2.5, True, 0, 510]),
-    "skip_unknown": SWITCH,
     "regions": ("--regions takes the result of .*read_bed", ["x.bed", {}, 0]),
 }
+"""The same for the fields whose kind does not say all."""
 
 
-def cases(of: dict[str, tuple[str, list[Any]]]) -> list[Any]:
-    return [(name, value, words) for name, (words, values) in of.items() for value in values]
+def cases(declaring: type) -> list[Any]:
+    """A case for every refused value of every field, by its own entry and that of its kind."""
+    found = []
+    for declared in fields(declaring):
+        name, option = option_of(declaring, declared.name)
+        words, values = FIELDS.get(declared.name, ("", []))
+        found += [(declared.name, value, words) for value in values]
+        if option.kind in KINDS and declared.name != "regions":
+            words, values = KINDS[option.kind]
+            found += [(declared.name, value, f"{name} {words}") for value in values]
+        assert found and found[-1][0] == declared.name, f"no case for {declared.name}"
+    return found
 
 
-def test_every_field_is_in_the_tables() -> None:
-    assert set(EMBED_OPTIONS) == {field.name for field in fields(EmbedOptions)}
-    assert set(RULES) == {field.name for field in fields(Rules)}
-
-
-@pytest.mark.parametrize(("name", "value", "words"), cases(EMBED_OPTIONS))
+@pytest.mark.parametrize(("name", "value", "words"), cases(EmbedOptions))
 def test_embed_options_are_checked(name: str, value: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         EmbedOptions(**{name: value})
 
 
-@pytest.mark.parametrize(("name", "value", "words"), cases(RULES))
+@pytest.mark.parametrize(("name", "value", "words"), cases(Rules))
 def test_rules_are_checked(name: str, value: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Rules(**{name: value})

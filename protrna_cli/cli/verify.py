@@ -10,6 +10,7 @@ from protrna_cli.cli.help_text import Command, epilog
 from protrna_cli.cli.options import ANY_PATH, verbosity
 from protrna_cli.cli.terminal import say
 from protrna_cli.errors import InputError
+from protrna_cli.output.paths import partial_path
 from protrna_cli.run.stop import SignalStop
 
 
@@ -26,12 +27,18 @@ def verify(output: str, inputs: tuple[str, ...], regions: str | None, quiet: boo
     """
     del verbose  # no library prints anything here
     with SignalStop() as stop, stop.abandoning():
-        from protrna_cli.run.verify import find_flaws
+        from protrna_cli.output.read import make_again
+        from protrna_cli.run.verify import OTHER_INPUT, find_flaws
 
         flaws = find_flaws(Path(output), inputs, regions)
     for flaw in flaws:
         say(flaw)
     if flaws:
-        raise InputError(f"{output}: incomplete or damaged; make it again with protrna embed --overwrite")
+        remedy = make_again(Path(output))
+        if OTHER_INPUT in flaws:
+            remedy += ", or give the INPUT it was made from"
+        raise InputError(f"{output}: incomplete or damaged; {remedy}")
     if not quiet:
         say(f"{output}: complete")
+        if (partial := partial_path(Path(output))).exists():
+            say(f"note: {partial}: an unfinished run of its next version; --resume continues it")

@@ -62,6 +62,10 @@ class Copies:
         self._reused = reused
         self._row = self._residue = 0
 
+    def reusing(self, reused: npt.NDArray[np.bool_]) -> Copies:
+        """Make one that takes these rows from earlier outputs, and no others."""
+        return Copies(self._rules, self._distinct, reused=reused)
+
     def assign(self, records: Sequence[Record]) -> Assignment:
         """Decide about the records of the next chunk."""
         places = np.array([self._next_place(record) for record in records], np.int64).reshape(-1, 2)

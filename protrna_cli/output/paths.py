@@ -23,6 +23,16 @@ def journal_path(output: Path) -> Path:
     return partial_path(output) / "journal"
 
 
+def complete_path(output: Path) -> Path:
+    """Mark of an unfinished output that is complete, and only has to be put in place."""
+    return partial_path(output) / "complete"
+
+
+def reused_path(output: Path) -> Path:
+    """Record of the rows of an unfinished output that were filled from earlier outputs."""
+    return partial_path(output) / "reused.json"
+
+
 def manifest_path(folder: Path) -> Path:
     """Manifest of an unfinished folder of parts, from which `--dask --resume` continues."""
     return partial_path(folder) / "manifest.json"

@@ -56,6 +56,12 @@ def _run_key(header: Header) -> RunKey:
     }
 
 
+def exact_key(header: Header) -> RunKey:
+    """The key of a run that has not put its outputs in place: an output that it replaces is named, too."""
+    sha256s = [each["sha256"] for each in header.provenance.get("reuse", [])]
+    return {**run_key(header), "reuse": sha256s}
+
+
 def rules_of(header: Header, regions: Regions | None) -> Rules:
     """Restore the rules of an output; `regions` must come from a file with the recorded SHA-256."""
     fields = {**header.provenance["rules"], "regions": regions}

@@ -12,11 +12,19 @@ from protrna_cli.disk import open_regular
 from protrna_cli.errors import InputError, InputUnreadable, ProtrnaError
 from protrna_cli.output.checksum import Checksum
 from protrna_cli.output.formats.table import possible_files, reader_of
+from protrna_cli.output.paths import complete_path, partial_path
 from protrna_cli.output.rows import Block, Header, Reader, Values
 from protrna_cli.plan.rows import Row
 
 SMALL_BYTES = 256 << 20
 """Outputs up to this size are read whole where a quick check is asked for: it takes about a second."""
+
+
+def make_again(path: Path) -> str:
+    """Say what to do about an output that is damaged."""
+    if complete_path(path).exists():
+        return f"{partial_path(path).name} has it complete: run the command that made it with --resume"
+    return "make it again with --overwrite"
 
 
 def read_output(path: Path) -> tuple[Header, Iterator[Block]]:
@@ -141,9 +149,9 @@ def _complete(path: Path, header: Header, blocks: Iterator[Block]) -> Iterator[B
         yield block
     if rows != header.n_rows:
         flaw = f"it has {rows:,} rows, but its header states {header.n_rows:,}"
-        raise InputError(f"{path}: damaged ({flaw}); make it again with --overwrite")
+        raise InputError(f"{path}: damaged ({flaw}); {make_again(path)}")
     for flaw in checksum.flaws():
-        raise InputError(f"{path}: damaged ({flaw}); make it again with --overwrite")
+        raise InputError(f"{path}: damaged ({flaw}); {make_again(path)}")
 
 
 @contextmanager
@@ -154,7 +162,7 @@ def _undamaged(path: Path) -> Iterator[None]:
     except ProtrnaError:
         raise
     except Exception as error:
-        raise InputError(f"{path}: damaged ({_first_line(error)}); make it again with --overwrite") from error
+        raise InputError(f"{path}: damaged ({_first_line(error)}); {make_again(path)}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -78,6 +78,14 @@ def read_position(path: Path) -> Position:
     return Position.of(json.loads(lines[-1])) if lines else Position()
 
 
+def _named(found: RunKey, key: RunKey) -> RunKey:
+    """Fill in what version 0.2.0 left out of a key: the earlier output that the run replaces."""
+    before, now = found["reuse"], key["reuse"]
+    if None not in before or len(before) != len(now):
+        return found
+    return {**found, "reuse": [new if old is None else old for old, new in zip(before, now, strict=True)]}
+
+
 class Journal:
     """The journal of one run, open for appending.
 
@@ -112,9 +120,9 @@ class Journal:
             path.unlink()
             return cls.create(path, key)
         try:
-            compare_keys(dict(json.loads(lines[0])), key, str(path.parent))
+            compare_keys(_named(dict(json.loads(lines[0])), key), key, str(path.parent))
             position = read_position(path)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, KeyError):
             raise RunMismatch(f"{path}: a damaged journal; use --overwrite to start again") from None
         os.truncate(path, sum(len(line) + 1 for line in lines))
         return cls(path.open("ab", buffering=0), position)

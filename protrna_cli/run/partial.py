@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from protrna_cli.disk import creating, sync, writing
-from protrna_cli.errors import RunMismatch
+from protrna_cli.disk import creating, sync, write_whole, writing
+from protrna_cli.errors import InputError, RunMismatch
 from protrna_cli.fasta.records import Skipped
 from protrna_cli.output.checksum import Checksum
 from protrna_cli.output.formats import npy
 from protrna_cli.output.formats.table import Format
-from protrna_cli.output.paths import journal_path, manifest_path, partial_path
+from protrna_cli.output.paths import complete_path, journal_path, manifest_path, partial_path, reused_path
 from protrna_cli.output.protect import make_partial, remove_partial
 from protrna_cli.output.provenance import RunKey
 from protrna_cli.output.publish import publish
@@ -44,6 +44,8 @@ class PartialOutput:
 
     Attributes
     ----------
+    header
+        Its header; what was reused may be known only after it is opened.
     position
         How far the run got, and so where to continue.
 
@@ -57,7 +59,7 @@ class PartialOutput:
 
     def __init__(self, output: Path, header: Header, key: RunKey, resume: bool = False) -> None:
         self._output = output
-        self._header = header
+        self.header = header
         self._folder = partial_path(output)
         self._array = self._folder / "vectors.npy"
         with creating(output):
@@ -80,7 +82,7 @@ class PartialOutput:
         at = self.position = self._journal.position
         self._fits = at.fits
         resume = (at.vectors, at.index_bytes) if at != Position() else None
-        self._vectors = npy.ArrayWriter(self._array, self._header, resume)
+        self._vectors = npy.ArrayWriter(self._array, self.header, resume)
         self._skipped = (self._folder / "skipped.tsv").open("r+b" if resume else "wb", buffering=0)
         self._skipped.truncate(at.skipped_bytes)
 
@@ -118,9 +120,10 @@ class PartialOutput:
         """Keep how many tokens at once fit into memory, for the next commit."""
         self._fits = fits
 
-    def commit_reused(self) -> None:
-        """Make the vectors durable that were filled in before the first chunk."""
+    def commit_reused(self, filled: str) -> None:
+        """Make the vectors durable that were filled in before the first chunk, and record which these are."""
         with self._writing():
+            write_whole(reused_path(self._output), filled)
             self._advance(replace(self.position, index_bytes=self._vectors.sync(), reused=1))
 
     def commit(self, batches: int, done: Amount) -> None:
@@ -151,8 +154,14 @@ class PartialOutput:
         self._journal.commit(position)
         self.position = position
 
+    def complete(self) -> None:
+        """Record that every row is filled: what is left is to write the output, and to put it in place."""
+        with self._writing():
+            self._vectors.sync()
+            write_whole(complete_path(self._output), "")
+
     def finish(self, format: Format, check: Callable[[], None]) -> None:
-        """Write the output in its format and rename it into place; every row must be filled.
+        """Write the output in its format and rename it into place; refuses it if a row was not filled.
 
         Parameters
         ----------
@@ -163,19 +172,21 @@ class PartialOutput:
         ------
         WriteFailed
             The output cannot be written.
+        InputError
+            A row was not filled.
         """
         if self._fits:
-            provenance = {**self._header.provenance, "halved_to": self._fits}
-            self._header = replace(self._header, provenance=provenance)
+            provenance = {**self.header.provenance, "halved_to": self._fits}
+            self.header = replace(self.header, provenance=provenance)
         with self._writing():
             self._vectors.close()
-            blocks = _checked(npy.read_blocks(self._array, self._header), check)
+            blocks = self._checked(npy.read_blocks(self._array, self.header), check)
             if format.name == "npy":
                 made = self._array
-                npy.write_header(made, _sealed(self._header, blocks))
+                npy.write_header(made, _sealed(self.header, blocks))
             else:
                 made = self._folder / self._output.name
-                format.write(made, self._header, blocks)
+                format.write(made, self.header, blocks)
             skipped = self._folder / "skipped.tsv" if self.position.skipped_bytes else None
             publish(made, self._output, format, skipped)
         self._remove()
@@ -187,6 +198,18 @@ class PartialOutput:
             lines.writerow(SKIPPED_COLUMNS)
         lines.writerows([getattr(each, column) for column in SKIPPED_COLUMNS] for each in skipped)
         npy.write_all(self._skipped.fileno(), text.getvalue().encode(), self._start.skipped_bytes)
+
+    def _checked(self, blocks: Iterator[Block], check: Callable[[], None]) -> Iterator[Block]:
+        """Pass blocks on, unless a vector is zero: these are the bytes of one that nothing has filled."""
+        for block in blocks:
+            check()
+            for values in block.values:
+                if not values.any(axis=1).all():
+                    raise InputError(
+                        f"{self._output}: a row of it was never computed, which is a fault of protrna; the "
+                        f"output is not finished. Please report it, and keep {self._folder}"
+                    )
+            yield block
 
     def _writing(self) -> AbstractContextManager[None]:
         return writing(self._output, "make room, then run the same command with --resume")
@@ -214,9 +237,3 @@ def _sealed(header: Header, blocks: Iterator[Block]) -> Header:
     for block in blocks:
         checksum.add(block)
     return checksum.seal()
-
-
-def _checked(blocks: Iterator[Block], check: Callable[[], None]) -> Iterator[Block]:
-    for block in blocks:
-        check()
-        yield block

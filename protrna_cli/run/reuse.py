@@ -5,10 +5,11 @@ An earlier output is read in order, once for its rows and once for its vectors, 
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections import defaultdict
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,14 +17,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from protrna_cli.errors import RunMismatch, UsageError
+from protrna_cli.errors import InputError, InputUnreadable, RunMismatch, UsageError
 from protrna_cli.fasta.census import CountedInput
 from protrna_cli.output.parts import is_folder, parts_of, read_joined
+from protrna_cli.output.paths import complete_path, journal_path, reused_path
 from protrna_cli.output.provenance import RunKey, first_difference, run_key
 from protrna_cli.output.read import read_output, read_rows, read_whole
 from protrna_cli.output.rows import Header, Values
 from protrna_cli.plan.distinct import DistinctSequences, Ints
 from protrna_cli.plan.rows import Row
+from protrna_cli.run.journal import read_position
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.report import NOTHING, Amount
 from protrna_cli.run.targets import Target
@@ -48,9 +51,24 @@ Bools = npt.NDArray[np.bool_]
 
 
 class _Held(NamedTuple):
-    """What one file holds of a run: rows of the run, and the residues that each covers."""
+    """What one file of an earlier output holds of a run.
 
+    Attributes
+    ----------
+    number
+        The number of that output in `--reuse`.
+    target
+        The output of the run into which its vectors fit.
+    file, sha256
+        The file, and the SHA-256 of its header.
+    rows, residues
+        Rows of the run, and the residues that each covers.
+    """
+
+    number: int
+    target: Target
     file: Path
+    sha256: str
     rows: Ints
     residues: Ints
 
@@ -72,13 +90,16 @@ class Reuse:
     origins: list[dict[str, Any]]
     held: Bools
     amount: Amount
-    _files: Mapping[Target, list[Path]] = field(repr=False)
-    _distinct: DistinctSequences = field(repr=False)
+    _files: list[_Held] = field(repr=False, default_factory=list)
+    _distinct: DistinctSequences | None = field(repr=False, default=None)
 
     def fill(
         self, target: Target, fill: Callable[[int, int, Values], None], check: Callable[[], None]
-    ) -> None:
+    ) -> Bools:
         """Fill the rows of an output with the vectors of earlier ones.
+
+        An earlier output may have been replaced or removed since it was looked at. What it held then and
+        holds no longer is not filled.
 
         Parameters
         ----------
@@ -87,23 +108,86 @@ class Reuse:
         check
             Called between blocks; may raise.
 
+        Returns
+        -------
+        ndarray
+            For each row of the run, whether it was filled.
+
         Raises
         ------
         InputUnreadable, InputError
             An earlier output is damaged, or cannot be read.
         """
         filled = np.zeros(len(self.held), bool)
-        for file in self._files[target]:
-            for block in read_whole(file)[1]:
-                check()
-                bounds = block.bounds() if target.per_token else range(len(block.rows) + 1)
-                places = self._distinct.find(_digests(block.rows)).tolist()
-                for i, (row, residue) in enumerate(places):
-                    if row >= 0 and self.held[row] and not filled[row]:
-                        filled[row] = True
-                        for layer, values in enumerate(block.values):
-                            start = residue if target.per_token else row
-                            fill(layer, start, values[bounds[i] : bounds[i + 1]])
+        for file in self._files:
+            if file.target == target and self.held[file.rows].any():
+                try:
+                    now = self._fill_from(file.file, target, fill, check, filled)
+                except (InputError, InputUnreadable):
+                    if _is_unchanged(file):
+                        raise
+                    continue
+                if _is_unchanged(file):  # while it was read, too
+                    filled |= now
+        return filled
+
+    def _fill_from(
+        self,
+        file: Path,
+        target: Target,
+        fill: Callable[[int, int, Values], None],
+        check: Callable[[], None],
+        already: Bools,
+    ) -> Bools:
+        """Fill rows with the vectors of one file; returns which."""
+        assert self._distinct is not None
+        filled = np.zeros(len(self.held), bool)
+        for block in read_whole(file)[1]:
+            check()
+            bounds = block.bounds() if target.per_token else range(len(block.rows) + 1)
+            for i, (row, residue) in enumerate(self._distinct.find(_digests(block.rows)).tolist()):
+                if row >= 0 and self.held[row] and not (filled[row] or already[row]):
+                    filled[row] = True
+                    for layer, values in enumerate(block.values):
+                        start = residue if target.per_token else row
+                        fill(layer, start, values[bounds[i] : bounds[i + 1]])
+        return filled
+
+    def only(self, filled: Bools) -> Reuse:
+        """What is left of it when only these rows are filled: the others are computed."""
+        if filled[self.held].all():
+            return self
+        return _reuse_of(self.origins, self.held & filled, self._files, self._distinct)
+
+    @property
+    def json(self) -> str:
+        """What a later process must know of it, once its rows are filled."""
+        packed = base64.b64encode(np.packbits(self.held).tobytes()).decode()
+        return json.dumps({"origins": self.origins, "held": packed, "amount": asdict(self.amount)})
+
+    @classmethod
+    def from_json(cls, text: str, n_records: int) -> Reuse:
+        """Restore it.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError
+            The text is damaged.
+        """
+        fields = json.loads(text)
+        bits = np.frombuffer(base64.b64decode(fields["held"]), np.uint8)
+        if len(bits) != -(-n_records // 8):
+            raise ValueError("another number of rows")
+        held = np.unpackbits(bits, count=n_records).astype(bool)
+        return cls(list(fields["origins"]), held, Amount(**fields["amount"]))
+
+
+def _is_unchanged(file: _Held) -> bool:
+    """Whether a file is still the one that was looked at, by the checksums in its header."""
+    try:
+        return _header_sha256([file.file]) == file.sha256
+    except (InputError, InputUnreadable):
+        return False
 
 
 def plan_reuse(
@@ -121,11 +205,32 @@ def plan_reuse(
     InputUnreadable, InputError, RunMismatch, UsageError
         As `_origins`.
     """
+    earlier = _filled_earlier(headers, shard.census.n_records) if options.resume else {}
+    for target, reuse in earlier.items():
+        if complete_path(
+            target.path
+        ).exists():  # an earlier output may be replaced by one of this run already
+            return reuse, reuse.origins
     origins = _origins(options.reuse, headers)
     if shard.distinct is None:
         return None, origins
     reuse = _find(options.reuse, headers, origins, shard.distinct, shard.census.n_records)
+    for filled in earlier.values():
+        reuse = reuse.only(filled.held)
     return reuse, reuse.origins
+
+
+def _filled_earlier(headers: Mapping[Target, Header], n_records: int) -> dict[Target, Reuse]:
+    """Read, for each output that an earlier process has begun, what it filled from earlier outputs."""
+    found = {}
+    for target in headers:
+        record, journal = reused_path(target.path), journal_path(target.path)
+        try:
+            if record.exists() and read_position(journal).reused:
+                found[target] = Reuse.from_json(record.read_text(), n_records)
+        except (OSError, ValueError, TypeError, KeyError):
+            raise RunMismatch(f"{record}: damaged; use --overwrite to start again") from None
+    return found
 
 
 def _origins(paths: Sequence[str], headers: Mapping[Target, Header]) -> list[dict[str, Any]]:
@@ -170,27 +275,32 @@ def _find(
         Records of the run; each is one row.
     """
     held_by_target = {target: np.zeros(n_records, bool) for target in headers}
-    found: list[tuple[Target, int, _Held]] = []
+    files = []
     for number, path in enumerate(paths):
         target = _target_of(path, read_joined(Path(path))[0], headers)
         for file in parts_of(Path(path)):
-            held = _held_of(file, distinct, held_by_target[target])
-            found.append((target, number, held))
+            sha256 = _header_sha256([file])
+            rows, residues = _held_of(file, distinct, held_by_target[target])
+            files.append(_Held(number, target, file, sha256, rows, residues))
     held_by_all = np.logical_and.reduce(list(held_by_target.values()))
-    files: dict[Target, list[Path]] = defaultdict(list)
-    counts, amount = [0] * len(paths), NOTHING
-    for target, number, held in found:
-        taken = held_by_all[held.rows]
-        counts[number] += int(taken.sum())
-        if taken.any():
-            files[target].append(held.file)
-        if target == next(iter(headers)):
-            amount += Amount(int(taken.sum()), int(held.residues[taken].sum()))
-    origins = [{**each, "sequences": count} for each, count in zip(origins, counts, strict=True)]
-    return Reuse(origins, held_by_all, amount, files, distinct)
+    return _reuse_of(origins, held_by_all, files, distinct)
 
 
-def _held_of(file: Path, distinct: DistinctSequences, already: Bools) -> _Held:
+def _reuse_of(
+    origins: list[dict[str, Any]], held: Bools, files: list[_Held], distinct: DistinctSequences | None
+) -> Reuse:
+    """Count what files hold of the rows that are taken from them."""
+    counts, amount = [0] * len(origins), NOTHING
+    for file in files:
+        taken = held[file.rows]
+        counts[file.number] += int(taken.sum())
+        if file.target == files[0].target:
+            amount += Amount(int(taken.sum()), int(file.residues[taken].sum()))
+    counted = [{**each, "sequences": count} for each, count in zip(origins, counts, strict=True)]
+    return Reuse(counted, held, amount, files, distinct)
+
+
+def _held_of(file: Path, distinct: DistinctSequences, already: Bools) -> tuple[Ints, Ints]:
     """Find the rows of a run that a file holds and that are not in `already`; adds them to it."""
     rows, residues = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for some in _in_tuples(read_rows(file)):
@@ -199,7 +309,7 @@ def _held_of(file: Path, distinct: DistinctSequences, already: Bools) -> _Held:
         already[places[new]] = True
         rows.append(places[new])
         residues.append(np.array([some[i].n_embedded for i in of_row[new]], np.int64))
-    return _Held(file, np.concatenate(rows), np.concatenate(residues))
+    return np.concatenate(rows), np.concatenate(residues)
 
 
 def _in_tuples(rows: Iterator[Row]) -> Iterator[tuple[Row, ...]]:
@@ -243,8 +353,11 @@ def _compared(key: RunKey) -> RunKey:
 
 def _origin(path: Path, headers: Mapping[Target, Header]) -> dict[str, Any]:
     """Name an earlier output, with the SHA-256 of its headers; these have the checksums of its content."""
-    headers_text = "".join(read_output(part)[0].json for part in parts_of(path))
-    origin = {"name": path.name, "sha256": hashlib.sha256(headers_text.encode()).hexdigest()}
+    origin = {"name": path.name, "sha256": _header_sha256(parts_of(path))}
     # An output that is replaced by its next version stays as it is until then, and is gone afterwards.
     replaced = not is_folder(path) and any(path.resolve() == each.path.resolve() for each in headers)
     return {**origin, "replaced": True} if replaced else origin
+
+
+def _header_sha256(files: Sequence[Path]) -> str:
+    return hashlib.sha256("".join(read_output(file)[0].json for file in files).encode()).hexdigest()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.fasta.census import Census, CountedInput
@@ -15,7 +16,7 @@ from protrna_cli.machine import available_cpus, available_memory
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.paths import skipped_path
 from protrna_cli.output.protect import remove_partial
-from protrna_cli.output.provenance import run_key
+from protrna_cli.output.provenance import exact_key
 from protrna_cli.output.rows import Header
 from protrna_cli.plan.values import AUTO
 from protrna_cli.run import pipeline, rates
@@ -99,17 +100,19 @@ def embed_shard(
             return summary_of(paths, plan, options, already_whole=True)
         check_space(headers, progress)
     with ExitStack() as stack:
-        model = stack.enter_context(opened(checkpoint, plan, options, progress, stop))
         partials = {
-            target: stack.enter_context(PartialOutput(target.path, header, run_key(header), options.resume))
+            target: stack.enter_context(PartialOutput(target.path, header, exact_key(header), options.resume))
             for target, header in headers.items()
         }
         products = [Product(pooling_of(target, options), partial) for target, partial in partials.items()]
-        resumed = saved(products)
         try:
             if plan.reuse:
-                _fill_reused(plan.reuse, partials, progress, stop)
+                plan = _fill_reused(plan, plan.reuse, partials, progress, stop)
+            resumed = saved(products)
+            model = stack.enter_context(opened(checkpoint, plan, options, progress, stop))
             seconds, work = run_shard(counted_input, model, products, options, plan, progress, stop)
+            for partial in partials.values():
+                partial.complete()
             for target, partial in partials.items():
                 partial.finish(target.format, stop.check)
         except Stopped as stopped:
@@ -164,13 +167,30 @@ def opened(
         yield model
 
 
-def _fill_reused(reuse: Reuse, partials: dict[Target, PartialOutput], progress: Progress, stop: Stop) -> None:
-    """Fill in the vectors of earlier outputs, unless an earlier process did."""
-    for target, partial in partials.items():
-        if not partial.position.reused:
-            with stop.abandoning():
-                reuse.fill(target, partial.fill, stop.check)
-            partial.commit_reused()
+def _fill_reused(
+    plan: ShardPlan, reuse: Reuse, partials: dict[Target, PartialOutput], progress: Progress, stop: Stop
+) -> ShardPlan:
+    """Fill in the vectors of earlier outputs, unless an earlier process did; returns what is left to run."""
+    promised = reuse.amount.records
+    unfilled = {target: partial for target, partial in partials.items() if not partial.position.reused}
+    for target, partial in unfilled.items():
+        with stop.abandoning():
+            reuse = reuse.only(reuse.fill(target, partial.fill, stop.check))
+    if lost := promised - reuse.amount.records:
+        progress.note(
+            "an output of --reuse was replaced or removed meanwhile; "
+            f"{counted(lost, 'sequence')} that it held will be computed"
+        )
+    for partial in partials.values():
+        partial.header = _with_reuse(partial.header, reuse.origins)
+    for partial in unfilled.values():
+        partial.commit_reused(reuse.json)
+    headers = {target: _with_reuse(header, reuse.origins) for target, header in plan.headers.items()}
+    return replace(plan, headers=headers, reuse=reuse, copies=plan.copies.reusing(reuse.held))
+
+
+def _with_reuse(header: Header, origins: list[dict[str, Any]]) -> Header:
+    return replace(header, provenance={**header.provenance, "reuse": origins})
 
 
 def plan_shard(
@@ -213,10 +233,7 @@ def plan_shard(
     if not options.reuse:
         return ShardPlan(size, census, headers, Copies(options.rules, shard.distinct))
     reuse, origins = plan_reuse(shard, headers, options)
-    headers = {
-        target: replace(header, provenance={**header.provenance, "reuse": origins})
-        for target, header in headers.items()
-    }
+    headers = {target: _with_reuse(header, origins) for target, header in headers.items()}
     copies = Copies(options.rules, shard.distinct, reused=reuse.held if reuse else None)
     return ShardPlan(size, census, headers, copies, reuse)
 

@@ -8,20 +8,21 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from protrna_cli._version import version
-from protrna_cli.errors import InputError, OutputUnwritable, RunMismatch, UsageError
+from protrna_cli.errors import InputError, InputUnreadable, OutputUnwritable, RunMismatch, UsageError
 from protrna_cli.fasta.census import Census
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.formats.table import Format, choose_format, refuse_layout
 from protrna_cli.output.parts import parts_of, read_joined
-from protrna_cli.output.paths import journal_path, partial_path, shard_path, skipped_path
-from protrna_cli.output.protect import protect, written_files
+from protrna_cli.output.paths import complete_path, journal_path, partial_path, shard_path, skipped_path
+from protrna_cli.output.protect import files_read, protect, written_files
 from protrna_cli.output.provenance import RunKey, compare_keys, run_key
-from protrna_cli.output.read import check_quickly
+from protrna_cli.output.read import check_quickly, make_again
 from protrna_cli.output.rows import Header
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.report import Progress
@@ -148,12 +149,23 @@ def protect_targets(
     UsageError, OutputUnwritable
         As `protect`.
     """
-    read = inputs_of_run(inputs, checkpoint, options)
+    read: list[str | Path] = [*inputs_of_run(inputs, checkpoint, options), *_files_reused(targets, options)]
     for target in targets:
         others = [
             file for other in targets if other != target for file in written_files(other.path, other.format)
         ]
         protect(target.path, target.format, [*read, *others], options.overwrite)
+
+
+def _files_reused(targets: Sequence[Target], options: EmbedOptions) -> list[Path]:
+    """List the files of earlier outputs, without those that the run itself replaces as a whole."""
+    replaced = [target.path.resolve() for target in targets]
+    earlier = [path for path in map(Path, options.reuse) if path.resolve() not in replaced]
+    found: list[Path] = []
+    for path in earlier:
+        with suppress(InputUnreadable):  # reading it says why
+            found += files_read(path)
+    return found
 
 
 def inputs_of_run(
@@ -176,6 +188,12 @@ def refuse_existing(target: Target, options: EmbedOptions) -> None:
     OutputUnwritable
         The output, or an unfinished run of it, exists.
     """
+    partial = partial_path(target.path)
+    if complete_path(target.path).exists() and not options.resume:
+        raise OutputUnwritable(
+            f"{partial}: a complete output that is not in its place yet; use --resume to put it there, or "
+            "remove that folder to give it up"
+        )
     if options.overwrite:
         return
     if options.resume:
@@ -184,7 +202,6 @@ def refuse_existing(target: Target, options: EmbedOptions) -> None:
     for file in [*target.format.files(target.path), skipped_path(target.path)]:
         if file.exists():
             raise OutputUnwritable(f"{file}: exists; use --overwrite to replace it, or choose another -o")
-    partial = partial_path(target.path)
     if partial.exists():
         raise OutputUnwritable(
             f"{partial}: an unfinished run; use --resume to continue it, or --overwrite to start again"
@@ -241,9 +258,7 @@ def _check_undamaged(path: Path, header: Header) -> None:
     for part in parts_of(path):
         check_quickly(part)
     if header.provenance["skipped"] and not skipped_path(path).exists():
-        raise InputError(
-            f"{path}: damaged ({skipped_path(path).name} is missing); make it again with --overwrite"
-        )
+        raise InputError(f"{path}: damaged ({skipped_path(path).name} is missing); {make_again(path)}")
 
 
 def check_space(headers: Mapping[Target, Header], progress: Progress) -> None:

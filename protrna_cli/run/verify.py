@@ -17,7 +17,7 @@ from protrna_cli.fasta.records import Record, Skipped, rows_of
 from protrna_cli.fasta.sources import open_sources
 from protrna_cli.output.checksum import Checksum
 from protrna_cli.output.parts import is_folder, parts_of, read_joined
-from protrna_cli.output.paths import partial_path, skipped_path
+from protrna_cli.output.paths import skipped_path
 from protrna_cli.output.provenance import rules_of, run_key, shard_of
 from protrna_cli.output.read import check_structure, read_output
 from protrna_cli.output.rows import Block, Header, Values
@@ -26,6 +26,8 @@ from protrna_cli.plan.rules import Rules
 from protrna_cli.text import shortened
 
 MAX_FLAWS = 20
+
+OTHER_INPUT = "the input is not the one that the output was made from: its SHA-256 differs"
 
 
 def find_flaws(
@@ -65,8 +67,6 @@ def find_flaws(
 
 
 def _flaws(path: Path, header: Header, inputs: Sequence[str | PathLike[str]], rules: Rules) -> Iterator[str]:
-    if partial_path(path).exists():
-        yield f"{partial_path(path)}: the output has an unfinished run beside it"
     with open_sources(inputs) as sources:
         counted_input = take_census(sources, rules)
         hashes = [
@@ -74,7 +74,7 @@ def _flaws(path: Path, header: Header, inputs: Sequence[str | PathLike[str]], ru
             for these in (counted_input.census.inputs, header.provenance["inputs"])
         ]
         if hashes[0] != hashes[1]:
-            yield "the input is not the one that the output was made from: its SHA-256 differs"
+            yield OTHER_INPUT
         items = counted_input.records(shard_of(header), header.width)
         skipped: list[Skipped] = []
         changed: list[str] = []

@@ -13,16 +13,19 @@ from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import InputError, RunMismatch, Stopped
 from protrna_cli.output.merge import merge
 from protrna_cli.output.paths import partial_path, shard_path
+from protrna_cli.output.provenance import exact_key
 from protrna_cli.output.read import read_output
 from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import Shard
+from protrna_cli.run import reuse, runner
+from protrna_cli.run.partial import PartialOutput
 from protrna_cli.run.report import Amount, Summary
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import GOLDEN, TOY, Run
 from tests.run.test_copies import residues_of, values_of
 from tests.run.test_embed import random_sequence, write_fasta
 from tests.tools.formats import named
-from tests.tools.runs import RUN_KINDS, StopAfter
+from tests.tools.runs import RUN_KINDS, Notes, StopAfter
 
 OPTIONS = EmbedOptions(model=str(TOY), layers=(1, 3), format="npy", rules=Rules(max_length=60))
 KNOWN = [random_sequence(5 + i % 40, i) for i in range(40)]
@@ -254,3 +257,159 @@ def test_a_dry_run_counts_what_is_reused(tmp_path: Path, release: Path, run: Run
     found = json.loads(run(*words, "--json").out)
     assert (found["reused"], found["computed"], found["copied"]) == (45, 5, 1)
     assert found["tokens"] == sum(map(len, NEW)) + 2 * len(NEW)
+
+
+# Earlier outputs that change under a run.
+
+
+def put_in_place(old: Path, other: Path) -> None:
+    """Replace an output by another one, as a run with --overwrite does."""
+    for suffix in ("", ".index.tsv", ".meta.json"):
+        if Path(f"{other}{suffix}").exists():
+            Path(f"{old}{suffix}").write_bytes(Path(f"{other}{suffix}").read_bytes())
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """An output made as `old`, of only some of its sequences and of others."""
+    source = write_fasta(tmp_path / "other.fa", [*NEW, *KNOWN[20:]])
+    embed_fasta(source, tmp_path / "other", OPTIONS)
+    return tmp_path / "other"
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed", "cut"])
+def test_what_an_earlier_output_holds_no_longer_is_computed(
+    tmp_path: Path, release: Path, other: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It changes between planning and filling, while the model is loaded."""
+    old = make_old(tmp_path, OPTIONS)
+    embed_fasta(release, tmp_path / "expected.npy", OPTIONS)
+    check_space = runner.check_space
+
+    def change(*arguments: Any) -> None:
+        check_space(*arguments)
+        if how == "replaced":
+            put_in_place(old, other)
+        else:
+            for suffix in ("", ".index.tsv", ".meta.json"):
+                Path(f"{old}{suffix}").write_bytes(b"") if how == "cut" else Path(f"{old}{suffix}").unlink()
+
+    monkeypatch.setattr(runner, "check_space", change)
+    notes = Notes()
+    summary = embed_fasta(release, tmp_path / "new.npy", replace(OPTIONS, reuse=(str(old),)), notes)
+    assert (summary.n_reused, summary.computed.records) == (0, 43)
+    assert any("38 sequences that it held will be computed" in note for note in notes.notes)
+    assert find_flaws(tmp_path / "new.npy", [release]) == []
+    found, expected = np.load(tmp_path / "new.npy"), np.load(tmp_path / "expected.npy")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert read_output(tmp_path / "new.npy")[0].provenance["reuse"][0]["sequences"] == 0
+
+
+def test_an_earlier_output_that_changes_while_it_is_read_is_not_believed(
+    tmp_path: Path, release: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = make_old(tmp_path, OPTIONS)
+    read = reuse.read_whole
+
+    def read_and_change(path: Path) -> Any:
+        header, blocks = read(path)
+
+        def changing() -> Any:
+            yield from blocks
+            put_in_place(old, other)
+
+        return header, changing()
+
+    monkeypatch.setattr(reuse, "read_whole", read_and_change)
+    summary = embed_fasta(release, tmp_path / "new.npy", replace(OPTIONS, reuse=(str(old),)))
+    assert summary.n_reused == 0
+    assert find_flaws(tmp_path / "new.npy", [release]) == []
+
+
+@pytest.mark.parametrize("itself", [False, True])
+def test_a_run_goes_on_only_with_the_output_it_began_with(
+    tmp_path: Path, release: Path, other: Path, itself: bool
+) -> None:
+    old = make_old(tmp_path, OPTIONS)
+    out = old if itself else tmp_path / "new.npy"
+    options = replace(OPTIONS, reuse=(str(old),))
+    with pytest.raises(Stopped):
+        embed_fasta(release, out, replace(options, overwrite=True), stop=StopAfter(7))
+    put_in_place(old, other)
+    with pytest.raises(RunMismatch, match="its reuse was"):
+        embed_fasta(release, out, replace(options, resume=True))
+
+
+class Crash(BaseException):
+    """The end of a process at this very place."""
+
+
+def test_a_crash_between_the_renames_of_an_output_that_replaces_itself(
+    tmp_path: Path, release: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = make_old(tmp_path, OPTIONS)
+    expected = tmp_path / "alone.npy"
+    embed_fasta(release, expected, replace(OPTIONS, reuse=(str(old),)))
+    words = ["embed", release, "-o", old, "--format", "npy", "--model", TOY, "--layer", 1, "--layer", 3]
+    words += ["--max-length", 60, "--reuse", old]
+    renames = 0
+    rename = Path.replace
+
+    def crash(path: Path, target: Path) -> Path:
+        nonlocal renames
+        renames += target.parent == tmp_path
+        if renames == 2:
+            raise Crash
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", crash)
+        with pytest.raises(Crash):
+            embed_fasta(release, old, replace(OPTIONS, reuse=(str(old),), overwrite=True))
+    partial = partial_path(old)
+    for again in (["--overwrite"], []):
+        done = run(*words, *again)
+        assert (done.code, "a complete output that is not in its place yet; use --resume" in done.err) == (
+            73,
+            True,
+        )
+        assert partial.is_dir()
+    told = run("verify", old, release)
+    assert told.code == 65
+    assert "--overwrite" not in told.err + told.out
+    assert "--resume" in told.err + told.out
+    assert run(*words, "--resume").code == 0
+    assert np.load(old).tobytes() == np.load(expected).tobytes()
+    assert not partial.exists()
+    assert run("verify", old, release).code == 0
+
+
+def test_a_row_that_nothing_filled_is_never_finished(tmp_path: Path) -> None:
+    old = make_old(tmp_path, OPTIONS)
+    header = replace(read_output(old)[0], checksums=None)
+    rows = [row for block in read_output(old)[1] for row in block.rows]
+    with PartialOutput(tmp_path / "out.npy", header, exact_key(header)) as partial:
+        starts = partial.open_chunk(rows, [])
+        for layer in range(2):
+            for start in starts[1:]:
+                partial.fill(layer, start, np.ones((1, 40)))
+        partial.close_chunk(Amount(len(rows)))
+        with pytest.raises(InputError, match="a row of it was never computed"):
+            partial.finish(named("npy"), lambda: None)
+    assert not (tmp_path / "out.npy").exists()
+    assert partial_path(tmp_path / "out.npy").exists()
+
+
+def test_no_file_of_an_earlier_output_is_replaced(tmp_path: Path, release: Path, run: Run) -> None:
+    old = make_old(tmp_path, OPTIONS, "old.npy")
+    words = ["embed", release, "--model", TOY, "--layer", 1, "--layer", 3, "--max-length", 60, "--overwrite"]
+    before = {path: path.read_bytes() for path in tmp_path.glob("old.npy*")}
+    done = run(*words, "-o", f"{old}.index.tsv", "--format", "parquet", "--reuse", old)
+    assert (done.code, "would replace" in done.err) == (2, True)
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    part = folder / "part-1-of-1.parquet"
+    embed_fasta(tmp_path / "old.fa", part, replace(OPTIONS, format="parquet"))
+    done = run(*words, "-o", part, "--reuse", folder)
+    assert (done.code, "would replace" in done.err) == (2, True)
+    assert {path: path.read_bytes() for path in tmp_path.glob("old.npy*")} == before

@@ -17,10 +17,10 @@ class HasItems(Protocol):
 
 
 if TYPE_CHECKING:
-    from Bio.Seq import Seq
+    from Bio.Seq import MutableSeq, Seq
     from Bio.SeqRecord import SeqRecord
 
-    AnySequence: TypeAlias = str | Seq | SeqRecord
+    AnySequence: TypeAlias = str | Seq | MutableSeq | SeqRecord
     AnySequences: TypeAlias = Iterable[AnySequence] | Iterable[tuple[str, AnySequence]] | HasItems
 
 _TAKES = "give str, Bio.Seq.Seq or Bio.SeqRecord.SeqRecord"
@@ -34,15 +34,15 @@ def named_sequences(sequences: AnySequences) -> Iterator[tuple[str, str, str]]:
     UsageError
         An item is not a sequence, or `sequences` is one itself.
     """
-    from Bio.Seq import Seq, UndefinedSequenceError
+    from Bio.Seq import MutableSeq, Seq, UndefinedSequenceError
 
-    if isinstance(sequences, (str, bytes, Seq)) or hasattr(sequences, "seq"):
+    if isinstance(sequences, (str, bytes, Seq, MutableSeq)) or hasattr(sequences, "seq"):
         raise UsageError("embed takes many sequences, not one; for one, give a list: [sequence]")
     has_items = getattr(sequences, "items", None)
     items: Any = has_items() if has_items else sequences
     if not isinstance(items, Iterable):
         raise UsageError(f"embed takes an iterable of sequences, not {type(sequences).__name__}; {_TAKES}")
-    for number, item in enumerate(items, start=1):
+    for number, item in enumerate(map(_plain, items), start=1):
         id, sequence = (str(item[0]), item[1]) if isinstance(item, tuple) and len(item) == 2 else ("", item)
         description = ""
         if hasattr(sequence, "seq"):
@@ -51,13 +51,19 @@ def named_sequences(sequences: AnySequences) -> Iterator[tuple[str, str, str]]:
             sequence = sequence.seq
         id = id or str(number)
         place = f"sequences: record {number} (id {shortened(id)})"
-        if not isinstance(sequence, (str, Seq)):
+        sequence = _plain(sequence)
+        if not isinstance(sequence, (str, Seq, MutableSeq)):
             raise UsageError(f"{place} is {sequence!r} ({type(sequence).__name__}), not a sequence; {_TAKES}")
         try:
             letters = str(sequence)
         except UndefinedSequenceError:
             raise UsageError(f"{place} has no letters, only a length; {_TAKES}") from None
         yield id, description, letters
+
+
+def _plain(item: Any) -> Any:
+    """The Python object of an Arrow scalar, as the items of a pyarrow array are; anything else as it is."""
+    return item.as_py() if hasattr(item, "as_py") else item
 
 
 def _given(text: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -56,6 +57,8 @@ class Census:
         Pooled rows (one per record or region), and the residues that they cover.
     n_long
         Records longer than `max_length`.
+    n_odd, first_odd
+        Records of which most residues are unknown, and the id of the first.
     n_distinct, n_distinct_embedded
         Records of which no earlier one has the same sequence, and their embedded residues: what a run
         computes. Only if they are found in all chunks, `n_distinct` counts the distinct sequences.
@@ -78,6 +81,8 @@ class Census:
     n_rows: int = 0
     n_pooled: int = 0
     n_long: int = 0
+    n_odd: int = 0
+    first_odd: str = ""
     n_distinct: int = 0
     n_distinct_embedded: int = 0
     longest: int = 0
@@ -112,10 +117,20 @@ class Census:
         self.n_rows += len(rows)
         self.n_pooled += sum(row.n_embedded for row in rows)
         self.n_long += record.length > rules.max_length
+        if 2 * record.n_unknown > record.length:
+            self.first_odd = self.first_odd if self.n_odd else record.id
+            self.n_odd += 1
         self.n_tokens += sum(tokens)
         self.n_scores += sum(each**2 for each in tokens)
         if record.length > self.longest:
             self.longest, self.longest_id = record.length, record.id
+
+    def note(self) -> str | None:
+        """Say which records may not be RNA, if there are any."""
+        if not self.n_odd:
+            return None
+        others = f", and {self.n_odd - 1:,} more like it" if self.n_odd > 1 else ""
+        return f"record {shortened(self.first_odd)}{others}: most residues are unknown; is this RNA or DNA?"
 
     def cost(self, width: int) -> int:
         """Cost of embedding all records, in the unit of `pieces.cost`."""
@@ -217,7 +232,7 @@ def take_census(
     Parameters
     ----------
     unique_ids
-        Whether every row needs a unique id, as in flat HDF5. This check needs about 60 bytes per record.
+        Whether every row needs a unique id, as in flat HDF5. This check needs about 100 bytes per record.
     collect
         Collect the distinct sequences; it needs 32 bytes for each, up to a bound. Nothing else here needs
         memory that grows with the input.
@@ -248,13 +263,14 @@ def _checking_unique_ids(
     items: Iterable[Record | Skipped], sources: Sequence[Source], rules: Rules
 ) -> Iterator[Record | Skipped]:
     """Pass items through. Raise InputError at a row whose id is empty or repeats."""
-    seen: set[int] = set()
+    seen: set[bytes] = set()
     for item in items:
         if isinstance(item, Record):
             for row in rows_of(item, rules, per_token=False):
-                if not row.id or hash(row.id) in seen:
+                digest = hashlib.blake2b(row.id.encode(), digest_size=16).digest()
+                if not row.id or digest in seen:
                     raise InputError(_id_error(sources[item.place.source], item, row.id))
-                seen.add(hash(row.id))
+                seen.add(digest)
         yield item
 
 

@@ -57,7 +57,8 @@ class FileOrigin(NamedTuple):
 
     def lines_of(self, place: Place) -> list[tuple[int, str]]:
         """Read the lines of a record again, so that good records need not keep them."""
-        following = enumerate(fasta_lines(self.source, start=place.offset), start=place.line)
+        lines = (line for _, line in fasta_lines(self.source, start=place.offset))
+        following = enumerate(lines, start=place.line)
         next(following, None)  # its header
         return list(takewhile(lambda numbered: numbered[1][0] != ">", following))
 

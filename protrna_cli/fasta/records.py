@@ -32,6 +32,15 @@ _ONLY_PROTEIN = frozenset("EFJLOPQZ*")
 _BRACKETS = "()<>[]{}"
 _STRUCTURE = re.compile(r"[()<>[\]{}][-.,:_|~()<>[\]{}]{3}|[-.,:_|~()<>[\]{}]{3}[()<>[\]{}]")
 """Four signs in a row of dot-bracket notation (any dialect), one of them a bracket."""
+_BARE = re.compile(r"[-.,:_|~()<>[\]{}\s]+")
+
+_WHITE = " \t\v\f\r\n"
+_HEADER_END = re.compile(f"[{_WHITE}]+")
+"""Ids end at ASCII white space only, as for samtools and seqkit."""
+
+_NUL = "a NUL byte, as between the records of an MMseqs2 database; convert it with mmseqs convert2fasta"
+_COMMENT = "a comment, which FASTA does not have; remove lines that begin with ; or #"
+_GLUED = "a header inside a line; is a newline missing at the end of a file?"
 
 CHANGED = "changed while it was being read; start again when nothing writes to it"
 
@@ -169,12 +178,14 @@ def _read_source(
     letters, origin = _Letters(rules), FileOrigin(source)
     headers = _Headers(fasta_lines(source, digest, start.offset), start)
     for header, raw in SimpleFastaParser(iter(headers)):
-        place = headers.places.popleft()
+        place, odd_line = headers.places.popleft()
         if "\0" in header:
             raise InputError(
                 f"{source.name}: line {place.line}: a header with a NUL byte; is this a text file?"
             )
-        name, description = [*header.split(None, 1), "", ""][:2]
+        name, description = [*_HEADER_END.split(header.strip(_WHITE), maxsplit=1), ""][:2]
+        if odd_line:
+            _refuse_line(origin, place, name, raw, *odd_line)
         yield _apply_rules(origin, place, name, description, raw, letters, rules)
 
 
@@ -194,25 +205,64 @@ def read_sequences(sequences: Iterable[tuple[str, str, str]], rules: Rules) -> I
     letters = _Letters(rules)
     for number, (name, description, raw) in enumerate(sequences, start=1):
         place = Place(number=number, line=0)
+        if not raw.isalpha():
+            for line in filter(_is_odd, raw.splitlines()):
+                _refuse_line(ProgramOrigin(raw), place, name, raw, 0, line)
         yield _apply_rules(ProgramOrigin(raw), place, name, description, raw, letters, rules)
 
 
 class _Headers:
-    """Iterate over the lines of an input, and queue the place of each header until its record is complete."""
+    """Iterate over the lines of an input, and queue what is known of each record until it is complete.
 
-    def __init__(self, lines: Iterable[str], start: Place) -> None:
-        self.places: deque[Place] = deque()
+    Attributes
+    ----------
+    places
+        The place of each record, and the number and text of its first line that can be no residues, or None.
+    """
+
+    def __init__(self, lines: Iterable[tuple[int, str]], start: Place) -> None:
+        self.places: deque[tuple[Place, tuple[int, str] | None]] = deque()
         self._lines = lines
         self._start = start
 
     def __iter__(self) -> Iterator[str]:
         source, record, first, offset = self._start
-        for number, line in enumerate(self._lines, start=first):
+        for number, (n_bytes, line) in enumerate(self._lines, start=first):
             if line[0] == ">":
-                self.places.append(Place(source, record, number, offset))
+                self.places.append((Place(source, record, number, offset), None))
                 record += 1
-            offset += len(line) if line.isascii() else len(line.encode())
+            elif not line.rstrip("\r\n").isalpha() and self.places and _is_odd(line):
+                place, before = self.places[-1]
+                self.places[-1] = place, before or (number, line)
+            offset += n_bytes
             yield line
+
+
+def _is_odd(line: str) -> bool:
+    """Whether a line below a header can be no residues under any rule: it is a comment, say, or structure."""
+    text = line.strip(_WHITE)
+    glued = ">" in text and "<" not in text
+    return "\0" in text or glued or text.startswith((";", "#")) or _is_bare(text)
+
+
+def _is_bare(text: str) -> bool:
+    """Whether a line has signs of dot-bracket notation and not a single letter. Gaps alone may be gaps."""
+    return not _BARE.sub("", text) and bool(text.strip("-~" + _WHITE))
+
+
+def _refuse_line(origin: Origin, place: Place, name: str, raw: str, number: int, line: str) -> None:
+    """Raise InputError for a line that can be no residues; without letters it is one beside others only."""
+    text = line.strip(_WHITE)
+    flaw = Skipped(origin.name, place.number, name, number, 0, "", place)
+    if "\0" in text:
+        raise InputError(f"{flaw}{_NUL}")
+    if text.startswith((";", "#")):
+        raise InputError(f"{flaw}{_COMMENT}")
+    if _is_bare(text) or _STRUCTURE.search("".join(text.split())):
+        if any(letter.isalpha() for letter in raw):
+            raise _structure_error(origin, place, name, number)
+    else:
+        raise InputError(f"{flaw}{_GLUED}")
 
 
 class _Letters(dict[int, str | None]):
@@ -354,8 +404,12 @@ def _refuse_structure(origin: Origin, place: Place, name: str, lines: list[tuple
     if not _STRUCTURE.search("".join("".join(line.split()) for _, line in lines)):
         return
     first = next(number for number, line in lines if any(bracket in line for bracket in _BRACKETS))
-    flaw = Skipped(origin.name, place.number, name, first, 0, "looks like dot-bracket structure", place)
-    raise InputError(f"{flaw}, not like residues; {origin.without_structure()}")
+    raise _structure_error(origin, place, name, first)
+
+
+def _structure_error(origin: Origin, place: Place, name: str, line: int) -> InputError:
+    flaw = Skipped(origin.name, place.number, name, line, 0, "looks like dot-bracket structure", place)
+    return InputError(f"{flaw}, not like residues; {origin.without_structure()}")
 
 
 def _locate(origin: Origin, lines: list[tuple[int, str]], mark: str, rules: Rules) -> tuple[int, int, str]:

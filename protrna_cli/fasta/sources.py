@@ -14,6 +14,8 @@ import gzip
 import io
 import lzma
 import os
+import re
+import shlex
 import stat
 import sys
 import tempfile
@@ -28,9 +30,12 @@ from protrna_cli.errors import InputError, InputUnreadable, UsageError, WriteFai
 from protrna_cli.text import printable, reason
 
 STDIN = "-"
+BYTE_ORDER_MARK = "\ufeff"
 BINARY = "a binary file or UTF-16, not text; give FASTA as plain text"
 
 _OTHER_FORMATS = {
+    "@HD\t": "SAM; convert it to FASTA first (samtools fasta)",
+    "@SQ\t": "SAM; convert it to FASTA first (samtools fasta)",
     "@": "FASTQ; convert it to FASTA first (seqtk seq -a)",
     "# STOCKHOLM": "Stockholm; convert it to FASTA first (esl-reformat fasta)",
     "CLUSTAL": "Clustal; convert it to FASTA first",
@@ -110,9 +115,16 @@ class Source:
                     f"{self.name}: cannot be read ({error.strerror}); check the path"
                 ) from None
             # An OSError without errno comes from a decompressor.
-            raise InputError(
-                f"{self.name}: compressed, but damaged or truncated ({error}); download or compress it again"
-            ) from None
+            raise InputError(f"{self.name}: compressed, but {self._decompression_flaw(error)}") from None
+
+    def _decompression_flaw(self, error: Exception) -> str:
+        """Say why an input cannot be decompressed, and what to do."""
+        file = shlex.quote(self.name) if self.path else "FILE"
+        if "too much memory" in str(error):
+            return f"with a window of more than 128 MiB; use: zstd -dc --long=31 {file} | protrna embed -"
+        if isinstance(error, gzip.BadGzipFile) and "Not a gzipped file" in str(error):
+            return f"with other bytes behind its end; use: gzip -dc {file} | protrna embed -"
+        return f"damaged or truncated ({error}); download or compress it again"
 
     def _decode_error(self) -> str:
         """Describe where the input stops being UTF-8 text, by reading it again."""
@@ -266,7 +278,8 @@ def _decompressed(stored: Any) -> Any:
         return bz2.BZ2File(stored)
     if magic.startswith(b"\xfd7zXZ\0"):
         return lzma.LZMAFile(stored)
-    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+    # pzstd, zstd in parallel, begins with a frame of its own (RFC 8878, skippable frames).
+    if magic.startswith(b"\x28\xb5\x2f\xfd") or re.match(rb"[\x50-\x5f]\x2a\x4d\x18", magic):
         import pyarrow as pa  # for zstd, which the standard library has only from Python 3.14 on
 
         return io.BufferedReader(
@@ -290,23 +303,25 @@ class _ArrowReader(io.RawIOBase):
         return len(data)
 
 
-def fasta_lines(source: Source, digest: Any = None, start: int = 0) -> Iterator[str]:
-    """Yield the lines of a source from an offset on; the first line that is not blank must be a FASTA header.
+def fasta_lines(source: Source, digest: Any = None, start: int = 0) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a source from an offset on, and how many bytes each has.
+
+    A byte-order mark at the beginning of a line, as where files were joined, is left out.
 
     Raises
     ------
     InputError
         The first line that is not blank does not start with `>`.
     """
-    lines = source.lines(digest, start)
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
+    begun = False
+    for number, line in enumerate(source.lines(digest, start), start=1):
+        n_bytes = len(line) if line.isascii() else len(line.encode())
+        line = line.removeprefix(BYTE_ORDER_MARK) or "\n"
+        if not begun and line.strip():
             if not line.startswith(">"):
                 raise InputError(f"{source.name}: line {number}: {_not_fasta(line)}")
-            yield line
-            break
-        yield line
-    yield from lines
+            begun = True
+        yield n_bytes, line
 
 
 def _not_fasta(line: str) -> str:

@@ -106,6 +106,11 @@ def refuse_to_replace(
             )
 
 
+def real_path(path: Path) -> Path:
+    """Follow all links of a path, as far as there are files; `Path.resolve` fails for links in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def _identity(path: Path) -> tuple[int, int] | str:
     """Identify a file by device and inode, and one that does not exist by its folder and name."""
     try:

@@ -126,9 +126,7 @@ def _open(path: Path) -> tuple[Reader, Header]:
         with open_regular(path) as file:
             reader = reader_of(file.read(4))
     except OSError as error:
-        raise InputUnreadable(
-            f"{path}: cannot be read ({error.strerror or error}); check the path"
-        ) from error
+        raise InputUnreadable(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
     if not reader:
         raise InputError(f"{path}: neither Parquet, HDF5 nor NumPy; name an output of protrna embed")
     try:

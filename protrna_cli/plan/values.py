@@ -159,7 +159,7 @@ def instance(option: str, value: object, kind: type, words: str) -> None:
 def path_text(option: str, value: object) -> str:
     """Return the text of a path, unchanged: `./demo` is not `demo`. Raises as `one_of` does."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(text, str):
+    if not isinstance(text, str) or "\0" in text:
         raise _refusal(option, "a path", value)
     return text
 

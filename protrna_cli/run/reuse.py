@@ -21,6 +21,7 @@ from protrna_cli.errors import InputError, InputUnreadable, RunMismatch, UsageEr
 from protrna_cli.fasta.census import CountedInput
 from protrna_cli.output.parts import is_folder, parts_of, read_joined
 from protrna_cli.output.paths import complete_path, journal_path, reused_path
+from protrna_cli.output.protect import real_path
 from protrna_cli.output.provenance import RunKey, first_difference, run_key
 from protrna_cli.output.read import read_output, read_rows, read_whole
 from protrna_cli.output.rows import Header, Values
@@ -355,7 +356,7 @@ def _origin(path: Path, headers: Mapping[Target, Header]) -> dict[str, Any]:
     """Name an earlier output, with the SHA-256 of its headers; these have the checksums of its content."""
     origin = {"name": path.name, "sha256": _header_sha256(parts_of(path))}
     # An output that is replaced by its next version stays as it is until then, and is gone afterwards.
-    replaced = not is_folder(path) and any(path.resolve() == each.path.resolve() for each in headers)
+    replaced = not is_folder(path) and any(real_path(path) == real_path(each.path) for each in headers)
     return {**origin, "replaced": True} if replaced else origin
 
 

@@ -251,6 +251,8 @@ def run_shard(
     layers = plan.size.layer_indices(options.layers)
     request = Request(options.rules, layers, options.budget, options.dtype)
     items = counted_input.records(options.shard, plan.size.width)
+    if note := plan.census.note():
+        progress.note(note)
     progress.start(plan.amount, saved(products))
     started = time.perf_counter()
     try:

@@ -20,7 +20,7 @@ from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.formats.table import Format, choose_format, refuse_layout
 from protrna_cli.output.parts import parts_of, read_joined
 from protrna_cli.output.paths import complete_path, journal_path, partial_path, shard_path, skipped_path
-from protrna_cli.output.protect import files_read, protect, written_files
+from protrna_cli.output.protect import files_read, protect, real_path, written_files
 from protrna_cli.output.provenance import RunKey, compare_keys, run_key
 from protrna_cli.output.read import check_quickly, make_again
 from protrna_cli.output.rows import Header
@@ -60,7 +60,7 @@ def targets_of(path: Path, options: EmbedOptions) -> list[Target]:
     targets = [Target(shard_path(path, options.shard), format, options.per_token)]
     if options.per_token_output:
         second = Path(options.per_token_output)
-        if second.resolve() == path.resolve():
+        if real_path(second) == real_path(path):
             name = "" if second == path else f" as {second}"
             raise UsageError(f"{path}: given to both -o and --per-token-output{name}; give each its own file")
         format = choose_format(second, h5_layout=options.h5_layout)
@@ -159,8 +159,8 @@ def protect_targets(
 
 def _files_reused(targets: Sequence[Target], options: EmbedOptions) -> list[Path]:
     """List the files of earlier outputs, without those that the run itself replaces as a whole."""
-    replaced = [target.path.resolve() for target in targets]
-    earlier = [path for path in map(Path, options.reuse) if path.resolve() not in replaced]
+    replaced = [real_path(target.path) for target in targets]
+    earlier = [path for path in map(Path, options.reuse) if real_path(path) not in replaced]
     found: list[Path] = []
     for path in earlier:
         with suppress(InputUnreadable):  # reading it says why

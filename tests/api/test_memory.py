@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from Bio import SeqIO
-from Bio.Seq import Seq
+from Bio.Seq import MutableSeq, Seq
 from Bio.SeqRecord import SeqRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,6 +137,8 @@ def test_every_kind_of_input_gives_the_same_vectors(toy: ProtRNA) -> None:
     records = [SeqRecord(Seq(letters), id=id, description=f"{id} of tests") for id, letters in pairs]
     for sequences in (
         [Seq(letters) for _, letters in pairs],
+        [MutableSeq(letters) for _, letters in pairs],
+        pa.array([letters for _, letters in pairs]),
         records,
         iter(records),
         pairs,

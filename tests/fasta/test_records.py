@@ -112,7 +112,7 @@ def test_skipped_records_say_where_and_why(fasta: Fasta) -> None:
     ]
 
 
-LETTERS = st.text("ACGUTNacgutnRY-.*E", max_size=40)
+LETTERS = st.text("ACGUTNacgutnRY-~*E", max_size=40)
 
 
 @given(
@@ -158,7 +158,7 @@ def expected_residues(letters: str, rules: Rules) -> str:
     out = ""
     bad = False
     for letter in letters.upper():
-        if letter in "-.":
+        if letter in "-.~":
             if rules.gaps == "error":
                 return "error"
             out += {"remove": "", "unknown": "x"}[rules.gaps]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protrna_cli import EmbedOptions, embed_fasta, load_model
+from protrna_cli import EmbedOptions, embed_fasta, load_model, read_embeddings
 from protrna_cli.api.files import estimate_fasta, stream_fasta
-from protrna_cli.errors import UsageError
+from protrna_cli.errors import InputUnreadable, UsageError
 from protrna_cli.map.drawing import draw_map
 from protrna_cli.output.convert import convert
 from protrna_cli.output.merge import merge
@@ -185,3 +185,30 @@ def test_what_a_script_may_always_say_is_taken(run: Run, tmp_path: Path) -> None
     assert run("embed", SAMPLE, "-o", tmp_path / "out.parquet", *words, "--dry-run").code == 0
     outputs = ["-o", tmp_path / "a.npy", "--per-token-output", tmp_path / "b.h5", "--h5-layout", "packed"]
     assert run("embed", SAMPLE, *outputs, "--model", TOY, "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("place", ["-o", "--per-token-output"])
+def test_a_link_to_itself_is_refused_as_a_link(run: Run, tmp_path: Path, place: str) -> None:
+    (tmp_path / "loop.npy").symlink_to("loop.npy")
+    outputs = {
+        "-o": tmp_path / "a.npy",
+        "--per-token-output": tmp_path / "b.npy",
+        place: tmp_path / "loop.npy",
+    }
+    outcome = run("embed", SAMPLE, "--model", TOY, *(word for pair in outputs.items() for word in pair))
+    assert outcome.code == 73
+    assert "loop.npy: a symbolic link to loop.npy, which protrna does not replace" in outcome.err
+
+
+def test_a_path_with_a_nul_byte_is_no_path(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="INPUT takes a path, not"):
+        embed_fasta("a\0b", tmp_path / "out.npy")
+    with pytest.raises(UsageError, match="path takes a path, not"):
+        read_embeddings("a\0b")
+
+
+def test_a_missing_output_is_one_error_not_two() -> None:
+    with pytest.raises(InputUnreadable) as error:
+        read_embeddings("missing.npy")
+    assert error.value.__cause__ is None
+    assert error.value.__suppress_context__

@@ -73,27 +73,82 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
+def share(path: Path) -> None:
+    """Give a file or folder the access rights of the folder that it is in, as far as that is possible.
+
+    What one user's process keeps in a folder that others use too must not be closed to these by its umask.
+    """
+    with suppress(OSError):
+        rights = stat.S_IMODE(path.parent.stat().st_mode) & 0o777
+        path.chmod(rights if path.is_dir() else rights & 0o666)
+
+
+def write_whole(path: Path, content: bytes | str, shared: bool = False) -> None:
     """Write a file atomically: if the process ends early, the file has its old or its new content.
 
     The content goes to a temporary file in the same folder, is made durable, and is then renamed.
+
+    Parameters
+    ----------
+    shared
+        Whether all users of its folder may read it, whatever the umask of this one is.
 
     Raises
     ------
     OSError
         The file cannot be written; no temporary file is left.
     """
-    unfinished = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.new")
+    unfinished = path.with_name(f"{path.name}.{this_process()}.new")
     try:
         with unfinished.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+        if shared:
+            share(unfinished)
         unfinished.replace(path)
         sync(path.parent)
     finally:
         with suppress(OSError):
             unfinished.unlink()
+        remove_left(path)
+
+
+def this_process() -> str:
+    """Name this process among those that use a folder; it is a part of the names of temporary files."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def remove_left(path: Path) -> int:
+    """Remove the temporary files of a file that processes of this machine left when they were killed.
+
+    Returns
+    -------
+    int
+        How many bytes they had.
+    """
+    freed = 0
+    host = re.escape(socket.gethostname())
+    with suppress(OSError):
+        for left in path.parent.iterdir():
+            found = re.fullmatch(rf"{re.escape(path.name)}\.{host}-(\d+)\.new", left.name)
+            if found and not _runs(int(found[1])):
+                with suppress(OSError):
+                    size = left.stat().st_size
+                    left.unlink()
+                    freed += size
+    return freed
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine runs; one of another user counts, as it cannot be asked."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def lock_path(path: Path) -> Path:

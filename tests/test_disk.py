@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from protrna_cli import embed_fasta
-from protrna_cli.disk import locked
+from protrna_cli.disk import locked, write_whole
 from protrna_cli.errors import OutputUnwritable
 from tests.tools.runs import OPTIONS
 
@@ -49,3 +49,16 @@ def test_a_lock_that_is_passed_on_quickly_is_never_lost(tmp_path: Path) -> None:
             _, errors = process.communicate(timeout=100)
         assert process.returncode == 0, errors
     assert count.read_text() == "2000"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, signal; from pathlib import Path; from protrna_cli import disk\n"
+        "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "disk.write_whole(Path(sys.argv[1]), 'half')\n"
+    )
+    path = tmp_path / "x.json"
+    subprocess.run([sys.executable, "-c", script, path], check=False)
+    assert [left.suffix for left in tmp_path.iterdir()] == [".new"]
+    write_whole(path, "whole")
+    assert [(left.name, left.read_text()) for left in tmp_path.iterdir()] == [("x.json", "whole")]

@@ -102,7 +102,7 @@ def embed_fasta(
             sources = stack.enter_context(open_sources(names))
             unique_ids = need_unique_ids(targets, options)
             counted_input = take_census(sources, options.rules, unique_ids, options.shard == WHOLE)
-            checkpoint.obtain(watcher)
+            checkpoint.obtain(watcher, options.offline)
         return embed_shard(counted_input, targets, checkpoint, options, progress, stop)
 
 
@@ -151,7 +151,7 @@ def stream_fasta(
             with stop.abandoning():
                 sources = stack.enter_context(open_sources(names))
                 counted_input = take_census(sources, options.rules)
-                checkpoint.obtain(watcher)
+                checkpoint.obtain(watcher, options.offline)
                 plan = plan_shard(counted_input, [target], checkpoint, options, across_chunks=False)
             model = stack.enter_context(opened(checkpoint, plan, options, progress, stop))
             with Stream(descriptor, plan.headers[target], stop) as stream:

@@ -151,7 +151,7 @@ def list_(weights_dir: str | None, as_json: bool, quiet: bool, verbose: bool) ->
         return
     click.echo("name\tbytes\tsha256\tverified\tfrom\tpath")
     for each in found:
-        missing = {"sha256": "-", "verified": "never", "from": "-"}
+        missing = {"bytes": "-", "sha256": "-", "verified": "never", "from": "-"}
         click.echo(
             "\t".join(str(missing.get(key) if value is None else value) for key, value in each.items())
         )
@@ -164,7 +164,7 @@ def _list_entry(path: Path) -> dict[str, Any]:
     record = read_verification(path)
     return {
         "name": PUBLISHED if path.name == PUBLISHED_FILE else path.stem,
-        "bytes": path.stat().st_size,
+        "bytes": path.stat().st_size if path.exists() else None,  # a link may lead nowhere
         "sha256": record and record.sha256,
         "verified": record and record.verified,
         "from": record and record.source,

@@ -119,7 +119,7 @@ def embed_distributed(
         _refuse_pipes(sources)
         refuse_existing(target, options)
         with stop.abandoning():
-            checkpoint.obtain(watcher)
+            checkpoint.obtain(watcher, options.offline)
             earlier = _unfinished_manifest(folder, sources, options)
             counted_input = earlier.counted(sources) if earlier else take_census(sources, options.rules)
             census = counted_input.census

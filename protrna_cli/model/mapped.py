@@ -53,6 +53,14 @@ class Layout(TypedDict):
     sha256: str
 
 
+class _WriteError(Exception):
+    """The file of weights cannot be written."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def lay_out(checkpoint: Path, precision: str, target: BinaryIO) -> Layout:
     """Write the weights of a checkpoint to a file, in the precision in which the model computes.
 
@@ -66,7 +74,10 @@ def lay_out(checkpoint: Path, precision: str, target: BinaryIO) -> Layout:
     digest = hashlib.sha256()
 
     def write(data: bytes | memoryview) -> None:
-        target.write(data)
+        try:
+            target.write(data)
+        except OSError as error:  # not one of reading the checkpoint, in which it happens
+            raise _WriteError(error) from error
         digest.update(data)
 
     make = placer(precision)
@@ -78,7 +89,10 @@ def lay_out(checkpoint: Path, precision: str, target: BinaryIO) -> Layout:
         write(tf.reshape(tf.bitcast(tensor, tf.uint8), (-1,)).numpy().data)
         return Place(dtype=tensor.dtype.name, shape=tensor.shape.as_list(), offset=offset)
 
-    size, weights = read_checkpoint(checkpoint, place)
+    try:
+        size, weights = read_checkpoint(checkpoint, place)
+    except _WriteError as failed:
+        raise failed.error from None
     return Layout(
         size=[size.layers, size.width, size.heads], weights=list(weights), sha256=digest.hexdigest()
     )

@@ -28,7 +28,7 @@ def remember(file: Path | None, key: str, rate: float) -> None:
         return
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps({**_rates(file), key: round(rate, 2)}))
+        write_whole(file, json.dumps({**_rates(file), key: round(rate, 2)}), shared=True)
 
 
 def _rates(file: Path | None) -> dict[str, object]:

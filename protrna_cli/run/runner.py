@@ -150,7 +150,7 @@ def opened(
             already = checkpoint.mapped_copy(options.precision)
             if len(seats) == 1:
                 [seat] = seats
-                loaded = checkpoint.load(options.precision, seat.device, seat.threads)
+                loaded = checkpoint.load(options.precision, seat.device, seat.threads, progress.note)
                 model: Embedder = stack.enter_context(InProcess(loaded))
                 recommend_bfloat16(plan.size, options, progress)
             else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING
 from protrna_cli.errors import WeightsError
 from protrna_cli.weights import mapped
 from protrna_cli.weights.names import MISSING_WEIGHTS_REMEDY, is_offline
-from protrna_cli.weights.trust import trust, trusted_sha256
+from protrna_cli.weights.trust import stamp, trust, trusted_sha256
 
 if TYPE_CHECKING:
     from protrna_cli.model.structure import ModelSize
     from protrna_cli.model.transformer import ProtRNA
     from protrna_cli.weights.watcher import Watcher
+
+
+def silent(text: str) -> None:
+    """Tell nobody."""
 
 
 class Checkpoint(ABC):
@@ -45,8 +49,8 @@ class Checkpoint(ABC):
             The published checkpoint is missing, and downloads are forbidden.
         """
 
-    def obtain(self, watcher: Watcher | None = None) -> None:  # noqa: B027 (nothing to download by default)
-        """Download the published checkpoint if it is missing; raises as `fetch` does."""
+    def obtain(self, watcher: Watcher | None = None, offline: bool = False) -> None:  # noqa: B027 (nothing to do)
+        """Download the published checkpoint if it is missing; raises as `check_reachable` and `fetch` do."""
 
     @abstractmethod
     def size(self) -> ModelSize:
@@ -69,8 +73,13 @@ class Checkpoint(ABC):
         """
 
     @abstractmethod
-    def load(self, precision: str, device: str, threads: int | None) -> ProtRNA:
-        """Load the model; parameters and errors as in `load_checkpoint`."""
+    def load(
+        self, precision: str, device: str, threads: int | None, note: Callable[[str], None] = silent
+    ) -> ProtRNA:
+        """Load the model; parameters and errors as in `load_checkpoint`.
+
+        `note` is called before this process waits for another one.
+        """
 
     def mapped_copy(self, precision: str) -> Path | None:
         """Path of the copy that can be mapped into memory; None if there is none."""
@@ -97,7 +106,9 @@ class DemoCheckpoint(Checkpoint):
     def sha256(self) -> None:
         return None
 
-    def load(self, precision: str, device: str, threads: int | None) -> ProtRNA:
+    def load(
+        self, precision: str, device: str, threads: int | None, note: Callable[[str], None] = silent
+    ) -> ProtRNA:
         from protrna_cli.model.load import load_checkpoint
 
         return load_checkpoint(None, precision, device, threads)
@@ -141,8 +152,11 @@ class CheckpointFile(Checkpoint):
                 f"downloads; {MISSING_WEIGHTS_REMEDY}"
             )
 
-    def obtain(self, watcher: Watcher | None = None) -> None:
+    def obtain(self, watcher: Watcher | None = None, offline: bool = False) -> None:
         if not self.is_there:
+            self.check_reachable(offline)
+            if not self.is_published:
+                raise WeightsError(f"{self.path}: no such checkpoint any more; name another with --model")
             from protrna_cli.weights.fetch import fetch
             from protrna_cli.weights.watcher import LoggingWatcher
 
@@ -168,24 +182,28 @@ class CheckpointFile(Checkpoint):
     def _trusted_sha256(self) -> str | None:
         return trusted_sha256(self.path, self.home) if self.home else None
 
-    def load(self, precision: str, device: str, threads: int | None) -> ProtRNA:
+    def load(
+        self, precision: str, device: str, threads: int | None, note: Callable[[str], None] = silent
+    ) -> ProtRNA:
         from protrna_cli.model.load import load_checkpoint
 
-        return load_checkpoint(self.path, precision, device, threads, lambda: self._mapped(precision))
+        return load_checkpoint(self.path, precision, device, threads, lambda: self._mapped(precision, note))
 
     def mapped_copy(self, precision: str) -> Path | None:
         sha256 = self._trusted_sha256()
         if sha256 is None or self.home is None:
             return None
         path = mapped.path_of(sha256, precision, self.home)
-        return path if path.exists() else None
+        with suppress(OSError):  # of another user, in a folder that is closed to this one
+            return path if path.exists() else None
+        return None
 
-    def _mapped(self, precision: str) -> mapped.Copy | None:
+    def _mapped(self, precision: str, note: Callable[[str], None]) -> mapped.Copy | None:
         """Find or make the copy to map. Without a known SHA-256 there is none: it is its name."""
         sha256 = self._trusted_sha256()
         if sha256 is None or self.home is None:
             return None
-        return mapped.find_or_make(self.path, sha256, precision, self.home, self.check)
+        return mapped.find_or_make(self.path, sha256, precision, self.home, self.check, note)
 
 
 class RememberedCheckpoint(Checkpoint):
@@ -199,7 +217,7 @@ class RememberedCheckpoint(Checkpoint):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: list[int] | None = None
         self._sha256: str | None = None
         self._model: tuple[tuple[str, str, int | None], ProtRNA] | None = None
 
@@ -215,18 +233,19 @@ class RememberedCheckpoint(Checkpoint):
         self._sha256 = self._sha256 or self._checkpoint.sha256()
         return self._sha256
 
-    def load(self, precision: str, device: str, threads: int | None) -> ProtRNA:
+    def load(
+        self, precision: str, device: str, threads: int | None, note: Callable[[str], None] = silent
+    ) -> ProtRNA:
         self._forget_if_changed()
         settings = precision, device, threads
         if self._model is None or self._model[0] != settings:
             self._model = None  # first, because two models at once need the memory of both
-            self._model = settings, self._checkpoint.load(*settings)
+            self._model = settings, self._checkpoint.load(*settings, note)
         return self._model[1]
 
     def _forget_if_changed(self) -> None:
-        stamp = None
+        now = None
         if isinstance(self._checkpoint, CheckpointFile) and self._checkpoint.is_there:
-            status = self._checkpoint.path.stat()
-            stamp = status.st_size, status.st_mtime_ns
-        if stamp != self._stamp:
-            self._stamp, self._sha256, self._model = stamp, None, None
+            now = stamp(self._checkpoint.path)
+        if now != self._stamp:
+            self._stamp, self._sha256, self._model = now, None, None

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from protrna_cli.disk import locked, write_whole
-from protrna_cli.errors import OutputUnwritable
+from protrna_cli.disk import locked, remove_left, share, this_process, write_whole
+from protrna_cli.errors import OutputBusy, OutputUnwritable
+from protrna_cli.text import reason
 from protrna_cli.weights.trust import stamp
 
 if TYPE_CHECKING:
@@ -50,10 +52,23 @@ def path_of(sha256: str, precision: str, home: Path) -> Path:
 def prune(home: Path) -> int:
     """Remove all copies in a folder of weights; returns how many bytes they had."""
     freed = 0
-    for path in copies_in(home):
-        freed += path.stat().st_size
-        _remove(path)
+    for path in {*copies_in(home), *map(_copy_of, (home / "mapped").glob("*.weights.*.new"))}:
+        try:
+            with locked(path):  # one that a process is making now is left alone
+                freed += remove_left(path) + (path.stat().st_size if path.exists() else 0)
+                _remove(path)
+        except OutputBusy:
+            continue
+        except OSError as error:
+            raise OutputUnwritable(
+                f"{path}: cannot be removed ({reason(error)}); remove it by hand"
+            ) from None
     return freed
+
+
+def _copy_of(unfinished: Path) -> Path:
+    """Path of the copy that a process was making."""
+    return unfinished.with_name(f"{unfinished.name.partition('.weights.')[0]}.weights")
 
 
 def damaged_copies(home: Path, sha256: str) -> list[Path]:
@@ -66,7 +81,9 @@ def damaged_copies(home: Path, sha256: str) -> list[Path]:
     return damaged
 
 
-def find_or_make(checkpoint: Path, sha256: str, precision: str, home: Path, check: bool) -> Copy | None:
+def find_or_make(
+    checkpoint: Path, sha256: str, precision: str, home: Path, check: bool, note: Callable[[str], None]
+) -> Copy | None:
     """Find the copy of a checkpoint, or make it.
 
     Parameters
@@ -75,6 +92,8 @@ def find_or_make(checkpoint: Path, sha256: str, precision: str, home: Path, chec
         Of the checkpoint.
     check
         Hash the copy, even if it has not changed.
+    note
+        Called before this process waits for another one that makes it.
 
     Returns
     -------
@@ -92,8 +111,10 @@ def find_or_make(checkpoint: Path, sha256: str, precision: str, home: Path, chec
             return None
         if not check and (found := _unchanged(path)):
             return found
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path, wait=lambda holder: None):
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+            share(path.parent)
+        with locked(path, wait=lambda holder: note(f"{holder} is laying out these weights; waiting for it")):
             return (not check and _unchanged(path)) or _undamaged(path) or _make(checkpoint, precision, path)
     except (OSError, OutputUnwritable):  # a full or read-only folder: the checkpoint is read instead
         return None
@@ -125,16 +146,17 @@ def _undamaged(path: Path) -> Copy | None:
 def _make(checkpoint: Path, precision: str, path: Path) -> Copy | None:
     from protrna_cli.model.mapped import lay_out
 
-    for left in path.parent.glob(f"{path.name}.*.new"):  # by a process that was killed
+    for left in path.parent.glob(f"{path.name}.*.new"):  # by a process that was killed: we hold the lock
         left.unlink()
     if shutil.disk_usage(path.parent).free < ROOM * checkpoint.stat().st_size:
         return None
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.new")
+    unfinished = path.with_name(f"{path.name}.{this_process()}.new")
     try:
         with unfinished.open("wb") as file:
             layout = lay_out(checkpoint, precision, file)
             file.flush()
             os.fsync(file.fileno())
+        share(unfinished)
         unfinished.replace(path)
     finally:
         with suppress(FileNotFoundError):
@@ -158,7 +180,7 @@ def _recorded(path: Path) -> tuple[Layout, Any]:
 
 def _record(path: Path, layout: Layout) -> None:
     record = {"version": VERSION, "stamp": stamp(path), "layout": layout}
-    write_whole(_record_path(path), json.dumps(record))
+    write_whole(_record_path(path), json.dumps(record), shared=True)
 
 
 def _record_path(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Files that were hashed before are not hashed again, as long as size, time of change and inode stay.
+"""Files that were hashed before are not hashed again, as long as size, times of change and inode stay.
 
 They are remembered in `trusted.json` in the folder of weights.
 """
@@ -18,9 +18,12 @@ SETTLED_NS = 2_000_000_000
 
 
 def stamp(path: Path) -> list[int]:
-    """Size, time of change in nanoseconds, and inode of a file."""
+    """Size, times of change of content and of status in nanoseconds, and inode of a file.
+
+    A program can set the first time back, as `cp --preserve` does, but not the second.
+    """
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def trusted_sha256(path: Path, home: Path) -> str | None:
@@ -42,11 +45,12 @@ def trust(path: Path, sha256: str, home: Path) -> None:
     """Remember the SHA-256 of a file, if the folder of weights can be written."""
     with suppress(OSError):
         now = stamp(path)
-        if time.time_ns() - now[1] < SETTLED_NS:
+        if time.time_ns() - max(now[1:3]) < SETTLED_NS:
             return
         home.mkdir(parents=True, exist_ok=True)
         entry = {"stamp": now, "sha256": sha256}
-        write_whole(home / "trusted.json", json.dumps({**_read(home), str(path.resolve()): entry}))
+        content = json.dumps({**_read(home), str(path.resolve()): entry})
+        write_whole(home / "trusted.json", content, shared=True)
 
 
 def _read(home: Path) -> dict[str, Any]:

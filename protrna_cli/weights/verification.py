@@ -81,7 +81,7 @@ def read_verification(checkpoint: Path) -> Verification | None:
 
 def write_verification(checkpoint: Path, record: Verification) -> None:
     """Write the record of a checkpoint completely or not at all."""
-    write_whole(record_path(checkpoint), json.dumps(asdict(record), indent=1) + "\n")
+    write_whole(record_path(checkpoint), json.dumps(asdict(record), indent=1) + "\n", shared=True)
 
 
 def checked_sha256(checkpoint: Path) -> str:

@@ -1,7 +1,9 @@
 """Weights mapped into memory give the same numbers, and a copy that does not fit is made again."""
 
+import errno
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -13,9 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from protrna_cli.disk import this_process
+from protrna_cli.errors import WeightsError
 from protrna_cli.model import load
 from protrna_cli.model.checkpoint import read_checkpoint
-from protrna_cli.weights import mapped
+from protrna_cli.weights import fetch as fetching
+from protrna_cli.weights import mapped, trust
 from protrna_cli.weights.checkpoint import CheckpointFile
 from protrna_cli.weights.locate import locate
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run
@@ -27,6 +32,7 @@ LAST = {"toy": 3, "head64": 2}
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of weights for which every checkpoint is large enough."""
     monkeypatch.setattr(mapped, "SMALLEST", 0)
+    monkeypatch.setattr(trust, "SETTLED_NS", 0)  # these checkpoints are made a moment before
     monkeypatch.setenv("PROTRNA_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
@@ -161,9 +167,10 @@ def test_without_room_or_a_folder_the_checkpoint_is_read(
 
 
 def test_a_checkpoint_that_just_changed_is_not_trusted(
-    home: Path, checkpoint: Path, reads: list[Path]
+    home: Path, checkpoint: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint.touch()
+    """Its content may be new and its time of change old, as `cp --preserve` leaves it."""
+    monkeypatch.setattr(trust, "SETTLED_NS", 60_000_000_000)
     loaded(checkpoint)
     assert reads == [checkpoint]
     assert not (home / "trusted.json").exists()
@@ -188,10 +195,11 @@ def test_what_a_killed_process_left_is_removed(home: Path, checkpoint: Path) -> 
 
 LOAD = """
 import sys
-from protrna_cli.weights import mapped
+from protrna_cli.weights import mapped, trust
 from protrna_cli.weights.locate import locate
 mapped.SMALLEST = 0
 make = mapped._make
+trust.SETTLED_NS = 0
 mapped._make = lambda *words: print("made") or make(*words)
 checkpoint = locate(sys.argv[1])
 checkpoint.sha256()
@@ -207,20 +215,128 @@ def test_of_many_processes_one_makes_the_copy(home: Path, checkpoint: Path) -> N
     assert "".join(said) == "made\n"
 
 
-def test_weights_are_hashed_again_when_asked(tmp_path: Path, home: Path, checkpoint: Path, run: Run) -> None:
-    """A byte is changed behind the back of size, time and inode."""
-    words = ["embed", GOLDEN / "sequences.fa", "-o", tmp_path / "out.npy", "--model", checkpoint]
-    words += ["--gaps", "remove", "--overwrite"]
-    assert run("weights", "verify", checkpoint).code == 0
-    assert run(*words).code == 0
-    status = checkpoint.stat()
-    with checkpoint.open("r+b") as file:
+def change_a_byte(path: Path) -> None:
+    """Change a file in place, and set its time back, as a program that keeps times does."""
+    status = path.stat()
+    with path.open("r+b") as file:
         file.seek(-8, os.SEEK_END)
         file.write(b"\x01")
-    os.utime(checkpoint, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("verified", [False, True])
+def test_a_checkpoint_that_changed_in_place_is_hashed_again(
+    tmp_path: Path, home: Path, checkpoint: Path, run: Run, verified: bool
+) -> None:
+    words = ["embed", GOLDEN / "sequences.fa", "-o", tmp_path / "out.npy", "--model", checkpoint]
+    words += ["--gaps", "remove", "--overwrite"]
+    if verified:
+        assert run("weights", "verify", checkpoint).code == 0
     assert run(*words).code == 0
-    done = run(*words, "--check-weights")
-    assert (done.code, "damaged or replaced since it was verified" in done.err) == (69, True)
+    before = locate(str(checkpoint)).sha256()
+    change_a_byte(checkpoint)
+    done = run(*words)
+    if verified:
+        assert (done.code, "damaged or replaced since it was verified" in done.err) == (69, True)
+    else:
+        assert done.code == 0
+        assert locate(str(checkpoint)).sha256() not in (None, before)
+        assert len(mapped.copies_in(home)) == 2
+
+
+def test_a_checkpoint_that_vanishes_is_not_downloaded(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "fetch", lambda *words, **more: pytest.fail("downloaded"))
+    found = locate(str(checkpoint))
+    found.check_reachable()
+    checkpoint.unlink()
+    with pytest.raises(WeightsError, match="no such checkpoint any more"):
+        found.obtain()
+    published = CheckpointFile(checkpoint, is_published=True)
+    with pytest.raises(WeightsError, match="forbids downloads"):
+        published.obtain(offline=True)
+
+
+def test_a_folder_of_weights_stays_open_to_its_users(home: Path, checkpoint: Path) -> None:
+    """Whatever the umask of the first of them is."""
+    home.mkdir()
+    home.chmod(0o775)
+    before = os.umask(0o077)
+    try:
+        loaded(checkpoint)
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(home): path.stat().st_mode & 0o777 for path in home.rglob("*")}
+    assert {mode for path, mode in modes.items() if (home / path).is_dir()} == {0o775}
+    assert {mode for path, mode in modes.items() if not (home / path).is_dir()} == {0o664}
+    assert len(modes) == 4  # the folder of copies, a copy, its record, and what is trusted
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_what_another_user_closed_costs_only_time(home: Path, checkpoint: Path, tmp_path: Path) -> None:
+    loaded(checkpoint)
+    [copy] = mapped.copies_in(home)
+    copy.parent.chmod(0o700)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        found = locate(str(checkpoint))
+        found.sha256()
+        assert found.mapped_copy("float32") is None
+        assert found.load("float32", "cpu", None).size.layers == 3
+    finally:
+        os.seteuid(0)
+
+
+def test_a_copy_that_a_limit_of_file_size_forbids_is_done_without(
+    home: Path, checkpoint: Path, reads: list[Path]
+) -> None:
+    found = locate(str(checkpoint))
+    found.sha256()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        model = found.load("float32", "cpu", None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert model.size.layers == 3
+    assert reads == [checkpoint]
+    assert list((home / "mapped").iterdir()) == []
+
+
+def test_half_made_copies_are_pruned(home: Path, run: Run) -> None:
+    folder = home / "mapped"
+    folder.mkdir(parents=True)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = folder / f"abc-float32.weights.{this_process().rpartition('-')[0]}-{dead.pid}.new"
+    left.write_bytes(bytes(3 << 20))
+    mine = folder / f"def-float32.weights.{this_process()}.new"
+    mine.write_bytes(b"in the making")
+    assert "removed 3.0 MiB of mapped copies" in run("weights", "prune").err
+    assert list(folder.iterdir()) == [mine]
+
+
+def test_a_copy_that_cannot_be_removed_is_named(
+    home: Path, checkpoint: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded(checkpoint)
+    [copy] = mapped.copies_in(home)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(mapped, "_remove", refuse)
+    done = run("weights", "prune")
+    assert (done.code, f"{copy}: cannot be removed (Permission denied)" in done.err) == (73, True)
+
+
+def test_a_link_to_nowhere_is_listed(home: Path, run: Run) -> None:
+    home.mkdir()
+    (home / "gone.h5").symlink_to("nowhere.h5")
+    assert run("weights", "list").out.splitlines()[1].startswith("gone\t-\t-\tnever\t")
 
 
 def test_the_first_run_tells_of_its_copy(tmp_path: Path, home: Path, checkpoint: Path, run: Run) -> None:

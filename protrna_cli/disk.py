@@ -17,7 +17,10 @@ from protrna_cli.errors import OutputBusy, OutputUnwritable, WriteFailed
 from protrna_cli.text import reason
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
-"""Error numbers of a file system without file locks, such as some network file systems."""
+"""Error numbers of a file system that cannot lock files or sync folders, as some on a network."""
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers of a full disk, a quota and a limit of file size."""
 
 LOCK_CONTENT = re.compile(rb"(process \d+ on \S*\n)?")
 """Content of a lock file of ours; it is empty for a moment after it is made."""
@@ -26,8 +29,13 @@ NOT_A_LOCK = "protrna did not make it, but its lock needs that name; move it awa
 
 
 @contextmanager
-def writing(path: Path | str, remedy: str) -> Iterator[None]:
-    """Turn a failed write in this context into `WriteFailed`; `remedy` is what the user can do.
+def writing(path: Path | str, remedy: str, otherwise: str = "") -> Iterator[None]:
+    """Turn a failed write in this context into `WriteFailed`.
+
+    Parameters
+    ----------
+    remedy, otherwise
+        What the user can do, and what if it is not for want of room; by default the same.
 
     Raises
     ------
@@ -37,7 +45,8 @@ def writing(path: Path | str, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteFailed(f"{path}: writing failed ({reason(error)}); {remedy}") from error
+        advice = remedy if error.errno in NO_ROOM else otherwise or remedy
+        raise WriteFailed(f"{path}: writing failed ({reason(error)}); {advice}") from error
 
 
 @contextmanager
@@ -65,10 +74,16 @@ def is_null_device(path: Path) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Make a file, or the file names in a folder, durable."""
+    """Make a file, or the file names in a folder, durable.
+
+    Some file systems, such as S3 mounts, cannot sync a folder: their names are durable or not as they please.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_LOCKS or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

@@ -6,6 +6,7 @@ import click
 
 from protrna_cli._version import version
 from protrna_cli.cli.help_text import Command, epilog
+from protrna_cli.cli.terminal import show
 
 TEXT = """ProtRNA, the model:
   Zhang R, Ma B, Xu G, Ma J. ProtRNA: A protein-derived RNA language model by cross-modality
@@ -48,4 +49,4 @@ BIBTEX = """@article{{zhang2025protrna,
 @click.option("--bibtex", is_flag=True, help="Print BibTeX.")
 def cite(bibtex: bool) -> None:
     """Print what to cite: the model, ESM-2, this tool."""
-    click.echo((BIBTEX if bibtex else TEXT).format(version=version()))
+    show((BIBTEX if bibtex else TEXT).format(version=version()))

@@ -8,7 +8,7 @@ import click
 
 from protrna_cli.cli.help_text import Command, epilog
 from protrna_cli.cli.options import ANY_PATH, options_of, overwrite, verbosity
-from protrna_cli.cli.terminal import say
+from protrna_cli.cli.terminal import note_unproven, say
 from protrna_cli.output.formats.table import ALL_FORMATS, choose_format, refuse_layout
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.text import counted
@@ -67,4 +67,5 @@ def convert(
 
     header = convert_output(Path(source), Path(output), chosen, layers, overwrite)
     if not quiet:
+        note_unproven(Path(source))
         say(f"{counted(header.n_rows, 'row')}: {output}")

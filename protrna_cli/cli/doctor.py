@@ -6,7 +6,7 @@ import click
 
 from protrna_cli.cli.help_text import Command, epilog
 from protrna_cli.cli.options import as_json, options_of, verbosity
-from protrna_cli.cli.terminal import quiet_libraries
+from protrna_cli.cli.terminal import quiet_libraries, show
 from protrna_cli.errors import NotFinite
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.weights.names import PUBLISHED
@@ -48,5 +48,5 @@ def doctor(
         from protrna_cli.run.doctor import examine
 
         diagnosis = examine(model, weights_dir, device, threads)
-    click.echo(diagnosis.json() if as_json else diagnosis.text())
+    show(diagnosis.json() if as_json else diagnosis.text())
     return 0 if diagnosis.is_sound else WRONG_NUMBERS

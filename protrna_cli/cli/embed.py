@@ -19,7 +19,7 @@ from protrna_cli.cli.options import (
     was_given,
 )
 from protrna_cli.cli.progress import progress_for, watcher_for
-from protrna_cli.cli.terminal import claim_stdout, quiet_libraries, say, suggest
+from protrna_cli.cli.terminal import claim_stdout, quiet_libraries, say, show, suggest
 from protrna_cli.cluster.job_array import resolve_shard
 from protrna_cli.disk import is_null_device
 from protrna_cli.errors import UsageError
@@ -101,10 +101,9 @@ def embed(
 
     INPUT is one or more FASTA files, plain or compressed, or - for standard input. Rows are in input order.
     """
-    if output is None:
-        if not dry_run:
-            raise UsageError("-o OUT is missing: give the output file, or - for standard output")
-        output = STDOUT  # counts as Parquet
+    if output is None and not dry_run:
+        raise UsageError("-o OUT is missing: give the output file, or - for standard output")
+    given, output = output, output or STDOUT  # without one it counts as Parquet
     embed_options = _parse_options(options)
     if dask and output == STDOUT:
         raise UsageError("--dask writes a folder of Parquet parts, but -o - is a pipe; give -o a folder")
@@ -114,6 +113,7 @@ def embed(
     if not as_parquet:
         choose_format(Path(output), embed_options.format)  # report a wrong suffix before loading libraries
     if dry_run:
+        _refuse_what_a_run_refuses(given, dask, embed_options)
         _print_estimate(inputs, output, embed_options, as_json, as_parquet)
         return
     if embed_options.model == DEMO and not quiet:
@@ -149,6 +149,14 @@ def _parse_options(options: dict[str, Any]) -> EmbedOptions:
     return EmbedOptions(**options, rules=rules)
 
 
+def _refuse_what_a_run_refuses(output: str | None, dask: str | None, options: EmbedOptions) -> None:
+    """Refuse options that do not go with the output of the run whose estimate is asked for."""
+    if dask:
+        options.refuse_for_cluster()
+    elif output and (output == STDOUT or is_null_device(Path(output))):
+        options.refuse_for_pipe(output)
+
+
 def _print_estimate(
     inputs: tuple[str, ...], output: str, options: EmbedOptions, as_json: bool, as_parquet: bool
 ) -> None:
@@ -159,4 +167,4 @@ def _print_estimate(
         options = replace(options, format="parquet")
     with SignalStop() as stop, stop.abandoning():
         estimate = estimate_fasta(inputs, output, options)
-    click.echo(estimate.json() if as_json else estimate.text())
+    show(estimate.json() if as_json else estimate.text())

@@ -9,6 +9,7 @@ from shutil import get_terminal_size
 import click
 
 from protrna_cli.cli.help_text import Command, epilog
+from protrna_cli.cli.terminal import show
 from protrna_cli.errors import UsageError
 from protrna_cli.manual import TOPICS, page, summary
 
@@ -30,7 +31,7 @@ def help_(topic: str | None) -> None:
     if topic is None:
         width = max(map(len, TOPICS))
         for each in TOPICS:
-            click.echo(f"{each:<{width}}  {summary(each)}")
+            show(f"{each:<{width}}  {summary(each)}")
         click.echo("\nRead one with: protrna help TOPIC", err=True)
         return
     if topic not in TOPICS:
@@ -40,7 +41,7 @@ def help_(topic: str | None) -> None:
     if sys.stdout.isatty():
         _show(page(topic))
     else:
-        click.echo(page(topic), nl=False)
+        show(page(topic), end="")
 
 
 def _show(text: str) -> None:

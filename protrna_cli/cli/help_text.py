@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from protrna_cli.cli.terminal import show
+
 WIDTH = 100
 """Longest line of a help text on a wide terminal."""
 
@@ -34,7 +36,23 @@ class Context(click.Context):
     formatter_class = Formatter
 
 
-class Command(click.Command):
+class _Showing(click.Command):
+    """Prints its help as the results of commands are printed."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _show_help
+        return option
+
+
+def _show_help(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        show(ctx.get_help())
+        ctx.exit()
+
+
+class Command(_Showing):
     """A command with its options in groups.
 
     Parameters
@@ -59,7 +77,7 @@ class Command(click.Command):
         _write_panels(formatter, self.panels, rows, "Options")
 
 
-class Group(click.Group):
+class Group(_Showing, click.Group):
     """A group of commands, shown in groups.
 
     Parameters

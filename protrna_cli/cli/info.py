@@ -10,6 +10,7 @@ import click
 
 from protrna_cli.cli.help_text import Command, epilog
 from protrna_cli.cli.options import ANY_PATH, as_json, verbosity
+from protrna_cli.cli.terminal import note_unproven, show
 from protrna_cli.errors import InputError
 from protrna_cli.output.formats.table import H5_SUFFIXES
 from protrna_cli.text import aligned, printable, size_text
@@ -37,20 +38,24 @@ def info(file: str, whole: bool, as_json: bool, quiet: bool, verbose: bool) -> N
     norms, and repeated ids and embeddings. A large output is not read to its end; the text shows how many
     rows it covers.
     """
-    del quiet, verbose  # the result is printed in any case, and no library prints anything here
+    del verbose  # the result is printed in any case, and no library prints anything here
     from protrna_cli.model.checkpoint import explain_damage, is_checkpoint
+    from protrna_cli.output.read import refuse_changed_bytes
 
     path = Path(file)
+    refuse_changed_bytes(path)  # before libhdf5, which can crash on them, opens it
     if is_checkpoint(path):
         described = _checkpoint(path)
-        click.echo(json.dumps(described) if as_json else _checkpoint_text(described))
+        show(json.dumps(described) if as_json else _checkpoint_text(described))
         return
     if path.suffix.lower() in H5_SUFFIXES and (damage := explain_damage(path)):
         raise InputError(f"{path}: {damage}; if it is an output, make it again")
     from protrna_cli.output.describe import describe
 
     description = describe(path, whole)
-    click.echo(description.json() if as_json else description.text())
+    if not quiet:
+        note_unproven(path)
+    show(description.json() if as_json else description.text())
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -6,12 +6,15 @@ import io
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import click
 from click.exceptions import Abort, ClickException, Exit
 
+from protrna_cli._version import version
 from protrna_cli.cli.cite import cite
 from protrna_cli.cli.convert import convert
 from protrna_cli.cli.doctor import doctor
@@ -21,13 +24,16 @@ from protrna_cli.cli.help_text import WIDTH, Group, epilog
 from protrna_cli.cli.info import info
 from protrna_cli.cli.map import map_
 from protrna_cli.cli.merge import merge
-from protrna_cli.cli.terminal import say
+from protrna_cli.cli.terminal import say, show
 from protrna_cli.cli.verify import verify
 from protrna_cli.cli.weights import weights
-from protrna_cli.errors import ProtrnaError, ReaderGone, Stopped, WriteFailed
+from protrna_cli.errors import ProtrnaError, ReaderGone, Stopped
 from protrna_cli.machine import own_process, without_keras
+from protrna_cli.text import reason
 
 KEYBOARD_INTERRUPT = 130
+SYSTEM_ERROR = 71
+"""Exit code for an error of the operating system that has no message of its own (EX_OSERR)."""
 
 
 PANELS = {
@@ -39,13 +45,26 @@ PANELS = {
 """The commands in groups."""
 
 
+def _show_version(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        show(f"protrna, version {version()}")
+        ctx.exit()
+
+
 @click.group(
     cls=Group,
     panels=PANELS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
     epilog=epilog("protrna embed input.fa -o out.parquet", topics="start"),
 )
-@click.version_option(package_name="protrna-cli", prog_name="protrna")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 def protrna() -> None:
     """ProtRNA embeddings of RNA sequences."""
 
@@ -87,23 +106,30 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ended:  # from click: shell completion is done, or our output was closed
         return ReaderGone.exit_code if ended.code else 0
     except OSError as error:
-        say(f"error: {_failed_write(error)}")
-        return WriteFailed.exit_code
+        if {"-v", "--verbose"} & {*(sys.argv if arguments is None else arguments)}:
+            traceback.print_exc()
+        say(f"error: {_system_error(error)}")
+        return SYSTEM_ERROR
     except (KeyboardInterrupt, Abort):
         say("interrupted")
         return KEYBOARD_INTERRUPT
     return result if isinstance(result, int) else 0
 
 
-def _failed_write(error: OSError) -> str:
-    """Tell where a write failed that has no message yet."""
+def _system_error(error: OSError) -> str:
+    """Tell of an error of the system that no message foresees."""
     import tempfile
 
     try:
         tempfile.gettempdir()
     except OSError:  # TensorFlow needs one to be imported
         return "no folder for temporary files can be written; set TMPDIR to one that can"
-    return f"standard output: writing failed ({error.strerror or error})"
+    try:
+        Path.cwd()
+    except OSError:
+        return "the working folder is gone; change to one that is there"
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{reason(error)}; add -v for the place in the program"
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import click
 
 from protrna_cli.cli.help_text import Command, epilog
 from protrna_cli.cli.options import ANY_PATH, overwrite, verbosity
-from protrna_cli.cli.terminal import quiet_libraries, say
+from protrna_cli.cli.terminal import note_unproven, quiet_libraries, say
 from protrna_cli.map import METHODS, require_suffix
 
 
@@ -80,6 +80,7 @@ def map_(
 
         picture = draw_map(Path(source), Path(output), color_by, method, layer, seed, overwrite)
     if not quiet:
+        note_unproven(Path(source))
         for note in picture.notes:
             say(f"note: {note}")
         say(f"{picture.subtitle}: {output}")

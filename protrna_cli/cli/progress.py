@@ -26,10 +26,13 @@ JSON_SECONDS = 5.0
 
 
 class Notes(Progress):
-    """Prints messages but no progress."""
+    """Prints messages, unless `quiet`, but no progress."""
+
+    quiet = False
 
     def note(self, text: str) -> None:
-        say(f"note: {text}")
+        if not self.quiet:
+            say(f"note: {text}")
 
 
 class NotingBar(Notes, Bar):
@@ -111,17 +114,21 @@ class JsonLines(Meter):
 
 def progress_for(kind: str, quiet: bool) -> Progress:
     """Choose the progress for a value of `--progress`: `auto` is a bar on a terminal, lines in a log file."""
-    if kind == "auto" and not quiet:
-        kind = "bar" if sys.stderr.isatty() else "lines"
+    if kind == "auto":
+        kind = "none" if quiet else "bar" if sys.stderr.isatty() else "lines"
+    progress = _progress_of(kind)
+    progress.quiet = quiet
+    return progress
+
+
+def _progress_of(kind: str) -> Notes:
     if kind == "bar":
         from tqdm import tqdm  # imported where it is used: --help must not wait for it
 
         return NotingBar(tqdm)
     if kind == "json":
         return JsonLines(JSON_SECONDS)
-    if kind == "lines":
-        return Lines(LINE_SECONDS)
-    return Progress() if quiet else Notes()
+    return Lines(LINE_SECONDS) if kind == "lines" else Notes()
 
 
 class Download(Watcher):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
-from protrna_cli.errors import OutputUnwritable, UsageError
-from protrna_cli.text import printable
+from protrna_cli.errors import OutputUnwritable, UsageError, WriteFailed
+from protrna_cli.text import printable, reason
 
 _COLOURS = {"error": "red", "note": "yellow", "next": "cyan"}
 
@@ -22,6 +24,31 @@ def say(text: str) -> None:
     if colon and kind in _COLOURS and not os.environ.get("NO_COLOR"):
         kind = click.style(kind, fg=_COLOURS[kind], bold=True)  # `echo` removes it if this is no terminal
     click.echo(f"protrna: {kind}{colon}{rest}", err=True)
+
+
+def show(text: str, end: str = "\n") -> None:
+    """Print a result on standard output.
+
+    Raises
+    ------
+    WriteFailed
+        Standard output cannot be written.
+    """
+    try:
+        click.echo(text + end, nl=False)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # click ends the command without a word
+            raise
+        raise WriteFailed(f"standard output: writing failed ({reason(error)})") from None
+
+
+def note_unproven(output: Path) -> None:
+    """Tell if an output that was read has no checksums that prove its numbers."""
+    from protrna_cli.output.parts import unproven_part
+    from protrna_cli.output.rows import UNPROVEN
+
+    if part := unproven_part(output):
+        say(f"note: {part}: {UNPROVEN}")
 
 
 def suggest(command: str) -> None:

@@ -12,7 +12,7 @@ import click
 from protrna_cli.cli.help_text import Group, epilog
 from protrna_cli.cli.options import as_json, options_of, verbosity
 from protrna_cli.cli.progress import watcher_for
-from protrna_cli.cli.terminal import say
+from protrna_cli.cli.terminal import say, show
 from protrna_cli.errors import UsageError, WeightsError
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.text import size_text
@@ -119,7 +119,7 @@ def verify_(name_or_path: str, weights_dir: str | None, quiet: bool, verbose: bo
 def path(name: str, weights_dir: str | None, quiet: bool, verbose: bool) -> None:
     """Print where the published checkpoint is."""
     del quiet, verbose
-    click.echo(_existing_file(name, weights_dir))
+    show(str(_existing_file(name, weights_dir)))
 
 
 @weights.command(
@@ -147,14 +147,12 @@ def list_(weights_dir: str | None, as_json: bool, quiet: bool, verbose: bool) ->
     if not checkpoints and not quiet:
         say(f"no checkpoint in {where}; run protrna weights fetch")
     if as_json:
-        click.echo(json.dumps(found))
+        show(json.dumps(found))
         return
-    click.echo("name\tbytes\tsha256\tverified\tfrom\tpath")
+    show("name\tbytes\tsha256\tverified\tfrom\tpath")
     for each in found:
         missing = {"bytes": "-", "sha256": "-", "verified": "never", "from": "-"}
-        click.echo(
-            "\t".join(str(missing.get(key) if value is None else value) for key, value in each.items())
-        )
+        show("\t".join(str(missing.get(key) if value is None else value) for key, value in each.items()))
 
 
 def _list_entry(path: Path) -> dict[str, Any]:

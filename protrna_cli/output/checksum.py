@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from protrna_cli.output.rows import HEADER, Block, Header
+from protrna_cli.plan.rows import Row
 
 ROWS = "rows"
 
@@ -33,11 +34,20 @@ class Checksum:
 
     def add(self, block: Block) -> None:
         """Add the next rows."""
-        for row in block.rows:
-            line = json.dumps([getattr(row, name) for name in self._header.row_columns]) + "\n"
-            self._hashes[ROWS].update(line.encode())
+        self._add_rows(block.rows)
         for name, values in zip(self._header.columns, block.values, strict=True):
             self._hashes[name].update(np.ascontiguousarray(values, self._dtype).data)
+
+    def _add_rows(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            line = json.dumps([getattr(row, name) for name in self._header.row_columns]) + "\n"
+            self._hashes[ROWS].update(line.encode())
+
+    def rows_changed(self, rows: Iterable[Row]) -> bool:
+        """Whether rows, all of an output, differ from its checksum; vectors are not looked at."""
+        self._add_rows(rows)
+        stored = self._header.checksums
+        return stored is not None and stored.get(ROWS) != self._hashes[ROWS].hexdigest()
 
     def watch(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """Add blocks as they pass."""

@@ -9,11 +9,11 @@ from pathlib import Path
 from protrna_cli.errors import OutputUnwritable, UsageError
 from protrna_cli.output.formats import flat
 from protrna_cli.output.formats.table import RUN_FORMATS, Format
-from protrna_cli.output.parts import parts_of, read_joined
+from protrna_cli.output.parts import parts_of, read_joined, unproven_part
 from protrna_cli.output.protect import files_read, protect
 from protrna_cli.output.read import read_rows
 from protrna_cli.output.rewrite import make_output
-from protrna_cli.output.rows import Block, Header
+from protrna_cli.output.rows import REWRITTEN, Block, Header
 from protrna_cli.plan.values import AnyPath, instance, path_text, switch, whole_numbers
 
 
@@ -57,6 +57,8 @@ def convert(
     switch("--overwrite", overwrite)
     protect(target, format, files_read(source), overwrite)
     header, blocks = read_joined(source)
+    if unproven_part(source):
+        header = replace(header, provenance={**header.provenance, REWRITTEN: True})
     if layers:
         header, blocks = _select_layers(source, header, blocks, layers)
     _refuse_unsupported(source, header, format)

@@ -5,6 +5,7 @@ Shapes: N rows, L residues of a row, ΣL residues of all rows, D width.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 import numpy as np
 
 from protrna_cli.errors import InputError
-from protrna_cli.output.parts import is_folder, parts_of, read_parts
-from protrna_cli.output.read import read_layer, read_output
-from protrna_cli.output.rows import Header, Values
+from protrna_cli.output.parts import is_folder, parts_of, read_parts, unproven_part
+from protrna_cli.output.read import read_layer, read_output, read_whole
+from protrna_cli.output.rows import UNPROVEN, Header, Values
 from protrna_cli.plan.rows import Row
-from protrna_cli.plan.values import AnyPath, path_text, whole_number
+from protrna_cli.plan.values import AnyPath, path_text, switch, whole_number
 from protrna_cli.text import shortened
 
 if TYPE_CHECKING:
@@ -111,8 +112,11 @@ class Embeddings:
         How the output was made: version, model, SHA-256 of weights and inputs, rules.
     """
 
-    def __init__(self, header: Header, layer: int, rows: list[Row], values: Values) -> None:
+    def __init__(
+        self, header: Header, layer: int, rows: list[Row], values: Values, files: Sequence[Path] = ()
+    ) -> None:
         self._header = header
+        self._files = files
         self._rows = rows
         self.ids: list[str] = [row.id for row in rows]
         self.layer = layer
@@ -152,6 +156,20 @@ class Embeddings:
         vectors: Values = self.vectors[places[0]]
         return vectors
 
+    def check(self) -> None:
+        """Read all of the files, and compare rows and vectors with their checksums.
+
+        Raises
+        ------
+        InputUnreadable, InputError
+            A file cannot be read, was changed since it was written, or has no checksums.
+        """
+        for file in self._files:
+            if read_output(file)[0].is_unproven:
+                raise InputError(f"{file}: {UNPROVEN}")
+            for _ in read_whole(file)[1]:
+                pass
+
     @cached_property
     def _index(self) -> dict[str, list[int]]:
         index: dict[str, list[int]] = {}
@@ -172,11 +190,12 @@ class Embeddings:
         return f"<Embeddings: {len(self):,} rows of layer {self.layer}, {kind}>"
 
 
-def read_embeddings(path: AnyPath, layer: int | None = None) -> Embeddings:
+def read_embeddings(path: AnyPath, layer: int | None = None, check: bool = False) -> Embeddings:
     """Read an output of any format, or a folder of parts.
 
-    Sizes, types, counts and the rows are checked; the vectors of a file that is mapped into memory are not
-    read. `protrna verify` checks all of an output.
+    Sizes, types, counts and the rows are checked. The vectors of a file that is mapped into memory (NumPy,
+    packed HDF5, AnnData) are not read, so that changed ones are given without a word: `check=True`, or later
+    `check()`, proves them. `protrna verify` also compares an output with its input.
 
     Parameters
     ----------
@@ -184,6 +203,13 @@ def read_embeddings(path: AnyPath, layer: int | None = None) -> Embeddings:
         A file that `protrna embed`, `merge` or `convert` made, or the folder of a Dask run.
     layer
         Layer to read, needed if the output has several; negatives count from the end of the model.
+    check
+        Read everything, and compare it with the checksums of the output.
+
+    Warns
+    -----
+    UserWarning
+        Another program wrote the file anew, without its checksums.
 
     Raises
     ------
@@ -212,6 +238,7 @@ def read_embeddings(path: AnyPath, layer: int | None = None) -> Embeddings:
     file = Path(path_text("path", path))
     if layer is not None:
         whole_number("--layer", layer)
+    switch("check", check)
     parts = parts_of(file)
     if is_folder(file):
         parts, header, _ = read_parts(parts)
@@ -226,4 +253,9 @@ def read_embeddings(path: AnyPath, layer: int | None = None) -> Embeddings:
             "again with --overwrite"
         )
     values = read[0][1] if len(read) == 1 else np.concatenate([vectors for _, vectors in read])
-    return Embeddings(header, header.layers[column], rows, values)
+    embeddings = Embeddings(header, header.layers[column], rows, values, parts)
+    if check:
+        embeddings.check()
+    elif part := unproven_part(file):
+        warnings.warn(f"{part}: {UNPROVEN}", stacklevel=2)
+    return embeddings

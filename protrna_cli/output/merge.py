@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from protrna_cli.errors import InputError
 from protrna_cli.output.formats.table import Format
-from protrna_cli.output.parts import parts_of, read_parts
+from protrna_cli.output.parts import parts_of, read_parts, unproven_part
 from protrna_cli.output.protect import files_read, protect
 from protrna_cli.output.rewrite import make_output
-from protrna_cli.output.rows import Header
+from protrna_cli.output.rows import UNPROVEN, Header
 from protrna_cli.plan.values import AnyPath, instance, path_text, switch
 
 
@@ -44,5 +45,8 @@ def merge(parts: Sequence[AnyPath], target: AnyPath, format: Format, overwrite: 
     paths, output = [Path(path_text("PART", part)) for part in parts], Path(path_text("-o", target))
     protect(output, format, [file for path in paths for file in files_read(path)], overwrite)
     ordered, header, blocks = read_parts([part for path in paths for part in parts_of(path)])
+    for part in ordered:
+        if unproven_part(part):
+            raise InputError(f"{part}: {UNPROVEN}; make it again with --overwrite")
     make_output(output, format, overwrite, header, blocks, ordered)
     return header

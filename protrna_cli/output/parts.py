@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from protrna_cli.errors import InputError, InputUnreadable, RunMismatch
+from protrna_cli.errors import InputUnreadable, RunMismatch
 from protrna_cli.output.paths import is_part
 from protrna_cli.output.provenance import first_difference, run_key, shard_of
 from protrna_cli.output.read import read_output, read_whole
@@ -33,6 +33,11 @@ def parts_of(path: Path) -> list[Path]:
     if not parts:
         raise InputUnreadable(f"{path}: a folder without parts; name an output of protrna embed")
     return parts
+
+
+def unproven_part(path: Path) -> Path | None:
+    """Find a file of an output that another program wrote anew, without checksums; None if there is none."""
+    return next((part for part in parts_of(path) if read_output(part)[0].is_unproven), None)
 
 
 def is_folder(path: Path) -> bool:
@@ -96,11 +101,8 @@ def _order_parts(parts: Sequence[Path]) -> dict[Path, Header]:
 
 def _refuse_foreign(part: Path, header: Header, first: Path, first_header: Header) -> None:
     """Refuse a part that is not of the same run as the first part, and say how to make it again."""
-    try:
-        # The size of a batch changes the last bits only, as another processor does, and is chosen by machine.
-        keys = [{**run_key(each), "shard": None, "batch_tokens": None} for each in (header, first_header)]
-    except KeyError as error:
-        raise InputError(f"{part}: its provenance lacks {error}; was it made by protrna embed?") from None
+    # The size of a batch changes the last bits only, as another processor does, and is chosen by machine.
+    keys = [{**run_key(each), "shard": None, "batch_tokens": None} for each in (header, first_header)]
     shard, other = shard_of(header), shard_of(first_header)
     if shard.count != other.count:
         raise RunMismatch(f"{part}: is shard {shard}, but {first} is {other}; name the parts of one run")

@@ -55,9 +55,23 @@ def protect(target: Path, format: Format, read: Iterable[str | Path], overwrite:
     OutputUnwritable
         It, or a file beside it, is not a file that may be replaced.
     """
+    _refuse_long_name(target, written_files(target, format))
     refuse_to_replace(written_files(target, format), read)
     refuse_unless_output(target)
     refuse_foreign_companions(target, format, overwrite)
+
+
+def _refuse_long_name(target: Path, written: Iterable[Path]) -> None:
+    """Refuse a name to which the names of the files beside it cannot be added."""
+    with suppress(OSError):  # a folder that is missing is told of where the output is made
+        most = os.pathconf(target.parent, "PC_NAME_MAX")
+        longest = max(len(os.fsencode(file.name)) for file in written)
+        if longest > most:
+            added = longest - len(os.fsencode(target.name))
+            raise OutputUnwritable(
+                f"{target}: its name is too long, as names of files beside it have {added} bytes more; "
+                f"choose one of at most {most - added} bytes"
+            )
 
 
 def written_files(target: Path, format: Format) -> list[Path]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from protrna_cli.output.formats.table import possible_files, reader_of
 from protrna_cli.output.paths import complete_path, partial_path
 from protrna_cli.output.rows import Block, Header, Reader, Values
 from protrna_cli.plan.rows import Row
+
+H5_MAGIC = b"\x89HDF"
 
 SMALL_BYTES = 256 << 20
 """Outputs up to this size are read whole where a quick check is asked for: it takes about a second."""
@@ -61,8 +64,18 @@ def read_whole(path: Path) -> tuple[Header, Iterator[Block]]:
 def read_rows(path: Path) -> Iterator[Row]:
     """Read the rows of an output without their embeddings; raises as `read_output` does."""
     reader, header = _open(path)
+    number = 0
     with _undamaged(path):
-        yield from reader.read_rows(path, header)
+        for number, row in enumerate(reader.read_rows(path, header), start=1):
+            _check_md5(row, header, number)
+            yield row
+        if number != header.n_rows:
+            raise ValueError(f"it has {number:,} rows, but its header states {header.n_rows:,}")
+
+
+def _check_md5(row: Row, header: Header, number: int) -> None:
+    if header.has_md5 and not re.fullmatch("[0-9a-f]{32}", row.md5):
+        raise ValueError(f"row {number}: its md5 is {row.md5!r}")
 
 
 def read_layer(path: Path, column: int) -> tuple[list[Row], Values]:
@@ -78,7 +91,10 @@ def read_layer(path: Path, column: int) -> tuple[list[Row], Values]:
         reader.check(path, header)
         values = reader.mapped(path, header, column)
         if values is not None:
-            return list(reader.read_rows(path, header)), values
+            rows = list(read_rows(path))
+            if Checksum(header).rows_changed(rows):
+                raise ValueError("ids or counts changed since it was written")
+            return rows, values
     blocks = [(block.rows, block.values[column]) for block in read_whole(path)[1]]
     return [row for rows, _ in blocks for row in rows], np.concatenate([values for _, values in blocks])
 
@@ -88,6 +104,26 @@ def schema_of(path: Path) -> dict[str, str]:
     reader, header = _open(path)
     with _undamaged(path):
         return reader.schema(path, header)
+
+
+def refuse_changed_bytes(path: Path) -> None:
+    """Refuse an HDF5 file whose bytes are not those that protrna wrote, before libhdf5 opens it.
+
+    Raises
+    ------
+    InputError
+        They have changed. A file that protrna did not write passes, and so does one that is not HDF5.
+    """
+    from protrna_cli.output.formats import h5file  # imports h5py
+
+    with suppress(OSError):  # opening it says why
+        with open_regular(path) as file:
+            is_hdf5 = file.read(4) == H5_MAGIC
+        if is_hdf5:
+            try:
+                h5file.check(path)
+            except ValueError as error:
+                raise InputError(f"{path}: damaged ({error}); {make_again(path)}") from None
 
 
 def check_structure(path: Path) -> None:
@@ -136,8 +172,13 @@ def _open(path: Path) -> tuple[Reader, Header]:
 
 
 def _blocks(path: Path, reader: Reader, header: Header) -> Iterator[Block]:
+    n_rows = 0
     with _undamaged(path):
-        yield from reader.read_blocks(path, header)
+        for block in reader.read_blocks(path, header):
+            for number, row in enumerate(block.rows, start=n_rows + 1):
+                _check_md5(row, header, number)
+            n_rows += len(block.rows)
+            yield block
 
 
 def _complete(path: Path, header: Header, blocks: Iterator[Block]) -> Iterator[Block]:

@@ -20,6 +20,11 @@ from protrna_cli.plan.rows import ROW_COLUMNS, Row
 
 PROVENANCE_KEY = "protrna"
 
+REWRITTEN = "written_anew"
+"""In the provenance of what was converted from a file without checksums: its numbers cannot be proven."""
+
+UNPROVEN = "written anew by another program, without its checksums, so that it cannot be proven"
+
 HEADER = "header"
 """Name of the header's own checksum."""
 
@@ -63,6 +68,11 @@ class Header:
     provenance: dict[str, Any]
     has_md5: bool = False
     checksums: dict[str, str] | None = field(default=None, compare=False)
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether another program wrote the file, or the one it was converted from, without checksums."""
+        return self.has_md5 and (not self.checksums or REWRITTEN in self.provenance)
 
     @property
     def row_columns(self) -> tuple[str, ...]:

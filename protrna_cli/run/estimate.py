@@ -13,11 +13,13 @@ from protrna_cli.fasta.records import Record, Skipped
 from protrna_cli.machine import available_cpus
 from protrna_cli.model.structure import ModelSize, batches_at_once, row_count
 from protrna_cli.output.account import settings_account
+from protrna_cli.output.paths import journal_path
 from protrna_cli.output.rows import BLOCK_BYTES
 from protrna_cli.plan.chunks import into_chunks
 from protrna_cli.plan.distinct import MAX_SEQUENCES
 from protrna_cli.run.batching import ChunkBatches
 from protrna_cli.run.embedder import WIDEST
+from protrna_cli.run.journal import Position, read_position
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.targets import Target, run_settings
 from protrna_cli.run.work import Work
@@ -60,6 +62,8 @@ class Estimate:
         Earlier outputs, and records whose sequences they hold.
     computed, copied
         Of the others, those that run, and those that get the vectors of another one.
+    saved
+        Of those that run, how many an unfinished run has saved, which `resume` continues.
     tokens, batches, padding_share
         Tokens that run, number of batches, and the share of padding rows among all rows that run.
     output_bytes
@@ -83,6 +87,7 @@ class Estimate:
     reused: int
     computed: int
     copied: int
+    saved: int
     tokens: int
     batches: int
     padding_share: float
@@ -117,6 +122,8 @@ class Estimate:
             told["reused"] = f"{self.reused:,} reused, {self.records - self.reused:,} new"
         if self.copied:
             told["distinct"] = f"{self.computed:,} computed, {self.copied:,} copied"
+        if self.saved:
+            told["saved"] = f"{self.saved:,} of {counted(self.computed, 'record')}, by the unfinished run"
         return told
 
 
@@ -159,13 +166,15 @@ def estimate(
     """
     layers = size.layer_indices(options.layers)
     work, n_computed = Work(), 0
-    for items in into_chunks(records):
+    saved = _saved(targets) if options.resume else Position()
+    for number, items in enumerate(into_chunks(records)):
         kept = [item for item in items if isinstance(item, Record)]
         assignment = copies.assign(kept)
         n_computed += len(assignment.running)
         work.n_reused += assignment.n_reused
         chunk = ChunkBatches(kept, assignment.running, options.rules, options.budget)
-        for batch in chunk.batches:
+        left = chunk.batches[saved.batches_of(number) :] if number >= saved.chunks else []
+        for batch in left:
             work.add(chunk.token_counts(batch))
     output_bytes = [_output_bytes(target, census, size, options) for target in targets]
     return Estimate(
@@ -179,6 +188,7 @@ def estimate(
         skipped=census.n_skipped,
         computed=n_computed,
         copied=census.n_records - work.n_reused - n_computed,
+        saved=saved.records,
         reuse=list(options.reuse),
         reused=work.n_reused,
         tokens=work.tokens,
@@ -197,6 +207,17 @@ def estimate(
         ),
         seconds=work.seconds(size, max(layers), speed) if speed else None,
     )
+
+
+def _saved(targets: Sequence[Target]) -> Position:
+    """How far the unfinished runs of all outputs got; a damaged journal counts as none."""
+    positions = []
+    for target in targets:
+        try:
+            positions.append(read_position(journal_path(target.path)))
+        except (OSError, ValueError, TypeError):
+            return Position()
+    return min(positions, key=lambda position: (position.chunks, position.batches))
 
 
 def _vector_bytes(size: ModelSize, options: EmbedOptions) -> int:

@@ -212,7 +212,12 @@ class PartialOutput:
             yield block
 
     def _writing(self) -> AbstractContextManager[None]:
-        return writing(self._output, "make room, then run the same command with --resume")
+        return writing(
+            self._output,
+            "make room, then run the same command with --resume",
+            f"if it stays so, move {self._folder.name} to another file system, and run the same command with "
+            "-o there and --resume",
+        )
 
     def _remove(self) -> None:
         remove_partial(self._output)

@@ -310,9 +310,10 @@ class RowFiller:
                 with np.errstate(over="ignore"):
                     row = self._pooled(place, record, each).astype(self._dtype)
                 if not np.isfinite(row).all():
+                    wider = "try --dtype float32, and " if self._dtype == "float16" else ""
                     raise NotFinite(
                         f"{self._chunk.name(record)}: its embedding is not finite in {self._dtype}; "
-                        "try --dtype float32, and check the checkpoint (--model)"
+                        f"{wider}check the checkpoint (--model)"
                     )
                 self.sink.fill(layer, self._starts[place], row)
 

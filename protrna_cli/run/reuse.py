@@ -19,12 +19,12 @@ import numpy.typing as npt
 
 from protrna_cli.errors import InputError, InputUnreadable, RunMismatch, UsageError
 from protrna_cli.fasta.census import CountedInput
-from protrna_cli.output.parts import is_folder, parts_of, read_joined
+from protrna_cli.output.parts import is_folder, parts_of, read_joined, unproven_part
 from protrna_cli.output.paths import complete_path, journal_path, reused_path
 from protrna_cli.output.protect import real_path
 from protrna_cli.output.provenance import RunKey, first_difference, run_key
 from protrna_cli.output.read import read_output, read_rows, read_whole
-from protrna_cli.output.rows import Header, Values
+from protrna_cli.output.rows import UNPROVEN, Header, Values
 from protrna_cli.plan.distinct import DistinctSequences, Ints
 from protrna_cli.plan.rows import Row
 from protrna_cli.run.journal import read_position
@@ -249,6 +249,8 @@ def _origins(paths: Sequence[str], headers: Mapping[Target, Header]) -> list[dic
     kinds = []
     for path in paths:
         header = read_joined(Path(path))[0]
+        if part := unproven_part(Path(path)):
+            raise RunMismatch(f"{part}: {UNPROVEN}; make it again to use it with --reuse")
         kinds.append(_target_of(path, header, headers).per_token)
     for target in headers:
         if target.per_token not in kinds:

@@ -18,12 +18,12 @@ from protrna_cli.errors import InputError, InputUnreadable, OutputUnwritable, Ru
 from protrna_cli.fasta.census import Census
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.formats.table import Format, choose_format, refuse_layout
-from protrna_cli.output.parts import parts_of, read_joined
+from protrna_cli.output.parts import parts_of, read_joined, unproven_part
 from protrna_cli.output.paths import complete_path, journal_path, partial_path, shard_path, skipped_path
 from protrna_cli.output.protect import files_read, protect, real_path, written_files
 from protrna_cli.output.provenance import RunKey, compare_keys, run_key
 from protrna_cli.output.read import check_quickly, make_again
-from protrna_cli.output.rows import Header
+from protrna_cli.output.rows import UNPROVEN, Header
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.report import Progress
 from protrna_cli.text import printable, size_text
@@ -255,6 +255,8 @@ def _key_of(path: Path) -> RunKey:
 
 
 def _check_undamaged(path: Path, header: Header) -> None:
+    if part := unproven_part(path):
+        raise InputError(f"{part}: {UNPROVEN}; {make_again(path)}")
     for part in parts_of(path):
         check_quickly(part)
     if header.provenance["skipped"] and not skipped_path(path).exists():

@@ -16,11 +16,11 @@ from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.records import Record, Skipped, rows_of
 from protrna_cli.fasta.sources import open_sources
 from protrna_cli.output.checksum import Checksum
-from protrna_cli.output.parts import is_folder, parts_of, read_joined
+from protrna_cli.output.parts import is_folder, parts_of, read_joined, unproven_part
 from protrna_cli.output.paths import skipped_path
 from protrna_cli.output.provenance import rules_of, run_key, shard_of
 from protrna_cli.output.read import check_structure, read_output
-from protrna_cli.output.rows import Block, Header, Values
+from protrna_cli.output.rows import UNPROVEN, Block, Header, Values
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Rules
 from protrna_cli.text import shortened
@@ -75,6 +75,8 @@ def _flaws(path: Path, header: Header, inputs: Sequence[str | PathLike[str]], ru
         ]
         if hashes[0] != hashes[1]:
             yield OTHER_INPUT
+        if part := unproven_part(path):
+            yield f"{part}: {UNPROVEN}"
         items = counted_input.records(shard_of(header), header.width)
         skipped: list[Skipped] = []
         changed: list[str] = []
@@ -160,8 +162,13 @@ def _row_flaws(
 def _skipped_flaws(path: Path, skipped: list[Skipped]) -> Iterator[str]:
     listed: list[tuple[str, str]] = []
     if skipped_path(path).exists():
-        with skipped_path(path).open(encoding="utf-8", newline="") as file:
-            listed = [(line["record"], line["id"]) for line in csv.DictReader(file, dialect="excel-tab")]
+        try:
+            with skipped_path(path).open(encoding="utf-8", newline="") as file:
+                lines = list(csv.DictReader(file, dialect="excel-tab", strict=True))
+            listed = [(str(line["record"]), str(line["id"])) for line in lines]
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            yield f"{skipped_path(path).name}: damaged or cannot be read ({error})"
+            return
     expected = [(str(each.record), each.id) for each in skipped]
     file_name = skipped_path(path).name
     known, named = set(listed), set(expected)

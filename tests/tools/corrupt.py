@@ -25,10 +25,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from protrna_cli import EmbedOptions, embed_fasta
+from protrna_cli import EmbedOptions, embed_fasta, read_embeddings
 from protrna_cli.cli import main as cli
+from protrna_cli.errors import ProtrnaError
 from protrna_cli.output.convert import convert
 from protrna_cli.output.formats.table import possible_files
+from protrna_cli.output.paths import skipped_path
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import TOY
@@ -66,7 +68,7 @@ def make_original(folder: Path, beside: Path, kind: tuple[str, str, bool], sourc
     path = make(folder, kind, source)
     converted = beside / f"{path.name}.npy"
     convert(path, converted, named("npy"))
-    return Original(path, content(path), content(converted))
+    return Original(path, content(path), content(converted), read_embeddings(path).ids)
 
 
 def content(path: Path) -> Any:
@@ -123,7 +125,8 @@ DAMAGES: list[Callable[[bytearray, random.Random], None]] = [flip, flip, zero, c
 
 def damage(path: Path, rng: random.Random) -> str:
     """Damage one file of an output, or remove it; returns what was done."""
-    file = rng.choice([each for each in possible_files(path) if each.exists()])
+    files = [*possible_files(path), skipped_path(path)]
+    file = rng.choice([each for each in files if each.exists()])
     if file != path and rng.random() < 0.2:
         file.unlink()
         return f"removed {file.name}"
@@ -141,11 +144,12 @@ def run(*words: object) -> int:
 
 
 class Original(NamedTuple):
-    """An output before it was damaged: its path, its content, and that of its conversion to NumPy."""
+    """An output before it was damaged: path, content and ids, and the content of its conversion to NumPy."""
 
     path: Path
     content: Any
     converted: Any
+    ids: list[str]
 
 
 def check(path: Path, original: Original, source: Path, resume: list[object] | None) -> str:
@@ -161,7 +165,7 @@ def check(path: Path, original: Original, source: Path, resume: list[object] | N
     except Exception:  # whatever a library raises
         harmless = False
     verified = run("verify", path, source)
-    if harmless:
+    if harmless:  # or the list of skipped records is damaged, in whatever column
         assert verified in {0, *DAMAGED}
     else:
         assert verified in DAMAGED, "verify did not find it"
@@ -177,15 +181,41 @@ def check(path: Path, original: Original, source: Path, resume: list[object] | N
         assert code in {0, 2, *DAMAGED, 70}, (words, code)
         if code == 0 and words[0] in ("convert", "merge"):
             assert content(Path(str(words[3])))[:3] == original.converted[:3], f"{words[0]} changed it"
+    _check_python(path, original, harmless)
     if resume and not harmless:
         assert run(*resume) in DAMAGED, "--resume took it for complete"
+        _check_reuse(path, source, resume)
+    listed = skipped_path(path), skipped_path(original.path)
+    if harmless and not (listed[0].exists() and listed[0].read_bytes() == listed[1].read_bytes()):
+        return "in the list of skipped records"
     return "harmless" if harmless else "found"
+
+
+def _check_python(path: Path, original: Original, harmless: bool) -> None:
+    """See that Python is given the rows that were written, and with `check` the vectors."""
+    try:
+        found = read_embeddings(path)
+        assert found.ids == original.ids, "read_embeddings changed ids"
+        found.check()
+    except ProtrnaError:
+        return
+    expected = original.path.with_name(path.name)
+    assert harmless or not expected.exists() or content(path)[0] == original.content[0], "check passed it"
+
+
+def _check_reuse(path: Path, source: Path, resume: list[object]) -> None:
+    """See that no vector is taken from a damaged output, except where nothing but its list is damaged."""
+    words = [word for word in resume if word != "--resume"]
+    out = path.with_name(f"reusing{path.suffix}")
+    words[words.index("-o") + 1] = out
+    code = run(*words, "--reuse", path, "--overwrite")
+    assert code in {0, *DAMAGED}, code
+    if code == 0:
+        assert run("verify", out, source) == 0, "--reuse copied damage"
 
 
 def find_flaws_or_error(path: Path, source: Path) -> bool:
     """Whether Python, too, is told of the damage."""
-    from protrna_cli.errors import ProtrnaError
-
     try:
         return bool(find_flaws(path, [source]))
     except ProtrnaError:

@@ -113,10 +113,15 @@ def opened(path: Path) -> h5py.File:
     ValueError
         Its bytes have changed. Files larger than `CHECK_BYTES` are not hashed here.
     """
+    check(path)
+    return h5py.File(path, "r", locking=False)
+
+
+def check(path: Path) -> None:
+    """Check the bytes of a file that is not too large, as `check_bytes` does."""
     status = path.stat()
     if status.st_size <= CHECK_BYTES:
         check_bytes(path, status.st_size, status.st_mtime_ns)
-    return h5py.File(path, "r", locking=False)
 
 
 @lru_cache(maxsize=4)

@@ -8,8 +8,10 @@ ProtrnaError
 ├── InputUnreadable      66   the input cannot be opened or read
 ├── WeightsError         69   the checkpoint is missing or not usable
 ├── MissingExtra         69   a command's libraries are not installed
+├── MachineUnusable      69   TensorFlow cannot run on the processor, or on the GPU
 ├── NotFinite            70   an embedding has infinite or NaN values
 ├── OutOfMemory          71   a single record does not fit into memory
+├── LimitTooLow          71   a limit of the system leaves too little for TensorFlow
 ├── WorkersLost          71   processes of the run died repeatedly, most often for want of memory
 ├── OutputUnwritable     73   the output cannot be created
 │   └── OutputBusy       73   another process is writing it
@@ -61,6 +63,18 @@ class MissingExtra(ProtrnaError):
     """A command needs libraries of an optional extra that is not installed."""
 
     exit_code = 69
+
+
+class MachineUnusable(ProtrnaError):
+    """TensorFlow cannot run on this processor, or on a GPU that it lists."""
+
+    exit_code = 69
+
+
+class LimitTooLow(ProtrnaError):
+    """A limit of the system for this process leaves too little for TensorFlow; the message names it."""
+
+    exit_code = 71
 
 
 class OutputUnwritable(ProtrnaError):

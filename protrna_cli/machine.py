@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import re
+import resource
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from protrna_cli.errors import UsageError
+from protrna_cli.errors import LimitTooLow, MachineUnusable, UsageError
+from protrna_cli.text import size_text
 
 _owned = False
+
+_PR_SET_PDEATHSIG = 1
+
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def own_process() -> None:
@@ -39,6 +51,25 @@ def without_keras() -> None:
         modules.setdefault(name, None)
 
 
+def end_with(parent: int) -> None:
+    """Have this process end with the one that started it, however and whenever that ends.
+
+    On Linux the kernel does it (prctl, PR_SET_PDEATHSIG); elsewhere a thread looks once a second.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:  # it ended before
+        os._exit(1)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def is_own_process() -> bool:
     """Whether `own_process` was called."""
     return _owned
@@ -54,13 +85,56 @@ def available_cpus() -> int:
     return max(1, min(limit for limit in limits if limit is not None))
 
 
-def _cgroup_quota() -> int | None:
-    """CPU quota of the cgroup, version 2 (`max` or `quota period`), rounded up; None if there is no limit."""
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def _cgroups(controller: str) -> Iterator[Path]:
+    """Yield the folders of the control groups that limit this process, its own first and the root last.
+
+    Version 2 has one tree, version 1 one for each controller. In a container the path of the own group may
+    not be there; the root, which is then the container's group, always is.
+    """
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else -(-int(quota) // int(period))
+        lines = OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in ["0::/", *lines]:
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = CGROUPS / controllers if controllers else CGROUPS
+        group = root / path.lstrip("/")
+        yield group
+        while group != root and root in group.parents:
+            group = group.parent
+            yield group
+
+
+def _cgroup_quota() -> int | None:
+    """Smallest CPU quota of the control groups, rounded up; None if there is no limit."""
+    found = []
+    for group in _cgroups("cpu"):
+        with suppress(OSError, ValueError):
+            quota, period = (group / "cpu.max").read_text().split()
+            if quota != "max":
+                found.append(-(-int(quota) // int(period)))
+        with suppress(OSError, ValueError):  # version 1
+            quota_us = int((group / "cpu.cfs_quota_us").read_text())
+            if quota_us > 0:
+                found.append(-(-quota_us // int((group / "cpu.cfs_period_us").read_text())))
+    return min(found, default=None)
+
+
+def _cgroup_memory() -> Iterator[int]:
+    """Yield the bytes that are left of the limit of each control group."""
+    for group in _cgroups("memory"):
+        for limit, used in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            with suppress(OSError, ValueError):
+                yield int((group / limit).read_text()) - int((group / used).read_text())
 
 
 def _slurm_cpus() -> int | None:
@@ -80,7 +154,7 @@ def _slurm_memory() -> list[int]:
 def available_memory() -> int | None:
     """Bytes of memory that this process may still take; None if the system does not report it.
 
-    The smallest of the kernel's `MemAvailable`, what is left of the limit of the cgroup (version 2), and what
+    The smallest of the kernel's `MemAvailable`, what is left of the limits of the control groups, and what
     Slurm gives to a job on this machine.
     """
     limits = _slurm_memory()
@@ -90,13 +164,7 @@ def available_memory() -> int | None:
                 limits.append(int(line.split()[1]) * 1024)
     except OSError:
         pass
-    try:
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            limits.append(int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
+    limits += _cgroup_memory()
     return min(limits, default=None)
 
 
@@ -135,22 +203,79 @@ def _gpu_named(name: str, gpus: Sequence[Gpu]) -> Gpu:
     return Gpu(name, None)
 
 
+LEAST_ADDRESSES = 3 << 30
+"""Bytes of address space for TensorFlow with the demo model: 2.5 GiB abort, 3 GiB are enough on two cores."""
+
+LEAST_THREADS = 64
+"""Processes and threads of a user with which TensorFlow starts: it needs some 30 on two cores."""
+
+
+def refuse_machine() -> None:
+    """Refuse a machine on which TensorFlow would end the process without a word; called before its import.
+
+    Raises
+    ------
+    MachineUnusable
+        The processor has no AVX.
+    LimitTooLow
+        The limit of address space, or that of threads, is too low.
+    """
+    if platform.machine() == "x86_64" and (flags := cpu_flags()) and "avx" not in flags:
+        raise MachineUnusable(
+            "this processor has no AVX, without which TensorFlow does not run; use another machine"
+        )
+    addresses, threads = (
+        resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_NPROC)
+    )
+    if 0 <= addresses < LEAST_ADDRESSES:
+        raise LimitTooLow(
+            f"the limit of address space (ulimit -v, h_vmem of Grid Engine) is {size_text(addresses)}, but "
+            f"TensorFlow needs {size_text(LEAST_ADDRESSES)} and the model its size; ask for more"
+        )
+    if 0 <= threads < LEAST_THREADS and os.geteuid() != 0:  # root is not held to it
+        raise LimitTooLow(
+            f"the limit of processes and threads (ulimit -u) is {threads}, but TensorFlow needs "
+            f"{LEAST_THREADS}; ask for more"
+        )
+
+
 def cpu_flags() -> frozenset[str]:
     """CPU features that Linux reports, such as `avx512f` or `amx_bf16`; empty on other systems."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPU_INFO.read_text().splitlines()
     except OSError:
         return frozenset()
     return frozenset(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), ()))
 
 
 def resident_memory() -> int | None:
-    """Bytes of memory that this process uses now; None if the system does not report it."""
+    """Bytes of memory that this process and its workers use now; None if the system does not report it.
+
+    Of workers only what is their own: the pages of mapped weights are shared.
+    """
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
         return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(map(_own_memory, _children()))
+
+
+def _children() -> list[str]:
+    """Ids of the processes that threads of this one started."""
+    found: list[str] = []
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError):
+            found += (thread / "children").read_text().split()
+    return found
+
+
+def _own_memory(process: str) -> int:
+    """Bytes of memory of a process that no file backs; 0 for one that has ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) << 10
+    return 0
 
 
 def parse_device(device: str) -> tuple[str, int]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from protrna_cli.model.checkpoint import read_checkpoint
-from protrna_cli.model.runtime import placer
+from protrna_cli.model.runtime import placer, running_on
 from protrna_cli.model.structure import HeadWeights, LayerWeights, ModelSize, ModelWeights, NormWeights
 
 ALIGNMENT = 64
@@ -90,7 +90,8 @@ def lay_out(checkpoint: Path, precision: str, target: BinaryIO) -> Layout:
         return Place(dtype=tensor.dtype.name, shape=tensor.shape.as_list(), offset=offset)
 
     try:
-        size, weights = read_checkpoint(checkpoint, place)
+        with running_on("/device:CPU:0"):  # in a program with a GPU, that would be the default
+            size, weights = read_checkpoint(checkpoint, place)
     except _WriteError as failed:
         raise failed.error from None
     return Layout(

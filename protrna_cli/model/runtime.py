@@ -10,12 +10,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from protrna_cli.errors import UsageError
-from protrna_cli.machine import available_cpus, is_own_process, parse_device
+from protrna_cli.machine import available_cpus, is_own_process, parse_device, refuse_machine
 from protrna_cli.model.structure import Placer
 from protrna_cli.text import counted
+
+refuse_machine()
+
+import tensorflow as tf  # noqa: E402 (which ends the process where it cannot run)
+
+DEVICE_ERRORS = (
+    tf.errors.InternalError,
+    tf.errors.UnknownError,
+    tf.errors.NotFoundError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.UnimplementedError,
+)
+"""What the first operation raises on a GPU that TensorFlow lists and cannot use: no code for it, say."""
 
 _process: int | None = None
 """Id of the process in which TensorFlow runs; None before it is configured."""

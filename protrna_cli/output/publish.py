@@ -1,8 +1,8 @@
 """Move a finished output into place.
 
 An output of one file (Parquet, HDF5) is the old one or the new one at any moment. One of several files
-(NumPy, TSV) is a mixture of both for a moment, and stays so if a crash falls into it: then `OUT.partial` still
-has all of the new one, and the same command with `--resume` puts it in place.
+(NumPy, TSV) is a mixture of both for a moment, and stays so if a crash falls into it: then `OUT.partial`
+still has all of the new one, and the same command with `--resume` puts it in place.
 """
 
 from __future__ import annotations

@@ -99,6 +99,8 @@ def embed_shard(
         if not headers:
             return summary_of(paths, plan, options, already_whole=True)
         check_space(headers, progress)
+        if plan.amount.records:  # refuse too many workers before anything starts
+            seats_of(checkpoint, plan.size, plan.amount.residues, options)
     with ExitStack() as stack:
         partials = {
             target: stack.enter_context(PartialOutput(target.path, header, exact_key(header), options.resume))
@@ -154,7 +156,9 @@ def opened(
                 model: Embedder = stack.enter_context(InProcess(loaded))
                 recommend_bfloat16(plan.size, options, progress)
             else:
-                model = workers = stack.enter_context(Workers(checkpoint, options.precision, seats))
+                model = workers = stack.enter_context(
+                    Workers(checkpoint, options.precision, seats, progress.note)
+                )
                 workers.wait()
         if not already and (copy := checkpoint.mapped_copy(options.precision)):
             progress.note(

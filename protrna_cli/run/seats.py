@@ -60,7 +60,7 @@ def choose_seats(options: EmbedOptions, tokens: int, weight_bytes: int) -> list[
     Raises
     ------
     UsageError
-        There are more workers than GPUs.
+        There are more workers than GPUs, than cores, or than the memory holds; or there is no GPU.
     """
     if options.workers == 1:
         return [Seat(options.device, options.threads)]
@@ -73,7 +73,13 @@ def choose_seats(options: EmbedOptions, tokens: int, weight_bytes: int) -> list[
                 f"--workers {len(gpus)}, or --device cpu"
             )
         return [Seat("gpu", _share(options, count), gpu.name) for gpu in gpus[:count]]
-    count = int(options.workers) if options.workers != AUTO else min(useful, _room(options, weight_bytes))
+    if parse_device(options.device)[0] == "gpu":
+        raise UsageError(f"there is no {options.device}: TensorFlow sees 0 GPUs; use --device cpu")
+    if options.workers == AUTO:
+        count = min(useful, _room(options, weight_bytes))
+    else:
+        count = int(options.workers)
+        _refuse_more(count, weight_bytes)
     if count == 1:
         return [Seat(options.device, options.threads)]
     return [Seat("cpu", _share(options, count))] * count
@@ -96,6 +102,17 @@ def _room(options: EmbedOptions, weight_bytes: int) -> int:
         return 1
     cores, free = available_cpus() // threads_of_worker(options), available_memory()
     return max(1, cores if free is None else min(cores, free // (WORKER_BYTES + weight_bytes)))
+
+
+def _refuse_more(count: int, weight_bytes: int) -> None:
+    """Refuse more workers on a CPU than it has cores, or than fit into the memory."""
+    cores, free = available_cpus(), available_memory()
+    room = cores if free is None else max(1, free // (WORKER_BYTES + weight_bytes))
+    if count > min(cores, room):
+        scarce = counted(cores, "core") if cores <= room else f"memory for {room:,} of them"
+        raise UsageError(
+            f"--workers {count}, but this process may use {scarce}; use --workers {min(cores, room)} or fewer"
+        )
 
 
 def _gpus(options: EmbedOptions) -> list[Gpu]:

@@ -7,17 +7,21 @@ could be lost: if it dies, another one runs its batch again.
 
 from __future__ import annotations
 
+import os
 import queue
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -31,7 +35,10 @@ from protrna_cli.run.stop import SIGNALS
 from protrna_cli.weights.checkpoint import Checkpoint
 
 MAX_DEATHS = 3
-"""How often workers may die on one batch."""
+"""How often workers may die before one of several is given up; and on one batch, if only one is left."""
+
+_LOG_LINE = re.compile(r"(WARNING: All log|[IWE]\d{4} |\d{4}-\d\d-\d\d |To enable the following)")
+"""Beginnings of TensorFlow's log lines."""
 
 
 class Workers:
@@ -43,15 +50,27 @@ class Workers:
         What each worker loads. The checkpoint must be there.
     seats
         One for each worker.
+    note
+        Called in the thread of the run, with what its user should know.
     """
 
-    def __init__(self, checkpoint: Checkpoint, precision: str, seats: Sequence[Seat]) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        precision: str,
+        seats: Sequence[Seat],
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.alphabet = Alphabet()
         self.ahead = 2 * len(seats) - 1  # each worker has a batch to run, and one to take next
         self._workers = [_Worker(checkpoint, precision, seat) for seat in seats]
         self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(len(seats))
         self._closing = False
+        self._note = note
+        self._deaths = 0  # since the last time that one worker was given up
+        self._given_up = 0
+        self._told = False
         self._lock = threading.Lock()  # held while workers start or end
 
     def __enter__(self) -> Workers:
@@ -84,40 +103,59 @@ class Workers:
                 worker.receive()
             except (EOFError, OSError):
                 raise WorkersLost(
-                    f"a worker died as it loaded the model, with exit code {worker.end()} (out of memory?); "
-                    "use fewer --workers"
+                    f"a worker died as it loaded the model, {worker.end()}; use fewer --workers"
                 ) from None
 
     def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Pending:
         """Take a batch to embed; it runs as soon as a worker is free."""
+        if self._given_up and not self._told:
+            self._told = True
+            self._note(
+                "workers died again and again (out of memory?); going on with fewer, which is slower; next "
+                "time use fewer --workers"
+            )
         return self._threads.submit(self._run, (tokens, weights, repr_layers, *poolings)).result
 
     def _run(self, batch: tuple[Any, ...]) -> list[Floats]:
-        """Run a batch on a free worker, and again on a new one if that dies."""
-        worker = self._free.get()
+        """Run a batch on a free worker, and again on a new one or another one if that dies."""
+        worker, deaths = self._free.get(), 0
         try:
-            for _ in range(MAX_DEATHS):
+            while True:
                 try:
                     return worker.run(batch)
                 except (EOFError, OSError):
-                    code = self._restart(worker)
+                    deaths += 1
+                    death = worker.end()
+                if self._give_up():
+                    worker = self._free.get()  # this one is not put back
+                    continue
+                if deaths >= MAX_DEATHS:
+                    self._restart(worker)
+                    raise WorkersLost(
+                        f"{deaths} workers died on the same batch, the last one {death}; run it again with "
+                        "--resume and fewer --workers"
+                    )
+                self._restart(worker)
                 with suppress(EOFError, OSError):  # if it dies of that, the next `run` finds out
                     worker.receive()
-            raise WorkersLost(
-                f"{MAX_DEATHS} workers died on the same batch, the last one with exit code {code} (out of "
-                "memory?); run it again with --resume and fewer --workers"
-            )
         finally:
             self._free.put(worker)
 
-    def _restart(self, worker: _Worker) -> int:
-        """Start a worker again that died, and return its exit code; raises EOFError if the run has ended."""
+    def _give_up(self) -> bool:
+        """Count a death; whether to go on without that worker, as too many died and others are left."""
+        with self._lock:
+            self._deaths += 1
+            if self._deaths < MAX_DEATHS or self._given_up == len(self._workers) - 1 or self._closing:
+                return False
+            self._deaths, self._given_up = 0, self._given_up + 1
+            return True
+
+    def _restart(self, worker: _Worker) -> None:
+        """Start a worker again that died; raises EOFError if the run has ended."""
         with self._lock:
             if self._closing:
                 raise EOFError
-            code = worker.end()
             worker.start()
-        return code
 
 
 class _Worker:
@@ -133,11 +171,17 @@ class _Worker:
         with other:
             # In a session of its own Ctrl-C does not reach it. The modules are those of this process, and not
             # any that have the same name in the current folder.
-            code = f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as w; w.work({other.fileno()})"
+            code = (
+                f"import sys; sys.path[:] = {sys.path!r}; from protrna_cli.machine import end_with; "
+                f"end_with({os.getpid()}); import {__name__} as w; w.work({other.fileno()})"
+            )
+            # What libraries say is thrown away, but if the user wants it; its last line tells of a death.
+            self._said = tempfile.TemporaryFile() if _is_null(2) else None  # noqa: SIM115
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                stderr=self._said,
                 pass_fds=[other.fileno()],
                 start_new_session=True,
                 env=self._seat.environment,
@@ -164,10 +208,22 @@ class _Worker:
             raise outcome
         return outcome
 
-    def end(self) -> int:
-        """End the process, which has nothing to save; returns its exit code."""
+    def end(self) -> str:
+        """End the process, which has nothing to save; tells how it ended."""
         self._process.kill()
-        return self._process.wait()
+        code = self._process.wait()
+        return f"with exit code {code} ({self._last_words() or 'out of memory?'})"
+
+    def _last_words(self) -> str:
+        """The last line that the process wrote on stderr, without the log lines of libraries."""
+        said, self._said = self._said, None
+        if said is None:
+            return ""
+        with said:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").splitlines()
+        own = [line for line in lines if line.strip() and not _LOG_LINE.match(line)]
+        return own[-1].strip() if own else ""
 
 
 def work(descriptor: int) -> None:
@@ -192,6 +248,14 @@ def work(descriptor: int) -> None:
             except Exception as error:
                 outcome = _portable(error)
             connection.send(outcome)
+
+
+def _is_null(descriptor: int) -> bool:
+    """Whether a descriptor is the null device."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), Path(os.devnull).stat())
+    except OSError:
+        return True
 
 
 def _portable(error: Exception) -> Exception:

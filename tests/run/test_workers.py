@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import pytest
 from protrna_cli import EmbedOptions, embed_fasta, read_embeddings
 from protrna_cli.api import files
 from protrna_cli.errors import OutOfMemory, Stopped, UsageError, WeightsError, WorkersLost
-from protrna_cli.machine import available_memory
+from protrna_cli.machine import Gpu, available_memory
 from protrna_cli.model import runtime
 from protrna_cli.model.alphabet import Alphabet
 from protrna_cli.model.transformer import ProtRNA
@@ -27,13 +28,14 @@ from protrna_cli.run import seats, workers
 from protrna_cli.run.auto import settle
 from protrna_cli.run.embedder import WIDEST, InProcess
 from protrna_cli.run.seats import Seat, choose_seats
+from protrna_cli.run.verify import find_flaws
 from protrna_cli.run.workers import Workers
 from protrna_cli.weights.checkpoint import CheckpointFile
 from protrna_cli.weights.locate import locate
 from tests.conftest import ROOT, SAMPLE, TOY, Run
 from tests.tools.faulty import FaultyCheckpoint
 from tests.tools.kill import KINDS, assert_equal, embed
-from tests.tools.runs import OPTIONS, StopAfter, command
+from tests.tools.runs import OPTIONS, Notes, StopAfter, command
 
 TWO = replace(OPTIONS, workers=2)
 
@@ -235,14 +237,58 @@ def test_workers_that_keep_dying_end_the_run_with_its_work_saved(
     deaths.mkdir()
     faulty(deaths=deaths, n_deaths=100)
     with pytest.raises(
-        WorkersLost, match=r"2 workers died on the same batch, the last one with exit code -9"
+        WorkersLost, match=r"\d workers died on the same batch, the last one with exit code -9"
     ):
         embed_fasta(source, tmp_path / "out.npy", TWO)
-    assert 2 <= len(list(deaths.iterdir())) <= 6
+    assert 3 <= len(list(deaths.iterdir())) <= 8
     for each in list(deaths.iterdir())[1:]:
         each.unlink()
     faulty(deaths=deaths, n_deaths=2)  # one more death, and all goes well
     assert embed_fasta(source, tmp_path / "out.npy", replace(TWO, resume=True)).n_records > 0
+
+
+def test_where_workers_die_again_and_again_the_run_goes_on_with_fewer(
+    tmp_path: Path, source: Path, faulty: Any
+) -> None:
+    """As where the kernel kills them for want of memory, which is enough for one."""
+    deaths = tmp_path / "deaths"
+    deaths.mkdir()
+    faulty(deaths=deaths, n_deaths=workers.MAX_DEATHS + 1)
+    notes = Notes()
+    assert embed_fasta(source, tmp_path / "out.npy", TWO, notes).n_records == 84
+    assert len(list(deaths.iterdir())) == workers.MAX_DEATHS + 1
+    assert [note for note in notes.notes if "workers died again and again" in note] == [
+        "workers died again and again (out of memory?); going on with fewer, which is slower; next time use "
+        "fewer --workers"
+    ]
+    assert find_flaws(tmp_path / "out.npy", [source]) == []
+
+
+ORPHANS = """
+import sys, time
+from pathlib import Path
+from protrna_cli.run.seats import Seat
+from protrna_cli.run.workers import Workers
+from protrna_cli.weights.checkpoint import CheckpointFile
+
+with Workers(CheckpointFile(Path(sys.argv[1])), "float32", [Seat("cpu", 1)] * 2) as workers:
+    print(*(worker._process.pid for worker in workers._workers), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_workers_end_with_their_run_also_while_they_start() -> None:
+    """They are killed as they import TensorFlow, which takes seconds in which they look at nothing else."""
+    words = [sys.executable, "-c", ORPHANS, TOY]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        started = process.stdout.readline().split()
+        process.kill()
+    assert len(started) == 2
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in started):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_worker_that_dies_at_the_start_is_an_error(tmp_path: Path, source: Path, faulty: Any) -> None:
@@ -250,6 +296,19 @@ def test_a_worker_that_dies_at_the_start_is_an_error(tmp_path: Path, source: Pat
     with pytest.raises(WorkersLost, match="died as it loaded the model, with exit code -9"):
         embed_fasta(source, tmp_path / "out.npy", TWO)
     assert not list(tmp_path.glob("out*"))
+
+
+def test_the_last_words_of_a_worker_are_told(tmp_path: Path, source: Path, faulty: Any) -> None:
+    faulty(at_load=True)
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)  # as the command keeps libraries quiet
+    try:
+        with pytest.raises(WorkersLost, match=r"with exit code -9 \(the last words\); use fewer --workers"):
+            embed_fasta(source, tmp_path / "out.npy", TWO)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 def test_memory_that_runs_out_in_a_worker_halves_its_batches(
@@ -313,6 +372,8 @@ def test_each_worker_gets_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(choose_seats(options, 100_000, 0)) == 1  # of three batches
     with pytest.raises(UsageError, match=r"--workers 4, but there are 3 GPUs.*--workers 3, or"):
         choose_seats(replace(options, workers=4), 10**9, 0)
+    monkeypatch.setattr(seats, "available_cpus", lambda: 4)
+    monkeypatch.setattr(seats, "available_memory", lambda: 64 << 30)
     assert {seat.device for seat in choose_seats(replace(options, workers=4, device="cpu"), 10**9, 0)} == {
         "cpu"
     }
@@ -353,6 +414,45 @@ def test_auto_looks_at_cores_memory_and_work(
     found = choose_seats(options, tokens, weight_bytes=1 << 30)
     assert len(found) == count
     assert {seat.threads for seat in found} == {threads if count == 1 else threads or cores // count}
+
+
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "message"),
+    [
+        (2, 256, "--workers 200, but this process may use 2 cores; use --workers 2 or fewer"),
+        (300, 20, "--workers 200, but this process may use memory for 10 of them; use --workers 10 or fewer"),
+        (300, 1, "memory for 1 of them; use --workers 1 or fewer"),
+    ],
+)
+def test_more_workers_than_fit_are_refused(
+    monkeypatch: pytest.MonkeyPatch, cores: int, gigabytes: int, message: str
+) -> None:
+    monkeypatch.setattr(seats, "available_cpus", lambda: cores)
+    monkeypatch.setattr(seats, "available_memory", lambda: gigabytes << 30)
+    options = EmbedOptions(workers=200, device="cpu", batch_tokens=2048)
+    with pytest.raises(UsageError, match=message):
+        choose_seats(options, 10**9, weight_bytes=1 << 30)
+    monkeypatch.setattr(seats, "available_memory", lambda: None)
+    assert len(choose_seats(replace(options, workers=cores), 10**9, 0)) == cores
+
+
+def test_too_many_workers_are_refused_before_anything_starts(tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "out.npy"
+    outcome = run("embed", SAMPLE, "-o", out, "--model", TOY, "--workers", "2000", "--device", "cpu")
+    assert (outcome.code, "--workers 2000, but this process may use" in outcome.err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_workers_on_a_gpu_that_is_not_there_are_refused(
+    monkeypatch: pytest.MonkeyPatch, listed: bool
+) -> None:
+    """Also where `nvidia-smi` lists one that TensorFlow cannot use: never on the CPU without a word."""
+    monkeypatch.setattr(seats, "visible_gpus", lambda: [Gpu("GPU-a", None)] if listed else [])
+    monkeypatch.setattr(runtime, "gpu_names", lambda: ())
+    for count in (2, "auto"):
+        with pytest.raises(UsageError, match="there is no gpu: TensorFlow sees 0 GPUs"):
+            choose_seats(EmbedOptions(workers=count, device="gpu", batch_tokens=2048), 10**9, 0)
 
 
 def test_workers_are_refused_where_they_make_no_sense(tmp_path: Path, run: Run) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,8 +42,9 @@ class FaultyCheckpoint(CheckpointFile):
     n_deaths: int = 0
     at_load: bool = False
 
-    def load(self, precision: str, device: str, threads: int | None) -> Any:
+    def load(self, precision: str, device: str, threads: int | None, note: Any = None) -> Any:
         if self.at_load:
+            print("the last words", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         return FaultyModel(self)
 

@@ -3,9 +3,13 @@
     python -m tests.tools.kill --kills 200 --seed 1
 
 Every run embeds the same input with the toy checkpoint in many small chunks, in a random format and kind,
-some into two outputs or with vectors of an earlier one. It is started with --resume, killed after a random
-time, and started again, until it ends by itself. Whenever an output exists, it must equal that of an
-uninterrupted run in ids, order and bytes of the values.
+some into two outputs, in several processes, or with vectors of an earlier output. It is started with
+--resume, killed after a random time, and started again, until it ends by itself. Whenever an output exists,
+it must equal that of an uninterrupted run in ids, order and bytes of the values.
+
+In half of the runs that reuse an earlier output, that is replaced at random moments by another one made
+alike. Such a run may refuse to go on, and is then started anew; in the end its output must be whole, and its
+values those of the uninterrupted run but for rounding. No process of a run may outlive it.
 """
 
 from __future__ import annotations
@@ -13,9 +17,11 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import signal
 import tempfile
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +29,8 @@ from typing import NamedTuple
 import numpy as np
 
 from protrna_cli import EmbedOptions, embed_fasta
+from protrna_cli.errors import RunMismatch
+from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.paths import partial_path, skipped_path
 from protrna_cli.output.read import read_output
 from protrna_cli.output.rows import Header
@@ -32,6 +40,7 @@ from protrna_cli.plan.rules import Region, Regions, Rules
 from protrna_cli.run import pipeline
 from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.stop import Stop
+from protrna_cli.run.verify import find_flaws
 from tests.conftest import GOLDEN
 
 RULES = Rules(on_invalid="skip", max_length=60)
@@ -59,6 +68,7 @@ KINDS += [
     replace(KINDS[3], per_token_output="residues.h5", rules=replace(RULES, regions=REGIONS), layers=(3,)),
 ]
 KINDS += [replace(KINDS[i], reuse=("earlier",)) for i in (0, 5)]
+KINDS += [replace(KINDS[0], workers=2), replace(KINDS[4], workers=2, reuse=("earlier",))]
 
 
 def write_input(path: Path, far_copies: bool = True) -> None:
@@ -113,15 +123,59 @@ def embed(
     return embed_fasta(source, target, options, progress, stop)
 
 
-def earlier_output(source: Path, options: EmbedOptions) -> Path:
-    """Make an output of the middle third of an input, unless it is there."""
-    kind = f"{options.format}-{'token' if options.per_token else options.pool}"
-    earlier = source.with_name(f"earlier-{kind}")
+def earlier_output(source: Path, options: EmbedOptions, first: int = 30) -> Path:
+    """Make an output of a third of an input, by default the middle one, unless it is there."""
+    kind = f"{options.format}-{options.h5_layout}-{'token' if options.per_token else options.pool}"
+    earlier = source.with_name(f"earlier-{kind}" if first == 30 else f"other-{first}-{kind}")
     if not earlier.exists():
-        records = source.read_text().split(">")[30:60]
+        records = source.read_text().split(">")[first : first + 30]
         earlier.with_suffix(".fa").write_text("".join(f">{record}" for record in records))
-        embed_fasta(earlier.with_suffix(".fa"), earlier, replace(options, reuse=(), resume=True))
+        embed_fasta(earlier.with_suffix(".fa"), earlier, replace(options, reuse=(), resume=True, workers=1))
     return earlier
+
+
+def replace_earlier(source: Path, options: EmbedOptions, rng: random.Random) -> None:
+    """Put another output in the place of the earlier one, as a run with --overwrite does."""
+    earlier, other = earlier_output(source, options), earlier_output(source, options, rng.choice((10, 50)))
+    named_files = choose_format(earlier, options.format, options.h5_layout).files
+    for made, target in zip(named_files(other), named_files(earlier), strict=True):
+        staged = target.with_name(f"{target.name}.staged")
+        shutil.copy(made, staged)
+        staged.replace(target)
+
+
+def workers_of(process: int) -> list[str]:
+    """Ids of the worker processes that a run has started."""
+    try:
+        return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return []
+
+
+def assert_ended(processes: list[str]) -> None:
+    """Assert that processes end soon; one that waits to be reaped has ended."""
+    deadline = time.monotonic() + 30
+    while left := [each for each in processes if _runs(each)]:
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.01)
+
+
+def _runs(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def assert_whole(source: Path, target: Path, uninterrupted: Path, options: EmbedOptions) -> None:
+    """Assert that an output is complete and undamaged, and equals the uninterrupted one but for rounding."""
+    assert find_flaws(target, [source]) == [], options
+    found, expected = content(target), content(uninterrupted)
+    assert (found.rows, found.skipped) == (expected.rows, expected.skipped)
+    for one, other in zip(found.values, expected.values, strict=True):
+        np.testing.assert_allclose(
+            np.frombuffer(one, np.float32), np.frombuffer(other, np.float32), rtol=0, atol=1e-5
+        )
 
 
 def assert_equal(target: Path, uninterrupted: Path, options: EmbedOptions) -> None:
@@ -141,31 +195,57 @@ def run_in_child(source: Path, target: Path, options: EmbedOptions) -> int:
         pipeline.COMMIT_SECONDS = 0.0
         embed(source, target, options)
         code = 0
+    except RunMismatch:
+        code = RunMismatch.exit_code
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 
 
 def kill_until_done(
-    source: Path, target: Path, options: EmbedOptions, uninterrupted: Path, longest: float, rng: random.Random
+    source: Path,
+    target: Path,
+    options: EmbedOptions,
+    uninterrupted: Path,
+    longest: float,
+    rng: random.Random,
+    changing: bool,
 ) -> int:
     """Start and kill a run again and again until it ends by itself; returns how often it was killed.
+
+    Parameters
+    ----------
+    changing
+        Whether its earlier output is replaced at random moments.
 
     Raises
     ------
     AssertionError
-        A run failed, or left an output that differs from that of the uninterrupted run.
+        A run failed, left a process behind, or an output that differs from that of the uninterrupted run.
     """
     kills = 0
     while True:
         child = run_in_child(source, target, options)
-        time.sleep(rng.uniform(0, longest))
+        first = rng.uniform(0, longest)
+        time.sleep(first)
+        if changing:
+            replace_earlier(source, options, rng)
+            time.sleep(rng.uniform(0, longest))
+        workers = workers_of(child)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
+        assert_ended(workers)
         if os.WIFEXITED(status):
-            assert os.WEXITSTATUS(status) == 0, "the run failed"
-            return kills
+            code = os.WEXITSTATUS(status)
+            if code == 0:
+                return kills
+            assert changing and code == RunMismatch.exit_code, f"the run failed with {code}"
+            for path in outputs(target, options):  # as a user with --overwrite
+                shutil.rmtree(partial_path(path), ignore_errors=True)
         kills += 1
-        assert_equal(target, uninterrupted, options)
+        if not changing:
+            assert_equal(target, uninterrupted, options)
         longest *= 1.02  # so that it ends
 
 
@@ -176,7 +256,8 @@ def campaign(kills: int, seed: int) -> dict[str, int]:
 
     del tf
     rng = random.Random(seed)
-    counts = {"kills": 0, "runs": 0}
+    counts = {"kills": 0, "runs": 0, "changing": 0}
+    times: dict[Path, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = folder / "in.fa"
@@ -189,11 +270,20 @@ def campaign(kills: int, seed: int) -> dict[str, int]:
                 started = time.monotonic()
                 _, status = os.waitpid(run_in_child(source, uninterrupted, replace(options, resume=False)), 0)
                 assert status == 0, "the uninterrupted run failed"
-                seconds = time.monotonic() - started
+                times[uninterrupted] = time.monotonic() - started
             target = folder / f"killed-{counts['runs']}"
-            counts["kills"] += kill_until_done(source, target, options, uninterrupted, seconds, rng)
+            changing = bool(options.reuse) and rng.random() < 0.5
+            counts["kills"] += kill_until_done(
+                source, target, options, uninterrupted, times[uninterrupted], rng, changing
+            )
             counts["runs"] += 1
-            assert_equal(target, uninterrupted, options)
+            counts["changing"] += changing
+            if changing:
+                assert_whole(source, target, uninterrupted, options)
+                for file in source.parent.glob("earlier-*"):
+                    file.unlink()
+            else:
+                assert_equal(target, uninterrupted, options)
             for path in outputs(target, options):
                 assert path.exists()
                 assert not partial_path(path).exists()
@@ -207,7 +297,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     counts = campaign(arguments.kills, arguments.seed)
-    print(f"{counts['kills']} kills in {counts['runs']} runs; every output equals the uninterrupted one")
+    print(
+        f"{counts['kills']} kills in {counts['runs']} runs, {counts['changing']} of them with an earlier "
+        "output that changed; every output is that of the uninterrupted run, and no process is left"
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from protrna_cli.plan import chunks
@@ -22,6 +23,12 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 SAMPLE = ROOT / "sample_data" / "rna_families.fa"
 TOY = GOLDEN / "toy.h5"
+
+# A test may not fail because the machine is busy.
+hypothesis.settings.register_profile(
+    "protrna", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("protrna")
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,6 @@ def difference(vectors: Any) -> float:
     return float(distances.max() / (np.sqrt((exact**2).sum(axis=1)).max() or 1))
 
 
-@settings(deadline=None)
 @given(nasty_vectors())
 @example(np.ones((500, 320), np.float32))
 @example(np.array([[0], [1e-42], [2e-42]], np.float32))
@@ -261,7 +260,7 @@ def test_principal_components_draw_any_vectors_or_say_why_not(vectors: Any) -> N
     assert (lengths <= 1.001 * real + 1e-5 * np.abs(exact).max()).all(), "nothing is drawn farther than it is"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(nasty_vectors())
 @example(np.array([[0, 0], [0, 1], [0, 2], [0, -0.0]], np.float32))
 def test_neighbours_are_drawn_for_any_vectors_or_the_message_says_why_not(vectors: Any) -> None:

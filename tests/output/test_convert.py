@@ -99,7 +99,7 @@ def cannot_be_flat(header: Header, blocks: list[Block], kinds: list[tuple[str, s
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=4),
     block_bytes=st.integers(1, 99),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_chain_of_conversions_keeps_the_output(
     made: tuple[Header, list[Block]], kinds: list[tuple[str, str]], block_bytes: int
 ) -> None:
@@ -132,7 +132,7 @@ def convert_through(path: Path, kinds: list[tuple[str, str]]) -> Path:
 
 
 @given(made=outputs(pooled=True), place=st.integers(0, 2))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_tsv_reads_back_to_the_same_numbers(made: tuple[Header, list[Block]], place: int) -> None:
     """Read without a CSV parser: lines, tabs, and no quotes."""
     header, blocks = made

@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -330,23 +329,37 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, large: Path, name: s
     assert not list(tmp_path.iterdir())
 
 
+INTERRUPTED = """
+import os, signal, sys
+from protrna_cli.cli.main import main
+
+left = int(sys.argv.pop())
+
+def count(frame, event, _):
+    global left
+    left -= event == "call"
+    if left == 0:
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.SIGINT)
+
+def watch(event, words):
+    if event == "os.mkdir" and str(words[0]).endswith(".partial"):
+        sys.setprofile(count)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.addaudithook(watch)
+main()
+"""
+"""`protrna` with one word more: after how many Python calls from when work begins it is interrupted."""
+
+
 @pytest.mark.parametrize(
-    "name, seconds", [("out.h5", 0), ("out.h5", 0.05), ("out.h5ad", 0.1), ("out.tsv", 0)]
+    ("name", "calls"), [("out.h5", 1), ("out.h5", 500_000), ("out.h5ad", 100_000), ("out.tsv", 200_000)]
 )
-def test_an_interrupt_leaves_nothing(tmp_path: Path, large: Path, name: str, seconds: float) -> None:
-    with subprocess.Popen(
-        command("convert", large, "-o", tmp_path / name),
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:
-        while not partial_path(tmp_path / name).exists():
-            assert process.poll() is None
-            time.sleep(0.005)
-        time.sleep(seconds)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=300)
-    assert (process.returncode, errors.strip()) == (130, "protrna: interrupted")
+def test_an_interrupt_leaves_nothing(tmp_path: Path, large: Path, name: str, calls: int) -> None:
+    words = [sys.executable, "-c", INTERRUPTED, "convert", large, "-o", tmp_path / name, calls]
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr.strip()) == (130, "protrna: interrupted")
     assert not list(tmp_path.iterdir())
 
 

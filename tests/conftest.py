@@ -150,4 +150,5 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root may mount a small disk here")
     yield disk
-    subprocess.run(["umount", disk], check=True)
+    # A process that another thread has just started may still have a file of it open.
+    subprocess.run(["umount", "--lazy", disk], check=True)

@@ -21,7 +21,7 @@ from protrna_cli.plan.rows import SKIPPED_COLUMNS
 from protrna_cli.run.journal import Journal
 from protrna_cli.weights.checkpoint import CheckpointFile
 from tests.conftest import TOY, Run
-from tests.tools.pairs import pairs_among
+from tests.tools.cases import pairs_among
 
 LOAD = lru_cache(CheckpointFile.load)
 

@@ -21,7 +21,11 @@ from tests.tools.runs import command
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)],
+    [
+        (signal.SIGTERM, 75),
+        pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_signals_commit_and_show_how_to_continue(tmp_path: Path, number: int, code: int) -> None:

@@ -116,6 +116,7 @@ def test_a_closed_pipe_ends_the_run_quietly(tmp_path: Path) -> None:
     assert not list(temporary.iterdir())
 
 
+@pytest.mark.slow
 def test_a_full_disk_behind_standard_output_is_74() -> None:
     done = shell('protrna embed "$1" -o - --model "$2" > /dev/full', SAMPLE, TOY)
     assert done.returncode == 74
@@ -169,6 +170,7 @@ def test_a_stopped_stream_is_not_a_parquet_file(tmp_path: Path) -> None:
     assert not sent.endswith(b"PAR1")
 
 
+@pytest.mark.slow
 def test_a_reader_that_does_not_read_cannot_block_a_stop(tmp_path: Path) -> None:
     source = tmp_path / "in.fa"
     write_random(source, 20_000, 8)

@@ -1,10 +1,12 @@
-"""Fewer cases than a whole product, in which each two values still meet."""
+"""Fewer cases than a whole product: each two values still meet, or the rest is slow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import combinations, product
 from typing import Any
+
+import pytest
 
 
 def pairs_of(*values: Iterable[Any]) -> list[tuple[Any, ...]]:
@@ -26,3 +28,14 @@ def pairs_among(cases: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         missing -= left.pop(best)
         chosen.append(best)
     return chosen
+
+
+def slow_except(quick: Collection[Any], cases: Iterable[Any]) -> list[Any]:
+    """Mark the other cases as slow; a case of several values is a tuple."""
+    return [
+        case if case in quick else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=SLOW)
+        for case in cases
+    ]
+
+
+SLOW = pytest.mark.slow

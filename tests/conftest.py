@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 SAMPLE = ROOT / "sample_data" / "rna_families.fa"
 TOY = GOLDEN / "toy.h5"
+LIGHT = "from tests.tools.light import use; use()"
+"""What a process does first so that it needs no TensorFlow."""
 
 # A test may not fail because the machine is busy.
 hypothesis.settings.register_profile(

@@ -16,8 +16,9 @@ import numpy as np
 
 from protrna_cli.model.alphabet import Alphabet
 from protrna_cli.weights.checkpoint import CheckpointFile
-from tests.conftest import TOY
 from tests.tools import reference
+
+TOY = Path(__file__).parents[1] / "golden" / "toy.h5"  # importing tests.conftest takes a second
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class FaultyCheckpoint(CheckpointFile):
 class FaultyModel:
     """The model of a faulty checkpoint, for means and residues."""
 
+    at_once = 1
+
     def __init__(self, checkpoint: FaultyCheckpoint) -> None:
         self.alphabet = Alphabet()
         self._checkpoint = checkpoint
@@ -58,7 +61,7 @@ class FaultyModel:
     def _weights(self) -> reference.ReferenceWeights:
         return reference.read_weights(self._checkpoint.path)
 
-    def embed(self, tokens: Any, weights: Any, repr_layers: Any, *poolings: str) -> Any:
+    def embed(self, tokens: Any, weights: Any, repr_layers: Any, *poolings: str, check: Any = None) -> Any:
         deaths = self._checkpoint.deaths
         if deaths and len(list(deaths.iterdir())) < self._checkpoint.n_deaths:
             (deaths / str(os.getpid())).touch()

@@ -31,6 +31,7 @@ from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.rows import ROW_COLUMNS, Row
 from protrna_cli.plan.rules import Rules
 from tests.conftest import SAMPLE, TOY, Run
+from tests.tools.cases import slow_except
 from tests.tools.formats import named
 
 KINDS = [("parquet", "flat"), ("npy", "flat"), ("h5", "flat"), ("h5", "packed"), ("h5ad", "flat")]
@@ -312,7 +313,7 @@ def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "protrna_cli", *map(str, words)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_except(["out.h5", "out.tsv"], NAMES))
 def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, large: Path, name: str) -> None:
     """At most 1 MiB may be written, of 2 MiB or more."""
     done = subprocess.run(
@@ -354,7 +355,13 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("name", "calls"), [("out.h5", 1), ("out.h5", 500_000), ("out.h5ad", 100_000), ("out.tsv", 200_000)]
+    ("name", "calls"),
+    [
+        ("out.h5", 1),
+        pytest.param("out.h5", 500_000, marks=pytest.mark.slow),
+        ("out.h5ad", 100_000),
+        ("out.tsv", 200_000),
+    ],
 )
 def test_an_interrupt_leaves_nothing(tmp_path: Path, large: Path, name: str, calls: int) -> None:
     words = [sys.executable, "-c", INTERRUPTED, "convert", large, "-o", tmp_path / name, calls]

@@ -17,7 +17,7 @@ from tests.conftest import ROOT, Run
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {"README": README} | {topic: manual.page(topic) for topic in manual.TOPICS}
 ALL = "\n".join(PAGES.values())
-FEW = ["outputs", "python", "shards"]
+FEW = ["outputs", "shards"]
 """Pages that take seconds."""
 
 

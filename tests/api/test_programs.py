@@ -109,6 +109,7 @@ print((embed(["ACGU" * 9], model) == expected).all())
     assert again == "True"
 
 
+@pytest.mark.slow
 def test_nothing_of_the_process_is_changed() -> None:
     done = python("""
 import logging, signal, warnings

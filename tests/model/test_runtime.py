@@ -44,6 +44,7 @@ print(model(tokens)["logits"].shape)
 """
 
 
+@pytest.mark.slow
 def test_in_our_own_process_threads_are_those_available_and_tf32_is_off() -> None:
     script = """
 import tensorflow as tf

@@ -129,7 +129,6 @@ def test_resume_may_always_be_given(tmp_path: Path, source: Path, run: Run) -> N
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("finished", [False, True])
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -143,6 +142,7 @@ def test_resume_may_always_be_given(tmp_path: Path, source: Path, run: Run) -> N
         ({"rules": Rules(on_invalid="skip", max_length=59, overlap=15)}, "its max_length was 60, not 59"),
     ],
 )
+@pytest.mark.parametrize("finished", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_output_of_another_run_is_refused(
     tmp_path: Path, source: Path, change: dict[str, Any], field: str, finished: bool
 ) -> None:

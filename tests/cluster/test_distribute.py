@@ -256,9 +256,10 @@ def test_an_interrupt_reaches_local_workers_only_through_the_client(tmp_path: Pa
     words = ["embed", source, "-o", target, "--model", "demo", "--dask", "local:1"]
     command = [sys.executable, "-m", "protrna_cli", *map(str, words)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        while not list(tmp_path.glob("out.partial/parts/*/journal")) and process.poll() is None:
-            time.sleep(0.05)
-        time.sleep(2)
+        while process.poll() is None and not any(
+            vectors.stat().st_size > 1000 for vectors in tmp_path.glob("out.partial/parts/*/vectors.npy")
+        ):
+            time.sleep(0.05)  # until the first batch is done
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from protrna_cli.plan import chunks
@@ -22,6 +23,14 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 SAMPLE = ROOT / "sample_data" / "rna_families.fa"
 TOY = GOLDEN / "toy.h5"
+LIGHT = "from tests.tools.light import use; use()"
+"""What a process does first so that it needs no TensorFlow."""
+
+# A test may not fail because the machine is busy.
+hypothesis.settings.register_profile(
+    "protrna", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("protrna")
 
 
 @dataclass(frozen=True)
@@ -143,4 +152,5 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root may mount a small disk here")
     yield disk
-    subprocess.run(["umount", disk], check=True)
+    # A process that another thread has just started may still have a file of it open.
+    subprocess.run(["umount", "--lazy", disk], check=True)

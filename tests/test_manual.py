@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from importlib.metadata import metadata, requires
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from tests.conftest import ROOT, Run
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {"README": README} | {topic: manual.page(topic) for topic in manual.TOPICS}
 ALL = "\n".join(PAGES.values())
+FEW = ["outputs", "shards"]
+"""Pages that take seconds."""
 
 
 def blocks(language: str, text: str = ALL) -> list[str]:
@@ -30,13 +33,10 @@ def block(language: str, words: str) -> str:
 
 
 def commands(text: str) -> list[str]:
-    """List the `protrna` lines of the shell blocks of a page."""
-    return [
-        line
-        for block in blocks("sh", text)
-        for line in block.splitlines()
-        if not line.startswith("python3 -m venv")
-    ]
+    """List the `protrna` lines of the shell blocks of a page; what one installs before is left out."""
+    lines = "".join(blocks("sh", text)).splitlines()
+    assert all(line.startswith(("protrna ", "python3 -m venv ")) for line in lines)
+    return [line[line.index("protrna ") :] for line in lines if "protrna " in line]
 
 
 def expanded(word: str) -> list[str]:
@@ -52,16 +52,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("page", PAGES)
-def test_the_commands_and_the_python_of_a_page_run(run: Run, page: str) -> None:
-    """Each page by itself, in a new folder."""
+def follow(run: Run, page: str) -> None:
+    """Do what a page shows."""
     text = PAGES[page]
     for line in commands(text):
-        assert line.startswith("protrna ")
         words = [each for word in shlex.split(line)[1:] for each in expanded(word)]
         outcome = run(*words)
-        assert outcome.code == 0, (line, outcome.err)
+        assert outcome.code == 0, (page, line, outcome.err)
     names: dict[str, Any] = {}
     for block in blocks("python", text):
         exec(block, names)
@@ -79,6 +76,40 @@ def test_the_commands_and_the_python_of_a_page_run(run: Run, page: str) -> None:
         assert names["frame"]["embedding"].iloc[0].shape == (320,)
     if page == "README":
         assert names["vectors"].shape == (2, 320)
+
+
+@pytest.mark.parametrize("page", FEW)
+def test_a_page_runs_by_itself(folder: Path, run: Run, page: str) -> None:
+    follow(run, page)
+
+
+@pytest.mark.slow
+def test_a_reader_follows_all_pages_in_one_folder(folder: Path, run: Run) -> None:
+    """In the order of the table. No page needs or replaces a file of another, so each runs by itself too."""
+    for page in PAGES:
+        shown = "\n".join(commands(PAGES[page]) + blocks("python", PAGES[page]))
+        before = {path.name for path in folder.iterdir()} - {"sample_data"}
+        assert not before & set(re.findall(r"[\w.-]+", shown)), page
+        follow(run, page)
+    made = [path.name for path in folder.iterdir() if path.name != "sample_data"]
+    assert len(made) > 40
+    if (ROOT / ".git").exists():  # not in the source distribution
+        found = subprocess.run(["git", "check-ignore", *made], cwd=ROOT, capture_output=True, text=True)
+        assert sorted(found.stdout.splitlines()) == sorted(made)
+
+
+def test_no_two_examples_write_the_same_file() -> None:
+    """Nobody who follows the pages in one folder is told that a file exists."""
+    written = [
+        words[i + 1]
+        for page in PAGES.values()
+        for words in map(shlex.split, commands(page))
+        if not {"--shard", "--overwrite"} & set(words)
+        for i in range(len(words))
+        if words[i] in ("-o", "--per-token-output")
+    ]
+    assert len(written) > 20
+    assert sorted(set(written)) == sorted(written)
 
 
 def test_every_block_is_of_a_language_that_a_test_runs() -> None:
@@ -103,7 +134,7 @@ def test_the_lines_that_read_an_index_keep_every_id(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("in.fa").write_text("".join(f">{name}\nACGU\n" for name in ODD_IDS))
-    for name, kind in (("families.npy", []), ("residues.npy", ["--per-token"])):
+    for name, kind in (("reading.npy", []), ("residues.npy", ["--per-token"])):
         assert run("embed", "in.fa", "-o", name, "--model", "demo", *kind).code == 0
     lines = block("python", "read_csv").splitlines()
     names: dict[str, Any] = {}

@@ -60,7 +60,7 @@ RULES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SEQUENCES, RULES, st.sampled_from([2048, 100]), st.sampled_from([(-1,), (1, 3), (0,)]), st.data())
 def test_embed_equals_the_file_bit_for_bit(
     toy: ProtRNA,
@@ -102,7 +102,7 @@ def test_embed_equals_the_file_bit_for_bit(
     assert [[getattr(row, name) for name in counts] for row in rows] == index[counts].to_numpy().tolist()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(ODD, st.sampled_from(["error", "unknown", "skip"]), st.sampled_from(["error", "remove", "unknown"]))
 def test_odd_letters_follow_the_rules_of_the_command(
     toy: ProtRNA, sequences: list[str], on_invalid: str, gaps: str

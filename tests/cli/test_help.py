@@ -1,6 +1,7 @@
 """`--help`, `protrna help`, `protrna cite`, and colour."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ from protrna_cli._version import version
 from protrna_cli.cli.help_text import Command, Group
 from protrna_cli.cli.main import protrna
 from protrna_cli.manual import TOPICS, page, summary
-from tests.conftest import ROOT, SAMPLE, TOY, Outcome, Run, on_a_terminal
+from tests.conftest import LIGHT, ROOT, TOY, Outcome, Run, on_a_terminal
 
 ESCAPE = "\x1b["
 
@@ -83,13 +84,15 @@ def test_help_and_errors_are_coloured_on_a_terminal_unless_no_color(
     assert "error" in shown
 
 
-def test_the_next_command_is_suggested_on_a_terminal_only(tmp_path: Path, run: Run) -> None:
+def test_the_next_command_is_suggested_on_a_terminal_only(
+    tmp_path: Path, run: Run, fasta: Callable[[str], Path]
+) -> None:
     target = tmp_path / "out.parquet"
-    words = ["embed", SAMPLE, "-o", target, "--model", TOY, "--overwrite"]
-    code, shown = on_a_terminal(*words, columns=300)
+    words = ["embed", fasta(">a\nACGU\n>b\nGG\n"), "-o", target, "--model", TOY, "--overwrite"]
+    code, shown = on_a_terminal(*words, columns=300, first=LIGHT)
     assert code == 0
     (command,) = re.findall(r"next\S*: protrna (.+?)\r\n", shown)
-    assert run(*command.split()).out.startswith(f"{target}: 46 rows")
+    assert run(*command.split()).out.startswith(f"{target}: 2 rows")
     assert "next:" not in run(*words).err
 
 

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from protrna_cli.weights.names import DEMO_NOTICE
-from tests.conftest import GOLDEN, SAMPLE, TOY, Run, on_a_terminal
+from tests.conftest import GOLDEN, LIGHT, SAMPLE, TOY, Run, on_a_terminal
 
 HEAVY = {"tensorflow", "numpy", "h5py", "pyarrow", "Bio", "requests", "pooch"}
 HEAVY |= {"bokeh", "matplotlib", "sklearn", "umap"}
@@ -116,15 +117,24 @@ def test_stderr_has_only_our_lines(tmp_path: Path) -> None:
     assert summary.startswith("protrna: 46 records, 7,146 residues, 1 record longer than 510 in windows; ")
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing_and_verbose_shows_tensorflow_messages(tmp_path: Path) -> None:
     words = ["embed", SAMPLE, "--model", "demo", "--overwrite", "-o", tmp_path / "out.parquet"]
     assert process(*words, "-q").stderr == ""
     assert "absl::InitializeLog" in process(*words, "-v").stderr  # every processor makes this line
 
 
-def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
+def test_a_terminal_shows_a_bar(tmp_path: Path, fasta: Callable[[str], Path]) -> None:
     """On a pseudo-terminal: records, a rate and the time left."""
-    code, shown = on_a_terminal("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY, columns=80)
+    words = [
+        "embed",
+        fasta("".join(f">{i}\n{'A' * i}\n" for i in range(1, 47))),
+        "-o",
+        tmp_path / "out.npy",
+        "--model",
+        TOY,
+    ]
+    code, shown = on_a_terminal(*words, columns=80, first=LIGHT)
     assert code == 0
     assert "46/46 records" in shown
     assert "residues/s" in shown
@@ -148,11 +158,14 @@ def shell(line: str, *words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(script, capture_output=True, text=True, timeout=120)
 
 
-def test_closed_standard_streams_do_no_harm(tmp_path: Path) -> None:
-    out = tmp_path / "out.npy"
-    done = shell('protrna embed "$1" -o "$2" --model "$3" <&- >&- 2>&-', SAMPLE, out, TOY)
-    assert done.returncode == 0
-    assert shell('protrna verify "$1" "$2"', out, SAMPLE).returncode == 0
+@pytest.mark.parametrize("module", ["tests.tools.light", pytest.param("protrna_cli", marks=pytest.mark.slow)])
+def test_closed_standard_streams_do_no_harm(
+    tmp_path: Path, fasta: Callable[[str], Path], module: str
+) -> None:
+    source, out = fasta(">a\nACGU\n>b\nGG\n"), tmp_path / "out.npy"
+    line = f'"{sys.executable}" -m {module} embed "$1" -o "$2" --model "$3" <&- >&- 2>&-'
+    assert shell(line, source, out, TOY).returncode == 0
+    assert shell('protrna verify "$1" "$2"', out, source).returncode == 0
 
 
 @pytest.mark.parametrize(

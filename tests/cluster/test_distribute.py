@@ -122,6 +122,7 @@ def content_of_part(part: Path) -> tuple[Any, bytes]:
     return [row for block in blocks for row in block.rows], b"".join(b.values[0].tobytes() for b in blocks)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing(tmp_path: Path, source: Path, cluster: Any, run: Run) -> None:
     """The output equals that of one process bit for bit; the scheduler only has summaries, briefly."""
     target = tmp_path / "out"
@@ -165,6 +166,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, source: Path, cluster: An
     assert not cluster.scheduler.tasks
 
 
+@pytest.mark.slow
 def test_pandas_polars_and_duckdb_read_a_folder_as_one_table(
     tmp_path: Path, source: Path, cluster: Any
 ) -> None:
@@ -217,6 +219,7 @@ def test_a_stopped_run_commits_and_continues(tmp_path: Path, source: Path, clust
     assert joined(target)[1] == content(tmp_path / "alone.parquet").values[0]
 
 
+@pytest.mark.slow
 def test_an_input_that_changes_during_the_run_is_an_error(tmp_path: Path, source: Path, cluster: Any) -> None:
     def change() -> None:
         source.write_text(source.read_text() + ">more\nA\n")
@@ -226,6 +229,7 @@ def test_an_input_that_changes_during_the_run_is_an_error(tmp_path: Path, source
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_existing_folder_of_other_files_is_refused(tmp_path: Path, source: Path, cluster: Any) -> None:
     from protrna_cli.errors import OutputUnwritable
 
@@ -252,9 +256,10 @@ def test_an_interrupt_reaches_local_workers_only_through_the_client(tmp_path: Pa
     words = ["embed", source, "-o", target, "--model", "demo", "--dask", "local:1"]
     command = [sys.executable, "-m", "protrna_cli", *map(str, words)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        while not list(tmp_path.glob("out.partial/parts/*/journal")) and process.poll() is None:
-            time.sleep(0.05)
-        time.sleep(2)
+        while process.poll() is None and not any(
+            vectors.stat().st_size > 1000 for vectors in tmp_path.glob("out.partial/parts/*/vectors.npy")
+        ):
+            time.sleep(0.05)  # until the first batch is done
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
@@ -305,6 +310,7 @@ def test_without_dask_the_error_shows_what_to_install(
     assert 'pip install "protrna-cli[dask]"' in outcome.err
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_is_an_error(tmp_path: Path, source: Path) -> None:
     """The scheduler is killed before the cluster has a worker."""
     file = tmp_path / "scheduler.json"
@@ -323,6 +329,7 @@ def test_a_lost_scheduler_is_an_error(tmp_path: Path, source: Path) -> None:
             embed_distributed([source], tmp_path / "out", OPTIONS, str(file), progress, Stop())
 
 
+@pytest.mark.slow
 def test_usage_errors_are_the_same_as_without_dask(tmp_path: Path, source: Path, cluster: Any) -> None:
     with pytest.raises(UsageError, match="layer"):
         embed(cluster, source, tmp_path / "out", layers=(99,))

@@ -53,6 +53,7 @@ def test_a_pipeline_gives_a_complete_parquet_file(work: Path) -> None:
     assert pq.read_table("out.parquet")["id"].to_pylist() == ids
 
 
+@pytest.mark.slow
 def test_one_process_per_gpu(work: Path) -> None:
     """The processes run on the CPU; everything else is as printed."""
     device = "--device gpu:$((i - 1))"
@@ -79,6 +80,7 @@ def filled(script: str, **values: object) -> str:
     return re.sub(r"\$\{([\w.]+)\}", lambda match: str(values[match[1].replace(".", "_")]), script)
 
 
+@pytest.mark.slow
 def test_the_scripts_of_the_nextflow_workflow_run(work: Path) -> None:
     """Nextflow is not on PyPI; its scripts are run as Nextflow runs them, each in its own folder."""
     workflow = block("groovy", "process EMBED")

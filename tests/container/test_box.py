@@ -12,6 +12,7 @@ import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta, read_embeddings
 from tests.conftest import ROOT, SAMPLE, TOY, Outcome
+from tests.tools.cases import slow_except
 from tests.tools.runs import command
 
 FASTA = ROOT / "sample_data" / "readme.fa"
@@ -64,6 +65,7 @@ def test_the_box_is_closed(box: Box, work: Path) -> None:
     assert (work / "here").exists()
 
 
+@pytest.mark.slow
 def test_embed_merge_and_verify_need_nothing_but_the_work_folder(box: Box, work: Path) -> None:
     for part in ("1/2", "2/2"):
         outcome = box(command("embed", FASTA, "-o", "out.parquet", "--model", "demo", "--shard", part))
@@ -137,7 +139,11 @@ def test_without_any_folder_for_temporary_files(box: Box, work: Path, inputs: st
 
 
 @pytest.mark.parametrize(
-    ("picture", "home"), [("map.html", {}), ("map.png", {}), ("map.png", {"HOME": "/nonexistent"})]
+    ("picture", "home"),
+    slow_except(
+        [("map.png", {"HOME": "/nonexistent"})],
+        [("map.html", {}), ("map.png", {}), ("map.png", {"HOME": "/nonexistent"})],
+    ),
 )
 def test_a_picture_needs_no_home_folder(box: Box, work: Path, home: dict[str, str], picture: str) -> None:
     pytest.importorskip("bokeh")

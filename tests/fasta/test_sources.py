@@ -2,6 +2,7 @@
 
 import bz2
 import errno
+import fcntl
 import gzip
 import hashlib
 import lzma
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,7 @@ from protrna_cli.fasta.sources import open_sources
 from protrna_cli.plan.rules import DEFAULT_RULES, Rules
 from protrna_cli.plan.shard import WHOLE
 from tests.conftest import GOLDEN, SAMPLE, Run
+from tests.tools.runs import light
 
 TEXT = b">one first\nACGU\nTTNN\n>two\nacgu\n"
 
@@ -316,8 +319,8 @@ def test_standard_input_is_read_and_its_spool_is_gone(tmp_path: Path) -> None:
     spools = tmp_path / "spools"
     spools.mkdir()
     done = subprocess.run(
-        command("embed", "-", "-o", tmp_path / "out.npy", "--model", GOLDEN / "toy.h5"),
-        input=gzip.compress(SAMPLE.read_bytes()),
+        light("embed", "-", "-o", tmp_path / "out.npy", "--model", GOLDEN / "toy.h5"),
+        input=gzip.compress(b">a\nACGU\n" * 46),
         env={**os.environ, "TMPDIR": str(spools)},
         capture_output=True,
         timeout=120,
@@ -325,6 +328,11 @@ def test_standard_input_is_read_and_its_spool_is_gone(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert b"46 records" in done.stderr
     assert not list(spools.iterdir())
+
+
+def unread(pipe: int) -> int:
+    """Bytes in a pipe that nobody has read yet."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_a_killed_run_leaves_no_spool(tmp_path: Path) -> None:
@@ -338,14 +346,15 @@ def test_a_killed_run_leaves_no_spool(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.write(SAMPLE.read_bytes())
         process.stdin.flush()
-        time.sleep(1)  # it waits for the rest
+        while unread(process.stdin.fileno()):  # then it waits for the rest
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert not list(spools.iterdir())
 
 
 def test_typed_input_ends_with_one_end_of_file(tmp_path: Path) -> None:
     """A record is typed on a terminal, then Ctrl-D once."""
-    words = command("embed", "-", "-o", tmp_path / "out.npy", "--model", GOLDEN / "toy.h5")
+    words = light("embed", "-", "-o", tmp_path / "out.npy", "--model", GOLDEN / "toy.h5")
     typist, terminal = pty.openpty()
     with subprocess.Popen(words, stdin=terminal, stderr=subprocess.PIPE, text=True) as process:
         os.write(typist, b">a\nACGU\n\x04")

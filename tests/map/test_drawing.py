@@ -32,6 +32,7 @@ from protrna_cli.plan.rows import Row
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.targets import Target, make_header
 from tests.conftest import Outcome, Run
+from tests.tools.cases import slow_except
 from tests.tools.formats import named
 
 WIDTH = 8
@@ -201,7 +202,7 @@ def test_principal_components_are_those_of_the_covariance(shape: tuple[int, int]
     assert list(found.axes) == shares
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_except(["pca", "tsne"], METHODS))
 def test_families_stay_together_and_a_seed_is_reproducible(method: str) -> None:
     _, vectors = blobs(8, 3)
     points = project(vectors, method, seed=1).points
@@ -213,7 +214,7 @@ def test_families_stay_together_and_a_seed_is_reproducible(method: str) -> None:
         assert not np.array_equal(points, project(vectors, method, seed=2).points)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_except(["pca", "tsne"], METHODS))
 def test_the_smallest_map_has_three_records(method: str) -> None:
     points = project(np.eye(3, 5, dtype=np.float32), method, seed=0).points
     assert np.isfinite(points).all()
@@ -241,7 +242,6 @@ def difference(vectors: Any) -> float:
     return float(distances.max() / (np.sqrt((exact**2).sum(axis=1)).max() or 1))
 
 
-@settings(deadline=None)
 @given(nasty_vectors())
 @example(np.ones((500, 320), np.float32))
 @example(np.array([[0], [1e-42], [2e-42]], np.float32))
@@ -261,19 +261,19 @@ def test_principal_components_draw_any_vectors_or_say_why_not(vectors: Any) -> N
     assert (lengths <= 1.001 * real + 1e-5 * np.abs(exact).max()).all(), "nothing is drawn farther than it is"
 
 
-@settings(deadline=None, max_examples=25)
-@given(nasty_vectors())
-@example(np.array([[0, 0], [0, 1], [0, 2], [0, -0.0]], np.float32))
-def test_neighbours_are_drawn_for_any_vectors_or_the_message_says_why_not(vectors: Any) -> None:
-    for method in ("tsne", "umap"):
-        try:
-            points = project(vectors, method, 0).points
-        except InputError as error:
-            assert re.search("equal within rounding|only 2 different ones|no finite points", str(error))
-        else:
-            assert np.isfinite(points).all()
-            _, first, places = np.unique(vectors, axis=0, return_index=True, return_inverse=True)
-            assert np.array_equal(points, points[first[places]]), "equal vectors are one point"
+@pytest.mark.parametrize("method", ["tsne", pytest.param("umap", marks=pytest.mark.slow)])
+@settings(max_examples=25)
+@given(vectors=nasty_vectors())
+@example(vectors=np.array([[0, 0], [0, 1], [0, 2], [0, -0.0]], np.float32))
+def test_neighbours_are_drawn_for_any_vectors_or_the_message_says_why_not(method: str, vectors: Any) -> None:
+    try:
+        points = project(vectors, method, 0).points
+    except InputError as error:
+        assert re.search("equal within rounding|only 2 different ones|no finite points", str(error))
+    else:
+        assert np.isfinite(points).all()
+        _, first, places = np.unique(vectors, axis=0, return_index=True, return_inverse=True)
+        assert np.array_equal(points, points[first[places]]), "equal vectors are one point"
 
 
 @pytest.mark.parametrize("size", [1e-30, 1, 1e30])

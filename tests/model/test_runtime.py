@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import SAMPLE
 
 FORKS = """
@@ -42,6 +44,7 @@ print(model(tokens)["logits"].shape)
 """
 
 
+@pytest.mark.slow
 def test_in_our_own_process_threads_are_those_available_and_tf32_is_off() -> None:
     script = """
 import tensorflow as tf
@@ -74,6 +77,7 @@ except SystemExit as ended:
     assert done.stdout == "0 True False\n"
 
 
+@pytest.mark.slow
 def test_a_forked_process_is_refused_unless_it_starts_tensorflow_itself(tmp_path: Path) -> None:
     (tmp_path / "in.fa").write_text(">a\nACGU\n")
     done = subprocess.run(

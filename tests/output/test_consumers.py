@@ -227,8 +227,8 @@ def families(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("anndata", "datasets", "duckdb", "scanpy"):
         library(name)
     monkeypatch.chdir(tmp_path)
-    assert run("embed", SAMPLE, "-o", "families.parquet", "--model", "demo").code == 0
-    assert run("convert", "families.parquet", "-o", "families.h5ad").code == 0
+    assert run("embed", SAMPLE, "-o", "reading.parquet", "--model", "demo").code == 0
+    assert run("convert", "reading.parquet", "-o", "reading.h5ad").code == 0
 
 
 @pytest.mark.usefixtures("families")

@@ -24,7 +24,7 @@ def make_all(source: Path, folder: Path, layers: tuple[int, ...]) -> dict[str, b
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("layers", [(3,), (1, 3)])
+@pytest.mark.parametrize("layers", [(3,), pytest.param((1, 3), marks=pytest.mark.slow)])
 def test_two_runs_a_second_apart(
     tmp_path: Path, fasta: Callable[[str], Path], layers: tuple[int, ...]
 ) -> None:

@@ -15,13 +15,19 @@ from protrna_cli.plan import chunks
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import Run
+from tests.tools.cases import slow_except
 from tests.tools.formats import named
 from tests.tools.kill import content, write_input
 from tests.tools.runs import OPTIONS, RUN_KINDS
 
 
-@pytest.mark.parametrize(("count", "by_chunk"), [(7, False), (2, True)])
-@pytest.mark.parametrize(("format", "h5_layout"), RUN_KINDS)
+@pytest.mark.parametrize(
+    ("format", "h5_layout", "count", "by_chunk"),
+    slow_except(
+        [(*RUN_KINDS[0], 7, False), *((*kind, 2, True) for kind in RUN_KINDS[1:])],
+        [(*kind, *shards) for kind in RUN_KINDS for shards in ((7, False), (2, True))],
+    ),
+)
 def test_merged_shards_equal_one_run(
     tmp_path: Path, source: Path, format: str, h5_layout: str, count: int, by_chunk: bool, monkeypatch: Any
 ) -> None:

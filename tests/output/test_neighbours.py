@@ -289,9 +289,9 @@ def test_biotrainer_trains_on_an_output(families: Path) -> None:
     Path("in.fasta").write_text(labelled)
     hashes = [record.get_hash() for record in read_fasta("in.fasta")]
     with pytest.raises(ValueError, match="not found in embeddings file"):
-        service.load_embeddings("families.h5", hashes)
+        service.load_embeddings("neighbours.h5", hashes)
     found = service.load_embeddings("biotrainer.h5", hashes)
-    with h5py.File("families.h5") as file:
+    with h5py.File("neighbours.h5") as file:
         for key, vector in zip(hashes, file.values(), strict=True):
             assert np.array_equal(found[key], vector)
     result = biotrainer.parse_config_file_and_execute_run(
@@ -343,7 +343,7 @@ def test_rows_find_their_id_in_rnacentral(run: Run, tmp_path: Path, monkeypatch:
     (_, _, rna), (_, _, dna) = RNACENTRAL
     dna = dna.replace("U", "T").lower()
     Path("in.fa").write_text(f">rna\n{rna}\n>unknown\nGGGGCCCC\n>dna\n{dna[:40]}\n{dna[40:]}\n")
-    assert run("embed", "in.fa", "-o", "families.parquet", "--model", "demo").code == 0
+    assert run("embed", "in.fa", "-o", "neighbours.parquet", "--model", "demo").code == 0
     pd.DataFrame(RNACENTRAL).iloc[:, :2].to_csv("md5.tsv.gz", sep="\t", header=False, index=False)
     names: dict[str, Any] = {}
     exec(block("python neighbours", "md5.tsv.gz"), names)

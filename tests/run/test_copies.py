@@ -20,6 +20,7 @@ from protrna_cli.run.report import Amount, Summary
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import TOY, Run
 from tests.run.test_embed import expected_residues, random_sequence, write_fasta
+from tests.tools.cases import pairs_of
 from tests.tools.runs import RUN_KINDS
 
 N = 60
@@ -67,12 +68,11 @@ def values_of(path: Path) -> tuple[list[str], list[list[Any]]]:
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize(("format", "h5_layout"), RUN_KINDS)
-@pytest.mark.parametrize("share", [0, 0.5, 0.98])
-@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize(("kind", "share", "per_token"), pairs_of(RUN_KINDS, [0, 0.5, 0.98], [False, True]))
 def test_copies_get_the_vectors_of_the_first(
-    tmp_path: Path, ran: list[int], format: str, h5_layout: str, share: float, per_token: bool
+    tmp_path: Path, ran: list[int], kind: tuple[str, str], share: float, per_token: bool
 ) -> None:
+    format, h5_layout = kind
     sequences = with_copies(share)
     options = EmbedOptions(
         model=str(TOY), layers=(1, 3), per_token=per_token, format=format, h5_layout=h5_layout

@@ -60,6 +60,7 @@ def test_the_doctor_reports_what_the_machine_can_do(run: Run) -> None:
 def test_the_demo_model_replaces_missing_weights_and_wrong_numbers_are_reported(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trial, "matmul_rate", lambda precision: 1e12)  # to measure it takes seconds
     monkeypatch.setattr(trial, "REFERENCE_ROW", tuple(value + 0.01 for value in trial.REFERENCE_ROW))
     outcome = run("doctor")
     assert outcome.code == 70

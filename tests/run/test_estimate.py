@@ -166,6 +166,7 @@ def test_memory_grows_with_what_needs_it(tmp_path: Path) -> None:
         memory(source, layers=(7,))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is measured as Linux reports it")
 @pytest.mark.parametrize(
     ("model", "records", "length", "options"),

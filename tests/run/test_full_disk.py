@@ -25,6 +25,7 @@ def limited(bytes_: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.npy", "out.parquet", "out.h5"])
 def test_a_file_size_limit_ends_with_74_and_is_resumed(tmp_path: Path, name: str) -> None:
     """1,600 vectors of 40 float32 are 256,000 bytes, but only 100,000 bytes may be written."""

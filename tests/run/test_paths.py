@@ -21,6 +21,7 @@ from protrna_cli.plan.rows import SKIPPED_COLUMNS
 from protrna_cli.run.journal import Journal
 from protrna_cli.weights.checkpoint import CheckpointFile
 from tests.conftest import TOY, Run
+from tests.tools.cases import pairs_among
 
 LOAD = lru_cache(CheckpointFile.load)
 
@@ -45,8 +46,6 @@ class Command:
         Whether there are a list of skipped records and a folder of unfinished output too.
     allowed
         Exit code if nothing was refused.
-    resumed
-        Exit code with `--resume` if `made.npy` is there as the output.
     """
 
     words: tuple[str, ...]
@@ -54,12 +53,6 @@ class Command:
     companions: tuple[str, ...] = ()
     others: bool = True
     allowed: int = 0
-    resumed: int = 78
-
-    @property
-    def is_run(self) -> bool:
-        """Whether it is a run, which may be resumed."""
-        return self.words[0] == "embed"
 
     def path(self, role: str) -> str:
         """Path of a role, such as `.lock`, which stands beside the output."""
@@ -73,7 +66,7 @@ class Command:
 
 NPY = (".index.tsv", ".meta.json")
 COMMANDS = {
-    "embed": Command((*EMBED, "-o", "out.npy"), "out.npy", NPY, resumed=0),
+    "embed": Command((*EMBED, "-o", "out.npy"), "out.npy", NPY),
     "embed OUT2": Command((*EMBED, "-o", "x.npy", "--per-token-output", "out.npy"), "out.npy", NPY),
     "embed --shard": Command((*EMBED, "-o", "out.npy", "--shard", "1/2"), "out.1-of-2.npy", NPY),
     # There is no cluster, so the exit code is 76 if nothing was refused.
@@ -209,17 +202,6 @@ THINGS: dict[str, Callable[[Path], None]] = {
     "empty lock": Path.touch,
 }
 
-KINDS = {
-    "link": "a symbolic link to precious.txt",
-    "dangling link": "a symbolic link to nowhere.txt",
-    "device": "a device",
-    "pipe": "a named pipe",
-    "socket": "a socket",
-    "foreign folder": "a folder",
-    "empty folder": "a folder",
-}
-"""What stands at a path, as messages name it."""
-
 
 def things_at(role: str) -> list[str]:
     """What may stand at a path of this role."""
@@ -232,77 +214,49 @@ def things_at(role: str) -> list[str]:
     ]
 
 
-def expected(command: Command, mode: str, role: str, thing: str) -> tuple[int, str]:
-    """Exit code of a command, and words of its message."""
-    name, goes_on = command.path(role), (command.allowed, "")
-    if thing == "nothing":
-        return goes_on
-    if role == ".lock":
-        return goes_on if thing in ("stale lock", "empty lock") else (73, f"{name}: protrna did not make it")
-    if role == ".partial":
-        if thing not in ("own partial", "empty folder"):
-            return 73, f"{name}: {KINDS.get(thing, 'a ')}"
-        return (73, f"{name}: an unfinished run") if command.is_run and not mode else goes_on
-    if role == "OUT" and command.out == "out":
-        return expected_at_folder(command, mode, thing)
-    if thing in KINDS:
-        remedy = "name that file with -o" if "link" in thing else "choose another -o"
-        return 73, f"{name}: {KINDS[thing]}, which protrna does not replace; {remedy * (role == 'OUT')}"
-    if mode == "--overwrite":
-        return goes_on
-    if role == ".skipped.tsv" and thing == "foreign file":
-        return 73, f"{name}: protrna did not make it, but lists skipped records there"
-    if role == ".skipped.tsv" and (mode or not command.is_run):
-        return goes_on
-    if role == "OUT" and mode == "--resume":
-        return command.resumed if thing == "own file" else 78, ""
-    return 73, "exists"
+TABLE = [line.split("\t") for line in Path(__file__).with_name("paths.tsv").read_text().splitlines()[1:]]
+"""Command, mode, role, thing; exit code, and words of the message. A `-` is nothing."""
 
 
-def expected_at_folder(command: Command, mode: str, thing: str) -> tuple[int, str]:
-    """Exit code and words where the output is a folder of parts."""
-    if thing in ("link", "dangling link"):
-        return 73, f"{KINDS[thing]}, which protrna does not replace; name that folder with -o"
-    if thing not in ("own file", "empty folder"):
-        return 73, "not a folder that protrna embed --dask made"
-    if mode == "--resume":
-        return (78 if thing == "own file" else 66), "out: "
-    return (73, "out: exists") if not mode else (command.allowed, "")
+def test_the_table_has_every_thing_in_every_place_and_all_of_them_with_every_command() -> None:
+    possible = {
+        (name, mode, role, thing)
+        for name, command in COMMANDS.items()
+        for mode in ("-", "--overwrite", *(["--resume"] if command.words[0] == "embed" else []))
+        for role in command.roles
+        for thing in things_at(role)
+    }
+    cases = {(name, mode, role, thing) for name, mode, role, thing, *_ in TABLE}
+    assert cases <= possible
+    for columns in ((1, 2, 3), (0, 1), (0, 2), (0, 3)):
+        found, wanted = ({tuple(case[i] for i in columns) for case in all_} for all_ in (cases, possible))
+        assert found == wanted
 
 
-def modes(command: Command) -> list[str]:
-    return ["", "--overwrite", *(["--resume"] if command.is_run else [])]
-
-
-TABLE = [
-    pytest.param(command, mode, role, thing, id=f"{name} {mode}-{role}-{thing}")
-    for name, command in COMMANDS.items()
-    for mode in modes(command)
-    for role in command.roles
-    for thing in things_at(role)
-    if not (name == "embed --shard" and thing not in ("own file", "foreign file", "link"))
-]
-
-
-@pytest.mark.parametrize(("command", "mode", "role", "thing"), TABLE)
+@pytest.mark.parametrize(
+    ("name", "mode", "role", "thing", "code", "words"),
+    [pytest.param(*case, id=" ".join(case[:4])) for case in TABLE],
+)
 def test_what_stands_in_the_way(
-    here: Path, run: Run, command: Command, mode: str, role: str, thing: str
+    here: Path, run: Run, name: str, mode: str, role: str, thing: str, code: str, words: str
 ) -> None:
+    command = COMMANDS[name]
     if thing != "nothing":
         THINGS[thing](Path(command.path(role)))
     before = snapshot(here)
-    done = run(*command.words, *filter(None, [mode]))
-    code, words = expected(command, mode, role, thing)
-    assert (done.code, words in done.err, len(done.err.splitlines())) == (code, True, int(code > 0)), done.err
+    done = run(*command.words, *([] if mode == "-" else [mode]))
+    assert done.code == int(code), done.err
+    assert words == "-" or words in done.err
+    assert len(done.err.splitlines()) == (code != "0")
     after = snapshot(here)
-    if code not in (0, 76):
+    if code not in ("0", "76"):
         assert after == before
         return
     outputs = {command.path(role) for role in command.roles} | {"x.npy", "x.npy.index.tsv", "x.npy.meta.json"}
     mine = {name for name in before if name.split("/")[0] not in outputs}
     assert {name: after.get(name) for name in mine} == {name: before[name] for name in mine}
     assert f"{command.out}.lock" not in after
-    if code == 0:
+    if code == "0":
         assert f"{command.out}.partial" not in after
         assert after[command.out][0] == stat.S_IFREG
 
@@ -372,14 +326,17 @@ def standard_input(path: str) -> Iterator[None]:
         os.close(kept)
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize(
-    ("name", "role", "read"),
+    ("name", "role", "read", "spelling"),
     [
-        pytest.param(name, role, read, id=f"{name} {role} is {read}")
-        for name, reads in READ.items()
-        for read in reads
-        for role in COMMANDS[name].roles
+        pytest.param(*case, id="{} {} is {}, by {}".format(*case))
+        for case in pairs_among(
+            (name, role, read, spelling)
+            for name, reads in READ.items()
+            for read in reads
+            for role in COMMANDS[name].roles
+            for spelling in SPELLINGS
+        )
     ],
 )
 def test_a_command_does_not_write_what_it_reads(

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from protrna_cli.plan.rules import Rules
 from protrna_cli.run.journal import read_position
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from tests.conftest import GOLDEN, ROOT, TOY, Run
+from tests.tools.cases import slow_except
 from tests.tools.kill import KINDS, assert_equal, embed, outputs
 from tests.tools.runs import OPTIONS, StopAfter
 
@@ -26,8 +28,12 @@ def kind_name(options: EmbedOptions) -> str:
     return f"{options.format}-{options.h5_layout}-{kind}{'-reuse' * bool(options.reuse)}"
 
 
+QUICK_KINDS = [KINDS[i] for i in (1, 3, 8, 11, 13, 14)]
+"""One of each format, layout, pooling and number of outputs."""
+
+
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("options", KINDS, ids=kind_name)
+@pytest.mark.parametrize("options", slow_except(QUICK_KINDS, KINDS), ids=kind_name)
 def test_a_run_stopped_anywhere_gives_the_same_bytes(
     tmp_path: Path, source: Path, options: EmbedOptions
 ) -> None:
@@ -59,8 +65,13 @@ class Told(Progress):
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("options", [KINDS[1], KINDS[2], KINDS[13]], ids=kind_name)
-@pytest.mark.parametrize("chunk_records", [7, 1000])
+@pytest.mark.parametrize(
+    ("options", "chunk_records"),
+    slow_except(
+        [(KINDS[1], 7), (KINDS[2], 1000), (KINDS[13], 7)], product([KINDS[1], KINDS[2], KINDS[13]], [7, 1000])
+    ),
+    ids=lambda each: each if isinstance(each, int) else kind_name(each),
+)
 def test_what_is_saved_resumed_and_run_adds_up(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, options: EmbedOptions, chunk_records: int
 ) -> None:
@@ -94,6 +105,7 @@ def test_what_is_saved_resumed_and_run_adds_up(
     )
 
 
+@pytest.mark.slow
 def test_a_few_kills_lose_nothing() -> None:
     """The long campaign is `python -m tests.tools.kill --kills 200`."""
     words = [sys.executable, "-m", "tests.tools.kill", "--kills", "4", "--seed", str(time.time_ns())]
@@ -130,7 +142,7 @@ def test_resume_may_always_be_given(tmp_path: Path, source: Path, run: Run) -> N
         ({"rules": Rules(on_invalid="skip", max_length=59, overlap=15)}, "its max_length was 60, not 59"),
     ],
 )
-@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("finished", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_output_of_another_run_is_refused(
     tmp_path: Path, source: Path, change: dict[str, Any], field: str, finished: bool
 ) -> None:

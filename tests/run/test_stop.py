@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,14 +25,23 @@ from tests.tools.runs import command
     [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)],
     ids=str,
 )
-def test_signals_commit_and_show_how_to_continue(tmp_path: Path, number: int, code: int) -> None:
+@pytest.mark.parametrize(
+    ("module", "model"),
+    [("tests.tools.light", TOY), pytest.param("protrna_cli", "demo", marks=pytest.mark.slow)],
+    ids=["reference", "TensorFlow"],
+)
+def test_signals_commit_and_show_how_to_continue(
+    tmp_path: Path, module: str, model: object, number: int, code: int
+) -> None:
     """A real process is stopped while it computes; its message has the command that continues the run."""
     rng = np.random.default_rng(1)
     source = tmp_path / "in.fa"
     source.write_text("".join(f">r{i}\n{''.join(rng.choice(list('ACGU'), 400))}\n" for i in range(400)))
     target = tmp_path / "out.parquet"
-    words = ["embed", source, "-o", target, "--model", "demo", "--threads", "1"]
-    with subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True) as process:
+    words = ["embed", source, "-o", target, "--model", model, "--threads", "1", "--batch-tokens", "512"]
+    with subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, words)], stderr=subprocess.PIPE, text=True
+    ) as process:
         journal = partial_path(target) / "journal"
         vectors = partial_path(target) / "vectors.npy"
         while not (vectors.exists() and vectors.stat().st_size > 1000) and process.poll() is None:
@@ -40,7 +50,7 @@ def test_signals_commit_and_show_how_to_continue(tmp_path: Path, number: int, co
         _, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert f"stopped by {signal.Signals(number).name}" in err
-    assert f"continue with: protrna embed {source} -o {target} --model demo --threads 1 --resume" in err
+    assert f"continue with: protrna {' '.join(map(str, words))} --resume" in err
     assert not target.exists()
     _, computed = journal.read_text().splitlines()
     n_saved = json.loads(computed)["records"]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from protrna_cli.run.workers import Workers
 from protrna_cli.weights.checkpoint import CheckpointFile
 from protrna_cli.weights.locate import locate
 from tests.conftest import ROOT, SAMPLE, TOY, Run
+from tests.tools.cases import slow_except
 from tests.tools.faulty import FaultyCheckpoint
 from tests.tools.kill import KINDS, assert_equal, embed
 from tests.tools.runs import OPTIONS, Notes, StopAfter, command
@@ -41,8 +43,14 @@ TWO = replace(OPTIONS, workers=2)
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("at_once", [2, 3, 100])
-@pytest.mark.parametrize("options", [KINDS[1], KINDS[2], KINDS[13]], ids=lambda each: str(each.pool))
+@pytest.mark.parametrize(
+    ("options", "at_once"),
+    slow_except(
+        [(KINDS[1], 2), (KINDS[2], 3), (KINDS[13], 100)],
+        product([KINDS[1], KINDS[2], KINDS[13]], [2, 3, 100]),
+    ),
+    ids=lambda each: str(each.pool if isinstance(each, EmbedOptions) else each),
+)
 def test_batches_that_run_at_once_give_the_same_bytes(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, options: EmbedOptions, at_once: int
 ) -> None:
@@ -142,6 +150,7 @@ def computing(target: Path) -> bool:
     return vectors.exists() and vectors.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_ctrl_c_with_workers_is_resumed_without(tmp_path: Path, many: Path, run: Run) -> None:
     """As in a terminal: SIGINT goes to the whole group of processes."""
     target, words = tmp_path / "out.parquet", ["embed", many, "--model", "demo"]
@@ -164,6 +173,7 @@ def test_ctrl_c_with_workers_is_resumed_without(tmp_path: Path, many: Path, run:
     np.testing.assert_allclose(resumed.vectors, alone.vectors, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, many: Path) -> None:
     """The run goes on, and says nothing of it; when the run itself is killed its workers end too."""
     out, words = (
@@ -195,6 +205,17 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, many: Path) -> None
         time.sleep(0.05)
 
 
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that gives runs a faulty checkpoint."""
+
+    def use(**faults: Any) -> None:
+        monkeypatch.setattr(files, "locate", lambda *_: FaultyCheckpoint(**faults))
+
+    return use
+
+
+@pytest.mark.parametrize("model", ["reference", pytest.param("TensorFlow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
@@ -204,29 +225,28 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, many: Path) -> None
     ],
 )
 def test_the_rows_are_those_of_one_process(
-    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, Any]
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    faulty: Any,
+    model: str,
+    name: str,
+    changes: dict[str, Any],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    for folder, options in (("two", TWO), ("one", OPTIONS)):
+    """The workers have the model of the one process, or the reference model, which starts at once."""
+    for folder, options in (("one", OPTIONS), ("two", TWO)):
         (tmp_path / folder).mkdir()
         monkeypatch.chdir(tmp_path / folder)
-        summary = embed_fasta(source, name, replace(options, format=None, **changes))
-        assert summary.seconds < 60
+        if folder == "two" and model == "reference":
+            faulty()
+        embed_fasta(source, name, replace(options, format=None, **changes))
     for path in map(Path, filter(None, [name, changes.get("per_token_output")])):
         found, expected = (read_embeddings(tmp_path / count / path) for count in ("two", "one"))
         assert [row.md5 for row in found] == [row.md5 for row in expected]
         for one, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(one.vectors, other.vectors, rtol=0, atol=1e-6)
-
-
-@pytest.fixture
-def faulty(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a function that gives runs a faulty checkpoint."""
-
-    def use(**faults: Any) -> None:
-        monkeypatch.setattr(files, "locate", lambda *_: FaultyCheckpoint(**faults))
-
-    return use
+            np.testing.assert_allclose(
+                one.vectors, other.vectors, rtol=0, atol=1e-5 if model == "reference" else 1e-6
+            )
 
 
 def test_workers_that_keep_dying_end_the_run_with_its_work_saved(
@@ -329,19 +349,25 @@ def test_memory_that_runs_out_in_a_worker_halves_its_batches(
         embed_fasta(source, tmp_path / "none.npy", TWO)
 
 
-def test_what_a_worker_raises_is_raised_here(tmp_path: Path) -> None:
-    (tmp_path / "broken.h5").write_bytes(b"no checkpoint")
-    seat = Seat("cpu", 1)
-    with (
-        pytest.raises(WeightsError, match=r"broken\.h5"),
-        Workers(CheckpointFile(tmp_path / "broken.h5"), "float32", [seat]) as workers,
-    ):
-        workers.wait()
-    with Workers(CheckpointFile(TOY), "float32", [seat]) as one:
+@pytest.mark.parametrize(
+    "toy", [FaultyCheckpoint(), pytest.param(CheckpointFile(TOY), marks=pytest.mark.slow)]
+)
+def test_what_a_worker_raises_is_raised_here(toy: CheckpointFile) -> None:
+    with Workers(toy, "float32", [Seat("cpu", 1)]) as one:
         one.wait()
         wrong = one.submit(np.zeros((1, 3), np.int32), np.ones((1, 3), np.float32), [3], "no pooling")
         with pytest.raises(RuntimeError, match=r"(?s)a worker failed:.*KeyError: 'no pooling'"):
             wrong()
+
+
+@pytest.mark.slow
+def test_weights_that_a_worker_cannot_use_are_an_error_here(tmp_path: Path) -> None:
+    (tmp_path / "broken.h5").write_bytes(b"no checkpoint")
+    with (
+        pytest.raises(WeightsError, match=r"broken\.h5"),
+        Workers(CheckpointFile(tmp_path / "broken.h5"), "float32", [Seat("cpu", 1)]) as workers,
+    ):
+        workers.wait()
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ import numpy as np
 
 from protrna_cli.model.alphabet import Alphabet
 from protrna_cli.weights.checkpoint import CheckpointFile
-from tests.conftest import TOY
 from tests.tools import reference
+
+TOY = Path(__file__).parents[1] / "golden" / "toy.h5"  # importing tests.conftest takes a second
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class FaultyCheckpoint(CheckpointFile):
 
 
 class FaultyModel:
-    """The model of a faulty checkpoint, for means only."""
+    """The model of a faulty checkpoint, for means and residues."""
+
+    at_once = 1
 
     def __init__(self, checkpoint: FaultyCheckpoint) -> None:
         self.alphabet = Alphabet()
@@ -60,13 +63,13 @@ class FaultyModel:
     def _weights(self) -> reference.ReferenceWeights:
         return reference.read_weights(self._checkpoint.path)
 
-    def embed(self, tokens: Any, weights: Any, repr_layers: Any, *poolings: str) -> Any:
+    def embed(self, tokens: Any, weights: Any, repr_layers: Any, *poolings: str, check: Any = None) -> Any:
         deaths = self._checkpoint.deaths
         if deaths and len(list(deaths.iterdir())) < self._checkpoint.n_deaths:
             (deaths / str(os.getpid())).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if int((tokens != self.alphabet.padding_idx).sum()) > self._checkpoint.most_tokens:
             raise MemoryError
-        assert poolings == ("mean",)
         hidden = reference.forward(self._weights, tokens).representations
-        return [np.einsum("bt,btd->bd", weights, hidden[layer]).astype(np.float32) for layer in repr_layers]
+        pool = {"mean": lambda x: np.einsum("bt,btd->bd", weights, x), "residues": lambda x: x[:, 1:]}
+        return [pool[name](hidden[layer]).astype(np.float32) for name in poolings for layer in repr_layers]

@@ -45,6 +45,11 @@ class StopAfter(Stop):
         return super().abandoning()
 
 
+def light(*words: object) -> list[str]:
+    """Build the command line of a `protrna` process that has no TensorFlow."""
+    return [sys.executable, "-m", "tests.tools.light", *map(str, words)]
+
+
 def command(*words: object) -> list[str]:
     """Build the command line of a `protrna` process."""
     return [sys.executable, "-m", "protrna_cli", *map(str, words)]

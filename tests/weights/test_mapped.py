@@ -207,6 +207,7 @@ checkpoint.load("float32", "cpu", None)
 """
 
 
+@pytest.mark.slow
 def test_of_many_processes_one_makes_the_copy(home: Path, checkpoint: Path) -> None:
     words = [sys.executable, "-c", LOAD, checkpoint]
     processes = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(3)]

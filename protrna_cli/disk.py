@@ -89,13 +89,14 @@ def sync(path: Path) -> None:
 
 
 def share(path: Path) -> None:
-    """Give a file or folder the access rights of the folder that it is in, as far as that is possible.
+    """Let all users of a folder read a file in it, or use a folder in it as that one, as far as possible.
 
     What one user's process keeps in a folder that others use too must not be closed to these by its umask.
+    Files are replaced as a whole, so that nobody else needs to write them.
     """
     with suppress(OSError):
-        rights = stat.S_IMODE(path.parent.stat().st_mode) & 0o777
-        path.chmod(rights if path.is_dir() else rights & 0o666)
+        rights = stat.S_IMODE(path.parent.stat().st_mode)
+        path.chmod(rights if path.is_dir() else rights & 0o444 | 0o200)
 
 
 def write_whole(path: Path, content: bytes | str, shared: bool = False) -> None:

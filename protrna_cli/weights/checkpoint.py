@@ -174,9 +174,10 @@ class CheckpointFile(Checkpoint):
         known = None if self.check else self._trusted_sha256()
         if known and (record is None or record.sha256 == known):
             return known
+        before = stamp(self.path) if self.is_there else []
         found = checked_sha256(self.path)
-        if self.home and self.path.stat().st_size >= mapped.SMALLEST:
-            trust(self.path, found, self.home)
+        if self.home and before[0] >= mapped.SMALLEST:
+            trust(self.path, found, self.home, before)
         return found
 
     def _trusted_sha256(self) -> str | None:

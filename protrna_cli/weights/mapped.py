@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from protrna_cli.disk import locked, remove_left, share, this_process, write_whole
+from protrna_cli.disk import lock_path, locked, share, this_process, write_whole
 from protrna_cli.errors import OutputBusy, OutputUnwritable
 from protrna_cli.text import reason
 from protrna_cli.weights.trust import stamp
@@ -52,12 +52,16 @@ def path_of(sha256: str, precision: str, home: Path) -> Path:
 def prune(home: Path) -> int:
     """Remove all copies in a folder of weights; returns how many bytes they had."""
     freed = 0
-    for path in {*copies_in(home), *map(_copy_of, (home / "mapped").glob("*.weights.*.new"))}:
+    left = {path.with_name(path.name.partition(".weights")[0] + ".weights") for path in _files_in(home)}
+    for path in sorted(left):
         try:
-            with locked(path):  # one that a process is making now is left alone
-                freed += remove_left(path) + (path.stat().st_size if path.exists() else 0)
-                _remove(path)
-        except OutputBusy:
+            with locked(path, remedy="its folder must be writable"):
+                for file in path.parent.glob(f"{path.name}*"):
+                    if file != lock_path(path):
+                        size = file.stat().st_size
+                        file.unlink()
+                        freed += size
+        except OutputBusy:  # a process is making it now
             continue
         except OSError as error:
             raise OutputUnwritable(
@@ -66,9 +70,9 @@ def prune(home: Path) -> int:
     return freed
 
 
-def _copy_of(unfinished: Path) -> Path:
-    """Path of the copy that a process was making."""
-    return unfinished.with_name(f"{unfinished.name.partition('.weights.')[0]}.weights")
+def _files_in(home: Path) -> Iterator[Path]:
+    """All files of copies: also records, and what killed processes left, of whatever machine."""
+    return (home / "mapped").glob("*.weights*")
 
 
 def damaged_copies(home: Path, sha256: str) -> list[Path]:
@@ -135,7 +139,8 @@ def _undamaged(path: Path) -> Copy | None:
 
     try:
         layout, _ = _recorded(path)
-        if file_hash(path, "sha256") != layout["sha256"]:
+        before = stamp(path)
+        if file_hash(path, "sha256") != layout["sha256"] or stamp(path) != before:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None

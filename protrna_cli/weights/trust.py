@@ -41,11 +41,17 @@ def trusted_sha256(path: Path, home: Path) -> str | None:
         return None
 
 
-def trust(path: Path, sha256: str, home: Path) -> None:
-    """Remember the SHA-256 of a file, if the folder of weights can be written."""
+def trust(path: Path, sha256: str, home: Path, before: list[int]) -> None:
+    """Remember the SHA-256 of a file, if the folder of weights can be written.
+
+    Parameters
+    ----------
+    before
+        Its stamp before it was hashed: one that changed meanwhile is not trusted.
+    """
     with suppress(OSError):
         now = stamp(path)
-        if time.time_ns() - max(now[1:3]) < SETTLED_NS:
+        if now != before or time.time_ns() - max(now[1:3]) < SETTLED_NS:
             return
         home.mkdir(parents=True, exist_ok=True)
         entry = {"stamp": now, "sha256": sha256}

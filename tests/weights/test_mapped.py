@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protrna_cli.disk import this_process
+from protrna_cli.disk import locked, this_process
 from protrna_cli.errors import WeightsError
 from protrna_cli.model import load
 from protrna_cli.model.checkpoint import read_checkpoint
 from protrna_cli.weights import fetch as fetching
-from protrna_cli.weights import mapped, trust
+from protrna_cli.weights import mapped, trust, verification
 from protrna_cli.weights.checkpoint import CheckpointFile
 from protrna_cli.weights.locate import locate
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run
@@ -262,15 +262,15 @@ def test_a_checkpoint_that_vanishes_is_not_downloaded(
 def test_a_folder_of_weights_stays_open_to_its_users(home: Path, checkpoint: Path) -> None:
     """Whatever the umask of the first of them is."""
     home.mkdir()
-    home.chmod(0o775)
+    home.chmod(0o2775)
     before = os.umask(0o077)
     try:
         loaded(checkpoint)
     finally:
         os.umask(before)
-    modes = {path.relative_to(home): path.stat().st_mode & 0o777 for path in home.rglob("*")}
-    assert {mode for path, mode in modes.items() if (home / path).is_dir()} == {0o775}
-    assert {mode for path, mode in modes.items() if not (home / path).is_dir()} == {0o664}
+    modes = {path.relative_to(home): path.stat().st_mode & 0o7777 for path in home.rglob("*")}
+    assert {mode for path, mode in modes.items() if (home / path).is_dir()} == {0o2775}
+    assert {mode for path, mode in modes.items() if not (home / path).is_dir()} == {0o644}
     assert len(modes) == 4  # the folder of copies, a copy, its record, and what is trusted
 
 
@@ -308,16 +308,34 @@ def test_a_copy_that_a_limit_of_file_size_forbids_is_done_without(
 
 
 def test_half_made_copies_are_pruned(home: Path, run: Run) -> None:
+    """Also those of other machines, and their records; one that is being made now is left alone."""
     folder = home / "mapped"
     folder.mkdir(parents=True)
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    left = folder / f"abc-float32.weights.{this_process().rpartition('-')[0]}-{dead.pid}.new"
-    left.write_bytes(bytes(3 << 20))
-    mine = folder / f"def-float32.weights.{this_process()}.new"
+    for name in ("abc-float32.weights.othernode-77.new", f"def-float32.weights.{this_process()}.new"):
+        (folder / name).write_bytes(bytes(1 << 20))
+    (folder / "def-float32.weights.json").write_bytes(bytes(1 << 20))
+    mine = folder / f"ghi-float32.weights.{this_process()}.new"
     mine.write_bytes(b"in the making")
-    assert "removed 3.0 MiB of mapped copies" in run("weights", "prune").err
+    with locked(folder / "ghi-float32.weights"):
+        assert "removed 3.0 MiB of mapped copies" in run("weights", "prune").err
+        assert mine.exists()
     assert list(folder.iterdir()) == [mine]
+
+
+def test_what_changes_while_it_is_hashed_is_not_trusted(
+    home: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = verification.file_hash
+
+    def hash_and_change(path: Path, algorithm: str) -> str:
+        found = hashed(path, algorithm)
+        change_a_byte(path)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verification, "file_hash", hash_and_change)
+        before = locate(str(checkpoint)).sha256()
+    assert locate(str(checkpoint)).sha256() != before
 
 
 def test_a_copy_that_cannot_be_removed_is_named(
@@ -329,7 +347,7 @@ def test_a_copy_that_cannot_be_removed_is_named(
     def refuse(path: Path, missing_ok: bool = False) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(mapped, "_remove", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
     done = run("weights", "prune")
     assert (done.code, f"{copy}: cannot be removed (Permission denied)" in done.err) == (73, True)
 

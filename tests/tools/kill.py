@@ -123,22 +123,37 @@ def embed(
     return embed_fasta(source, target, options, progress, stop)
 
 
-def earlier_output(source: Path, options: EmbedOptions, first: int = 30) -> Path:
-    """Make an output of a third of an input, by default the middle one, unless it is there."""
-    kind = f"{options.format}-{options.h5_layout}-{'token' if options.per_token else options.pool}"
-    earlier = source.with_name(f"earlier-{kind}" if first == 30 else f"other-{first}-{kind}")
+THIRDS = (10, 30, 50)
+"""Where the thirds of the input begin of which there are earlier outputs; the middle one is used first."""
+
+
+def earlier_output(source: Path, options: EmbedOptions) -> Path:
+    """Put an output of the middle third of an input in its place, unless there is one."""
+    earlier = _earlier(source, options)
     if not earlier.exists():
-        records = source.read_text().split(">")[first : first + 30]
-        earlier.with_suffix(".fa").write_text("".join(f">{record}" for record in records))
-        embed_fasta(earlier.with_suffix(".fa"), earlier, replace(options, reuse=(), resume=True, workers=1))
+        for first in THIRDS:
+            records = source.read_text().split(">")[first : first + 30]
+            third = _third(earlier, first)
+            third.with_suffix(".fa").write_text("".join(f">{record}" for record in records))
+            embed_fasta(third.with_suffix(".fa"), third, replace(options, reuse=(), workers=1))
+        replace_earlier(source, options, THIRDS[1])
     return earlier
 
 
-def replace_earlier(source: Path, options: EmbedOptions, rng: random.Random) -> None:
-    """Put another output in the place of the earlier one, as a run with --overwrite does."""
-    earlier, other = earlier_output(source, options), earlier_output(source, options, rng.choice((10, 50)))
-    named_files = choose_format(earlier, options.format, options.h5_layout).files
-    for made, target in zip(named_files(other), named_files(earlier), strict=True):
+def _earlier(source: Path, options: EmbedOptions) -> Path:
+    kind = f"{options.format}-{options.h5_layout}-{'token' if options.per_token else options.pool}"
+    return source.with_name(f"earlier-{kind}-{len(options.layers)}")
+
+
+def _third(earlier: Path, first: int) -> Path:
+    return earlier.with_name(f"third-{first}-{earlier.name}")
+
+
+def replace_earlier(source: Path, options: EmbedOptions, first: int) -> None:
+    """Put the output of another third in the place of the earlier one, as a run with --overwrite does."""
+    earlier = _earlier(source, options)
+    files = choose_format(earlier, options.format, options.h5_layout).files
+    for made, target in zip(files(_third(earlier, first)), files(earlier), strict=True):
         staged = target.with_name(f"{target.name}.staged")
         shutil.copy(made, staged)
         staged.replace(target)
@@ -230,7 +245,7 @@ def kill_until_done(
         first = rng.uniform(0, longest)
         time.sleep(first)
         if changing:
-            replace_earlier(source, options, rng)
+            replace_earlier(source, options, rng.choice(THIRDS))
             time.sleep(rng.uniform(0, longest))
         workers = workers_of(child)
         os.kill(child, signal.SIGKILL)
@@ -280,8 +295,7 @@ def campaign(kills: int, seed: int) -> dict[str, int]:
             counts["changing"] += changing
             if changing:
                 assert_whole(source, target, uninterrupted, options)
-                for file in source.parent.glob("earlier-*"):
-                    file.unlink()
+                replace_earlier(source, options, THIRDS[1])
             else:
                 assert_equal(target, uninterrupted, options)
             for path in outputs(target, options):

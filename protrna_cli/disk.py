@@ -36,11 +36,6 @@ def writing(path: Path | str, remedy: str, otherwise: str = "") -> Iterator[None
     ----------
     remedy, otherwise
         What the user can do, and what if it is not for want of room; by default the same.
-
-    Raises
-    ------
-    WriteFailed
-        The disk is full, a quota or a file-size limit is reached, or the folder is gone.
     """
     try:
         yield
@@ -51,13 +46,7 @@ def writing(path: Path | str, remedy: str, otherwise: str = "") -> Iterator[None
 
 @contextmanager
 def creating(path: Path | str, remedy: str = "choose another -o") -> Iterator[None]:
-    """Turn a failure to create a file or folder in this context into `OutputUnwritable`.
-
-    Raises
-    ------
-    OutputUnwritable
-        The folder is missing or read-only, or belongs to somebody else.
-    """
+    """Turn a failure to create a file or folder in this context into `OutputUnwritable`."""
     try:
         yield
     except OSError as error:
@@ -108,11 +97,6 @@ def write_whole(path: Path, content: bytes | str, shared: bool = False) -> None:
     ----------
     shared
         Whether all users of its folder may read it, whatever the umask of this one is.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written; no temporary file is left.
     """
     unfinished = path.with_name(f"{path.name}.{this_process()}.new")
     try:
@@ -173,13 +157,7 @@ def lock_path(path: Path) -> Path:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading; refuses what may wait for ever or never end.
-
-    Raises
-    ------
-    OSError
-        It cannot be opened, or is a folder, a pipe, a socket or a device.
-    """
+    """Open a file for reading; refuses what may wait for ever or never end."""
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EINVAL, "a pipe, a socket or a device, not a file", str(path))
@@ -208,13 +186,6 @@ def locked(
     ------
     bool
         Whether the lock is held. False on a file system without locks, where a second process is not stopped.
-
-    Raises
-    ------
-    OutputBusy
-        Another process holds the lock, and `wait` is not given.
-    OutputUnwritable
-        The lock file cannot be created, or a file that protrna did not make has its name.
     """
     lock = lock_path(path)
     with creating(path, remedy):

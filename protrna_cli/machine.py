@@ -283,11 +283,6 @@ def parse_device(device: str) -> tuple[str, int]:
 
     >>> parse_device("gpu:1")
     ('gpu', 1)
-
-    Raises
-    ------
-    UsageError
-        `device` has another form.
     """
     if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|gpu(:\d+)?", device):
         raise UsageError(f"{device!r} is not a device; --device takes auto, cpu, gpu or gpu:N")

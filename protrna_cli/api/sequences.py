@@ -27,13 +27,7 @@ _TAKES = "give str, Bio.Seq.Seq or Bio.SeqRecord.SeqRecord"
 
 
 def named_sequences(sequences: AnySequences) -> Iterator[tuple[str, str, str]]:
-    """Yield id, description and letters of each sequence. Sequences without an id get their number, from 1.
-
-    Raises
-    ------
-    UsageError
-        An item is not a sequence, or `sequences` is one itself.
-    """
+    """Yield id, description and letters of each sequence; without an id, it gets its number, from 1."""
     from Bio.Seq import MutableSeq, Seq, UndefinedSequenceError
 
     if isinstance(sequences, (str, bytes, Seq, MutableSeq)) or hasattr(sequences, "seq"):

@@ -27,13 +27,7 @@ def say(text: str) -> None:
 
 
 def show(text: str, end: str = "\n") -> None:
-    """Print a result on standard output.
-
-    Raises
-    ------
-    WriteFailed
-        Standard output cannot be written.
-    """
+    """Print a result on standard output."""
     try:
         click.echo(text + end, nl=False)
     except OSError as error:
@@ -98,13 +92,6 @@ def claim_stdout() -> int:
 
     Afterwards descriptor 1 points to stderr, so that nothing a library prints, even at exit, gets into the
     output.
-
-    Raises
-    ------
-    UsageError
-        Standard output is a terminal.
-    OutputUnwritable
-        Standard output is closed.
     """
     if sys.__stdout__ is None:  # closed before this process began; `main` has put the null device there
         raise OutputUnwritable("standard output is closed; add > out.parquet, or a pipe, or give -o a file")

@@ -18,13 +18,7 @@ if TYPE_CHECKING:
 
 
 def local_processes(address: str) -> int | None:
-    """Read N from `local:N`; None for the address of a scheduler.
-
-    Raises
-    ------
-    UsageError
-        N is not a whole number of 1 or more.
-    """
+    """Read N from `local:N`; None for the address of a scheduler."""
     kind, _, count = address.partition(":")
     if kind != "local":
         return None
@@ -37,17 +31,7 @@ def local_processes(address: str) -> int | None:
 
 @contextmanager
 def connected(address: str) -> Iterator[Client]:
-    """Connect to a cluster; a `local:N` cluster lasts as long as the context.
-
-    Raises
-    ------
-    ClusterError
-        No scheduler answers.
-    UsageError
-        The address is invalid.
-    MissingExtra
-        Dask is not installed.
-    """
+    """Connect to a cluster; a `local:N` cluster lasts as long as the context."""
     _import_distributed()
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())

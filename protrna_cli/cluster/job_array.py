@@ -71,11 +71,6 @@ def resolve_shard(text: str, environment: Mapping[str, str]) -> Shard:
         some tasks of 1 … N can be submitted again.
     environment
         Environment variables of the process.
-
-    Raises
-    ------
-    UsageError
-        `text` has another form, the process is not in a job array, or the array does not determine the shard.
     """
     match = re.fullmatch(r"auto(?:/(\d+))?", text)
     if not match:

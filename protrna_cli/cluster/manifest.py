@@ -71,15 +71,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read what `write` wrote.
-
-        Raises
-        ------
-        OSError
-            The manifest cannot be read.
-        RunMismatch
-            It is damaged.
-        """
+        """Read what `write` wrote."""
         text = manifest_path(folder).read_bytes()
         try:
             return cls._of(json.loads(text))
@@ -104,15 +96,7 @@ def part_path(folder: Path, shard: Shard) -> Path:
 
 
 def protect_folder(folder: Path, format: Format, read: Iterable[str], overwrite: bool) -> None:
-    """Refuse a folder of parts as `protect` does a file: only another folder of parts may be replaced.
-
-    Raises
-    ------
-    UsageError
-        It would replace a file that is read.
-    OutputUnwritable
-        It is a link or a file, or contains something else, or so does what is beside it.
-    """
+    """Refuse a folder of parts as `protect` does a file: only another folder of parts may be replaced."""
     refuse_to_replace(written_files(folder, format), read)
     refuse_foreign_companions(folder, format, overwrite)
     if folder.is_symlink():

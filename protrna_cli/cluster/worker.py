@@ -52,11 +52,6 @@ def embed_part(folder: str, shard: Shard, checkpoint: Checkpoint, options: Embed
     ----------
     folder
         The folder of parts that the run writes.
-
-    Raises
-    ------
-    ProtrnaError
-        As in `embed_shard`; the message names this machine.
     """
     own_process()  # a worker is given the machine's cores by whoever starts it
     stop = _TaskStop()

@@ -40,11 +40,6 @@ def parse_bed(lines: Iterable[str], file: str) -> dict[str, list[Region]]:
 
     >>> parse_bed(["# mRNAs\n", "a\t0\t36\t5'UTR\t0\t+\n"], "x.bed")
     {'a': [Region(name="5'UTR", start=0, stop=36, line=2)]}
-
-    Raises
-    ------
-    InputError
-        As in `read_bed`.
     """
     by_id: dict[str, list[Region]] = {}
     for number, line in enumerate(lines, start=1):

@@ -174,12 +174,6 @@ class CountedInput:
         ----------
         width
             D, the model's width; the cost of a record depends on it.
-
-        Raises
-        ------
-        InputUnreadable, InputError
-            As in `take_census`, and when the input has changed since the census. A whole input is compared
-            by SHA-256, the files of a shard by size and modification time.
         """
         return self._all_records() if shard == WHOLE else self._slice(shard, width)
 
@@ -236,14 +230,6 @@ def take_census(
     collect
         Collect the distinct sequences; it needs 32 bytes for each, up to a bound. Nothing else here needs
         memory that grows with the input.
-
-    Raises
-    ------
-    InputUnreadable
-        An input cannot be read.
-    InputError
-        An input is not FASTA of RNA or DNA under the rules, an id repeats that must be unique, a region's id
-        matches no record or several, or no record is left to embed.
     """
     census = Census(stamps=[source.stamp() for source in sources])
     items = read_inputs(sources, rules, census.inputs)

@@ -196,11 +196,6 @@ def read_sequences(sequences: Iterable[tuple[str, str, str]], rules: Rules) -> I
     ----------
     sequences
         Id, description and letters of each.
-
-    Raises
-    ------
-    InputError
-        A sequence breaks a rule that is `error`; the message names its number, from 1, and its id.
     """
     letters = _Letters(rules)
     for number, (name, description, raw) in enumerate(sequences, start=1):
@@ -316,13 +311,7 @@ class _DnaLetters(dict[int, str | None]):
 def _apply_rules(
     origin: Origin, place: Place, name: str, description: str, raw: str, letters: _Letters, rules: Rules
 ) -> Record | Skipped:
-    """Make a record of its raw letters, or a skipped record if the rules leave it out.
-
-    Raises
-    ------
-    InputError
-        The record breaks a rule that is `error`.
-    """
+    """Make a record of its raw letters, or a skipped record if the rules leave it out."""
     sequence = letters.read(raw)
     if not sequence or _GAP in sequence or _INVALID in sequence:
         return _bad_letters(origin, place, name, sequence, rules)

@@ -63,13 +63,7 @@ class Source:
     spool: IO[bytes] | None = field(default=None, compare=False)
 
     def stamp(self) -> tuple[int, int]:
-        """Size in bytes and modification time in nanoseconds, to notice that the input has changed.
-
-        Raises
-        ------
-        InputUnreadable
-            The input no longer exists.
-        """
+        """Size in bytes and modification time in nanoseconds, to notice that the input has changed."""
         with self._reading():
             status = os.fstat(self.spool.fileno()) if self.spool else Path(self.path or "").stat()
         return status.st_size, status.st_mtime_ns
@@ -84,13 +78,6 @@ class Source:
         start
             Offset of the first line to yield. A plain file is read from there; a compressed one must be
             decompressed up to there.
-
-        Raises
-        ------
-        InputUnreadable
-            The input cannot be opened or read.
-        InputError
-            It is not text, or the compressed data is damaged.
         """
         with self._reading():
             try:
@@ -142,17 +129,7 @@ class Source:
 
 @contextmanager
 def open_sources(names: Sequence[str | os.PathLike[str]]) -> Iterator[list[Source]]:
-    """Open paths, and `-` for standard input, as sources. Spools are deleted when the context ends.
-
-    Raises
-    ------
-    InputUnreadable
-        A path does not exist, is a folder, or may not be read.
-    UsageError
-        `-` is given more than once.
-    WriteFailed
-        A pipe cannot be copied to a temporary file.
-    """
+    """Open paths, and `-` for standard input, as sources. Spools are deleted when the context ends."""
     texts = [os.fspath(name) for name in names]
     if texts.count(STDIN) > 1:
         raise UsageError("standard input (-) can be read only once; name it once")
@@ -307,11 +284,6 @@ def fasta_lines(source: Source, digest: Any = None, start: int = 0) -> Iterator[
     """Yield the lines of a source from an offset on, and how many bytes each has.
 
     A byte-order mark at the beginning of a line, as where files were joined, is left out.
-
-    Raises
-    ------
-    InputError
-        The first line that is not blank does not start with `>`.
     """
     begun = False
     for number, line in enumerate(source.lines(digest, start), start=1):

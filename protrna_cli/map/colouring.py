@@ -155,13 +155,6 @@ def colour_by(rows: Sequence[Row], wanted: str) -> Colouring:
         A column name (numbers become a scale, texts families); else the path of an existing file with lines
         `id<TAB>family`; else a regular expression, searched in `id description`, whose first group (or whole
         match, if it has no groups) is the family.
-
-    Raises
-    ------
-    UsageError
-        It is none of these, or it matches no record.
-    InputError, InputUnreadable
-        The file has another format, has none of the ids, or cannot be read.
     """
     if wanted in COUNT_COLUMNS:
         return Scale(wanted, np.array([getattr(row, wanted) for row in rows], np.float64))
@@ -181,13 +174,6 @@ def read_families(path: Path) -> dict[str, str]:
     """Read a table of families: UTF-8 lines `id<TAB>family`; further columns and empty lines are ignored.
 
     A header line is allowed without any mark: no record has its id.
-
-    Raises
-    ------
-    InputError
-        A line has no tab, or gives an id a second family.
-    InputUnreadable
-        The file cannot be read.
     """
     families: dict[str, str] = {}
     try:

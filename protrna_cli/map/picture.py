@@ -44,13 +44,7 @@ class Picture:
 
 
 def subtitle(header: Header, layer: int, method: str, colouring: Colouring) -> str:
-    """Describe how a picture was made.
-
-    Raises
-    ------
-    KeyError
-        The header was not written by protrna embed.
-    """
+    """Describe how a picture was made."""
     provenance = header.provenance
     return " · ".join(
         [

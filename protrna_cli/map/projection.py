@@ -54,11 +54,6 @@ def project(vectors: Points, method: str, seed: int) -> Projection:
     Principal components are exact and ignore the seed. t-SNE and UMAP run on the first 50 components, start
     from the first two, and are reproducible on one machine with the same libraries; equal vectors are one
     point for them.
-
-    Raises
-    ------
-    InputError
-        Too few vectors differ by more than rounding, or the method finds no finite points.
     """
     exponent = int(np.frexp(np.abs(vectors).max())[1])
     scaled = np.ldexp(vectors, -exponent)  # exact, and squares neither overflow nor vanish

@@ -55,11 +55,6 @@ def read_checkpoint(path: Path, place: Placer) -> tuple[ModelSize, ModelWeights]
     place
         Called with the name and values (float32) of each weight as soon as it is read, so that at most one
         weight is in memory twice. Its return values make up the result.
-
-    Raises
-    ------
-    WeightsError
-        The file cannot be read, is not HDF5, or is not a complete ProtRNA checkpoint.
     """
     with _naming(path), _opened(path) as file:
         size, groups = _survey(file)
@@ -67,13 +62,7 @@ def read_checkpoint(path: Path, place: Placer) -> tuple[ModelSize, ModelWeights]
 
 
 def read_size(path: Path) -> tuple[ModelSize, str]:
-    """Read the size and dtype of a checkpoint without reading its values.
-
-    Raises
-    ------
-    WeightsError
-        As in `read_checkpoint`, except for errors in the values.
-    """
+    """Read the size and dtype of a checkpoint without reading its values."""
     with _naming(path), _opened(path) as file:
         size, groups = _survey(file)
         dtypes = {str(dataset.dtype) for datasets in groups.values() for dataset in datasets}
@@ -81,13 +70,7 @@ def read_size(path: Path) -> tuple[ModelSize, str]:
 
 
 def check_size(path: Path, size: ModelSize) -> None:
-    """Refuse a checkpoint of another size than this.
-
-    Raises
-    ------
-    WeightsError
-        It has another size, or cannot be read, as in `read_size`.
-    """
+    """Refuse a checkpoint of another size than this."""
     found = read_size(path)[0]
     if found != size:
         raise WeightsError(f"{path}: {_another_size(found, size)}; move it away before you fetch that one")

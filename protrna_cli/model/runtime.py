@@ -34,13 +34,7 @@ _process: int | None = None
 
 
 def refuse_fork() -> None:
-    """Refuse to use TensorFlow in a process that was forked from one in which it runs: it would wait forever.
-
-    Raises
-    ------
-    UsageError
-        This is such a process.
-    """
+    """Refuse a process that was forked from one in which TensorFlow runs: it would wait forever."""
     if _process not in (None, os.getpid()):
         raise UsageError(
             "this process was forked from one in which TensorFlow runs, and would wait for it forever; start "
@@ -66,12 +60,6 @@ def configure(device: str = "auto", threads: int | None = None) -> str:
     -------
     str
         The device: `cpu` or `gpu:N`.
-
-    Raises
-    ------
-    UsageError
-        The device does not exist, TensorFlow has already started with other settings in this process, or this
-        process was forked from one in which it runs.
     """
     global _process
     refuse_fork()
@@ -116,11 +104,6 @@ def running_on(device: str) -> Iterator[None]:
 
     TF32 is a setting of the whole process. It is off in here and afterwards as it was before, so that
     programs which use it for their own models keep it.
-
-    Raises
-    ------
-    UsageError
-        This process was forked after TensorFlow began to run.
     """
     refuse_fork()
     with tf.device(device), TF32_OFF if "GPU" in device else nullcontext():

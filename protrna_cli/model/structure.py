@@ -50,13 +50,7 @@ class ModelSize:
         return sum(int(np.prod(shape)) for shape in trained)
 
     def layer_index(self, layer: int) -> int:
-        """Resolve a layer, which may be negative to count from the end, to 0 … `layers`.
-
-        Raises
-        ------
-        UsageError
-            The model has no such layer.
-        """
+        """Resolve a layer, which may be negative to count from the end, to 0 … `layers`."""
         index = layer + self.layers + 1 if layer < 0 else layer
         if not 0 <= index <= self.layers:
             raise UsageError(

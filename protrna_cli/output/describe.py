@@ -148,13 +148,6 @@ def describe(path: Path, whole: bool = False) -> Description:
     ----------
     whole
         Read every row, however long it takes; by default, reading stops after `SECONDS`.
-
-    Raises
-    ------
-    InputUnreadable, InputError
-        It cannot be read, is not an output of protrna, or is damaged.
-    RunMismatch
-        It is a folder of parts that is incomplete, or whose parts belong to different runs.
     """
     header, blocks = read_joined(path)
     parts = parts_of(path)

@@ -17,13 +17,7 @@ from protrna_cli.text import reason
 
 
 def parts_of(path: Path) -> list[Path]:
-    """List the parts in a folder, in order; an output that is one file is its only part.
-
-    Raises
-    ------
-    InputUnreadable
-        It is a folder without parts, or cannot be read.
-    """
+    """List the parts in a folder, in order; an output that is one file is its only part."""
     if not is_folder(path):
         return [path]
     try:
@@ -49,13 +43,7 @@ def is_folder(path: Path) -> bool:
 
 
 def read_joined(path: Path) -> tuple[Header, Iterator[Block]]:
-    """Open an output, a file or a folder of parts, as `read_whole` does.
-
-    Raises
-    ------
-    InputUnreadable, InputError, RunMismatch
-        As `read_whole` and `read_parts`.
-    """
+    """Open an output, a file or a folder of parts, as `read_whole` does."""
     return read_parts(parts_of(path))[1:] if is_folder(path) else read_whole(path)
 
 
@@ -66,11 +54,6 @@ def read_parts(parts: Sequence[Path]) -> tuple[list[Path], Header, Iterator[Bloc
     -------
     tuple
         The parts in order, their merged header, and an iterator over their blocks, which are read lazily.
-
-    Raises
-    ------
-    RunMismatch
-        A part is missing, is given twice, or belongs to another run.
     """
     ordered = _order_parts(parts)
     header = _merge_headers(list(ordered.values()), ordered)

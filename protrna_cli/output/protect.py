@@ -47,13 +47,6 @@ def protect(target: Path, format: Format, read: Iterable[str | Path], overwrite:
         Everything that the command reads; see `refuse_to_replace`.
     overwrite
         Whether files of the output may be replaced.
-
-    Raises
-    ------
-    UsageError
-        It would replace a file that is read.
-    OutputUnwritable
-        It, or a file beside it, is not a file that may be replaced.
     """
     _refuse_long_name(target, written_files(target, format))
     refuse_to_replace(written_files(target, format), read)
@@ -101,11 +94,6 @@ def refuse_to_replace(
         Every path that the command may write or remove.
     read
         Every path that it reads, and everything else that it writes; `-` is standard input.
-
-    Raises
-    ------
-    UsageError
-        A path is in both; the message names both spellings.
     """
     replaced = {_identity(path): path for path in written}
     wanted: dict[Path, str | Path] = {}
@@ -140,27 +128,14 @@ def refuse_unless_output(target: Path) -> None:
 
 
 def refuse_unless_file(path: Path, remedy: str = MOVE_AWAY) -> None:
-    """Refuse to replace anything but a file: a symbolic link, a folder, a device, a pipe or a socket.
-
-    Raises
-    ------
-    OutputUnwritable
-        Something else has the name; the message states what.
-    """
+    """Refuse to replace anything but a file: a symbolic link, a folder, a device, a pipe or a socket."""
     kind = _kind(path)
     if kind not in (None, FILE):
         raise OutputUnwritable(f"{path}: {kind}, which protrna does not replace; {remedy}")
 
 
 def refuse_foreign_companions(target: Path, format: Format, overwrite: bool) -> None:
-    """Refuse to replace what has the name of a file beside an output, but was not made by protrna.
-
-    Raises
-    ------
-    OutputUnwritable
-        A companion is not a file, the list of skipped records is not one (which `overwrite` allows), or the
-        folder of unfinished output is not one.
-    """
+    """Refuse to replace what has the name of a file beside an output, but was not made by protrna."""
     *companions, _ = format.files(target)
     skipped = skipped_path(target)
     for file in (*companions, skipped):
@@ -186,13 +161,7 @@ def _is_skipped_list(path: Path) -> bool:
 
 
 def refuse_foreign_partial(target: Path) -> None:
-    """Refuse to use what has the name of an output's `OUT.partial`, but was not made by protrna.
-
-    Raises
-    ------
-    OutputUnwritable
-        It is no folder, or a folder with files but without a mark of ours.
-    """
+    """Refuse to use what has the name of an output's `OUT.partial`, but was not made by protrna."""
     folder = partial_path(target)
     kind = _kind(folder)
     if kind is None or (kind == FOLDER and _is_ours(target)):
@@ -209,15 +178,7 @@ def _is_ours(target: Path) -> bool:
 
 
 def make_partial(target: Path) -> Path:
-    """Make the folder of an unfinished output, in place of an earlier one.
-
-    Raises
-    ------
-    OutputUnwritable
-        What has its name was not made by protrna.
-    OSError
-        It cannot be made.
-    """
+    """Make the folder of an unfinished output, in place of an earlier one."""
     refuse_foreign_partial(target)
     _remove(target)
     folder = partial_path(target)
@@ -227,13 +188,7 @@ def make_partial(target: Path) -> Path:
 
 
 def remove_partial(target: Path) -> None:
-    """Remove the folder of an unfinished output, as far as that is possible.
-
-    Raises
-    ------
-    OutputUnwritable
-        What has its name was not made by protrna.
-    """
+    """Remove the folder of an unfinished output, as far as that is possible."""
     refuse_foreign_partial(target)
     with suppress(OSError):
         _remove(target)

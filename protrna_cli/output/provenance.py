@@ -23,11 +23,6 @@ def run_key(header: Header, name: str = "output") -> RunKey:
     ----------
     name
         What a message calls the output.
-
-    Raises
-    ------
-    InputError
-        The header was not written by protrna embed.
     """
     try:
         if not all(isinstance(header.provenance[count], int) for count in COUNTS):
@@ -76,13 +71,7 @@ def shard_of(header: Header) -> Shard:
 
 
 def compare_keys(found: RunKey, wanted: RunKey, name: str) -> None:
-    """Refuse to mix two runs that would make different outputs.
-
-    Raises
-    ------
-    RunMismatch
-        They differ; the message names the first field that differs.
-    """
+    """Refuse to mix two runs that would make different outputs."""
     if difference := first_difference(found, wanted):
         field, before, now = difference
         raise RunMismatch(

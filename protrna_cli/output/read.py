@@ -37,26 +37,13 @@ def read_output(path: Path) -> tuple[Header, Iterator[Block]]:
     -------
     tuple
         The header, and an iterator that reads the blocks in order as they are needed.
-
-    Raises
-    ------
-    InputUnreadable
-        The file cannot be opened.
-    InputError
-        It is not an output of protrna; also from the iterator, if it is damaged.
     """
     reader, header = _open(path)
     return header, _blocks(path, reader, header)
 
 
 def read_whole(path: Path) -> tuple[Header, Iterator[Block]]:
-    """Open an output as `read_output` does; reading it to the end fails unless it is complete and undamaged.
-
-    Raises
-    ------
-    InputUnreadable, InputError
-        As `read_output`; also from the iterator, if rows are missing or a checksum differs.
-    """
+    """Open an output; reading it to the end fails unless it is complete and undamaged."""
     header, blocks = read_output(path)
     return header, _complete(path, header, blocks)
 
@@ -79,13 +66,7 @@ def _check_md5(row: Row, header: Header, number: int) -> None:
 
 
 def read_layer(path: Path, column: int) -> tuple[list[Row], Values]:
-    """Read the rows and the vectors (n_vectors, D) of a layer; they are mapped if the format allows.
-
-    Raises
-    ------
-    InputUnreadable, InputError
-        As `read_output`; a file whose vectors are not mapped is also compared with its checksums.
-    """
+    """Read the rows and the vectors (n_vectors, D) of a layer; they are mapped if the format allows."""
     reader, header = _open(path)
     with _undamaged(path):
         reader.check(path, header)
@@ -107,13 +88,7 @@ def schema_of(path: Path) -> dict[str, str]:
 
 
 def refuse_changed_bytes(path: Path) -> None:
-    """Refuse an HDF5 file whose bytes are not those that protrna wrote, before libhdf5 opens it.
-
-    Raises
-    ------
-    InputError
-        They have changed. A file that protrna did not write passes, and so does one that is not HDF5.
-    """
+    """Refuse an HDF5 file whose bytes are not those that protrna wrote, before libhdf5 opens it."""
     from protrna_cli.output.formats import h5file  # imports h5py
 
     with suppress(OSError):  # opening it says why
@@ -127,26 +102,14 @@ def refuse_changed_bytes(path: Path) -> None:
 
 
 def check_structure(path: Path) -> None:
-    """Check all that reading an output does not: unused bytes, numbers of lines, what stands behind its end.
-
-    Raises
-    ------
-    InputUnreadable, InputError
-        It is damaged, or cannot be read.
-    """
+    """Check what reading an output does not: unused bytes, numbers of lines, what is behind its end."""
     reader, header = _open(path)
     with _undamaged(path):
         reader.check(path, header, thorough=True)
 
 
 def check_quickly(path: Path) -> None:
-    """Check that an output is undamaged: its sizes, types and counts, and all of a small one.
-
-    Raises
-    ------
-    InputUnreadable, InputError
-        It is damaged, or cannot be read.
-    """
+    """Check that an output is undamaged: its sizes, types and counts, and all of a small one."""
     reader, header = _open(path)
     with _undamaged(path):
         reader.check(path, header)

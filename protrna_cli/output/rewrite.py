@@ -29,13 +29,6 @@ def make_output(
     ----------
     sources
         The outputs that it is made from; their lists of skipped records are joined.
-
-    Raises
-    ------
-    OutputUnwritable
-        The output exists, or cannot be created, or an unfinished run has the same name.
-    WriteFailed
-        Writing failed; the sources are unchanged.
     """
     with locked(target):
         for file in format.files(target):

@@ -93,11 +93,6 @@ class Header:
             A layer, negatives count from the end of the model; None if the output has only one.
         source
             The output, for messages.
-
-        Raises
-        ------
-        UsageError
-            The output has no such layer, or has several and none was given.
         """
         layers = ", ".join(map(str, self.layers))
         if layer is None:
@@ -146,11 +141,6 @@ class Header:
         ----------
         checksums
             Checksums as JSON, if they are kept apart from the header.
-
-        Raises
-        ------
-        ValueError
-            The text is not protrna provenance.
         """
         try:
             provenance = json.loads(text)

@@ -33,13 +33,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Parse `I/N`.
-
-        Raises
-        ------
-        UsageError
-            The text does not have that form, or I is not between 1 and N.
-        """
+        """Parse `I/N`."""
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise UsageError(f"{text!r} is not a shard; --shard takes I/N, auto or auto/N, I from 1 to N")

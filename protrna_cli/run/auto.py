@@ -45,11 +45,6 @@ def settle(options: EmbedOptions, outputs: Sequence[Path] = ()) -> EmbedOptions:
     ----------
     outputs
         The outputs of the run. If one is to be resumed, its values are taken.
-
-    Raises
-    ------
-    UsageError
-        There is no such device.
     """
     if AUTO not in (options.precision, options.batch_tokens):
         return options

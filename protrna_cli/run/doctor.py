@@ -113,13 +113,6 @@ def examine(
         if the published weights are missing.
     device, threads
         As in `load_model`.
-
-    Raises
-    ------
-    UsageError
-        An argument is not one that its option takes, or there is no such device.
-    WeightsError
-        The checkpoint is not usable.
     """
     from protrna_cli.model import runtime, trial
 

@@ -158,11 +158,6 @@ def estimate(
         Operations per second, if known.
     processes
         How many processes the run gets.
-
-    Raises
-    ------
-    UsageError
-        The model has no such layer.
     """
     layers = size.layer_indices(options.layers)
     work, n_computed = Work(), 0

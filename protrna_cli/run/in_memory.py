@@ -80,13 +80,7 @@ class _KeptChunk:
 def embed_chunks(
     items: Iterable[Record | Skipped], model: ProtRNA, pooling: str, request: Request, progress: Progress
 ) -> Iterator[ChunkRows]:
-    """Embed records chunk by chunk. The chunks, and so the numbers, are those of a run that writes a file.
-
-    Raises
-    ------
-    NotFinite, OutOfMemory
-        A record cannot be embedded; the message names it.
-    """
+    """Embed records chunk by chunk. The chunks, and so the numbers, are those of a run that writes a file."""
     for chunk in into_chunks(items):
         sink = _KeptChunk(len(request.repr_layers))
         with InProcess(model) as embedder:

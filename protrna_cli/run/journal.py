@@ -108,13 +108,7 @@ class Journal:
 
     @classmethod
     def resume(cls, path: Path, key: RunKey) -> Journal:
-        """Continue a journal.
-
-        Raises
-        ------
-        RunMismatch
-            It belongs to another run, and the message names the field that differs; or it is damaged.
-        """
+        """Continue a journal."""
         lines = path.read_bytes().split(b"\n")[:-1]  # an incomplete last line is ignored
         if not lines:
             path.unlink()

@@ -189,12 +189,6 @@ class EmbedOptions:
         ----------
         output
             The output as messages name it: `-`, or the null device.
-
-        Raises
-        ------
-        UsageError
-            Another format than Parquet, `resume`, `overwrite`, `reuse`, a second output, or rules that may
-            skip records, whose list is a file beside the output.
         """
         if self.format not in (None, "parquet"):
             raise UsageError(f"-o {output} is always Parquet, not {self.format}; give -o a file")
@@ -219,13 +213,7 @@ class EmbedOptions:
             )
 
     def refuse_for_cluster(self) -> None:
-        """Refuse options that do not work with a folder of parts, for a run on a Dask cluster.
-
-        Raises
-        ------
-        UsageError
-            Another format than Parquet, a second output, or a shard.
-        """
+        """Refuse options that do not work with a folder of parts, for a run on a Dask cluster."""
         if self.format not in (None, "parquet"):
             raise UsageError(
                 "--dask writes a folder of Parquet parts; use protrna merge to convert it to another format"

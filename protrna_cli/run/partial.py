@@ -48,13 +48,6 @@ class PartialOutput:
         Its header; what was reused may be known only after it is opened.
     position
         How far the run got, and so where to continue.
-
-    Raises
-    ------
-    OutputUnwritable
-        The folder cannot be created, or was not made by protrna.
-    RunMismatch
-        The folder belongs to another run, or its journal is damaged.
     """
 
     def __init__(self, output: Path, header: Header, key: RunKey, resume: bool = False) -> None:
@@ -167,13 +160,6 @@ class PartialOutput:
         ----------
         check
             Called between blocks; if it raises, a later run can call `finish` again.
-
-        Raises
-        ------
-        WriteFailed
-            The output cannot be written.
-        InputError
-            A row was not filled.
         """
         if self._fits:
             provenance = {**self.header.provenance, "halved_to": self._fits}

@@ -130,13 +130,6 @@ def embed(
     -------
     Work
         The batches that ran.
-
-    Raises
-    ------
-    Stopped
-        A stop was requested; all finished batches are committed.
-    NotFinite, OutOfMemory
-        A record cannot be embedded; the message names it. The batches before it are committed.
     """
     known = [each.sink.position.fits for each in products if each.sink.position.fits]
     work = Work(fits=min(known, default=0))

@@ -19,13 +19,7 @@ SMALL_MODEL = 50_000_000
 
 
 def faster_precision(options: EmbedOptions) -> str:
-    """Choose bfloat16 where it is worth it, otherwise float32.
-
-    Raises
-    ------
-    UsageError
-        There is no such device.
-    """
+    """Choose bfloat16 where it is worth it, otherwise float32."""
     return "bfloat16" if _gain(options) >= WORTH_IT else "float32"
 
 

@@ -113,11 +113,6 @@ class Reuse:
         -------
         ndarray
             For each row of the run, whether it was filled.
-
-        Raises
-        ------
-        InputUnreadable, InputError
-            An earlier output is damaged, or cannot be read.
         """
         filled = np.zeros(len(self.held), bool)
         for file in self._files:
@@ -200,11 +195,6 @@ def plan_reuse(
     -------
     tuple
         The first is None if the shard's distinct sequences are not known.
-
-    Raises
-    ------
-    InputUnreadable, InputError, RunMismatch, UsageError
-        As `_origins`.
     """
     earlier = _filled_earlier(headers, shard.census.n_records) if options.resume else {}
     for target, reuse in earlier.items():
@@ -235,17 +225,7 @@ def _filled_earlier(headers: Mapping[Target, Header], n_records: int) -> dict[Ta
 
 
 def _origins(paths: Sequence[str], headers: Mapping[Target, Header]) -> list[dict[str, Any]]:
-    """Check that vectors of earlier outputs fit into a run; returns what its provenance says of them.
-
-    Raises
-    ------
-    InputUnreadable, InputError
-        An earlier output cannot be read, or is not one.
-    RunMismatch
-        It was made in another way; the message names what differs.
-    UsageError
-        An output of the run has no earlier one of its kind.
-    """
+    """Check that vectors of earlier outputs fit into a run; returns what its provenance says of them."""
     kinds = []
     for path in paths:
         header = read_joined(Path(path))[0]

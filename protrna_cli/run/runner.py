@@ -86,11 +86,6 @@ def embed_shard(
     ----------
     targets
         Outputs of one run of the model. With `resume`, outputs that are already complete are left alone.
-
-    Raises
-    ------
-    ProtrnaError
-        As `embed_fasta`.
     """
     paths = [target.path for target in targets]
     with stop.abandoning():
@@ -134,15 +129,7 @@ def seats_of(checkpoint: Checkpoint, size: ModelSize, residues: int, options: Em
 def opened(
     checkpoint: Checkpoint, plan: ShardPlan, options: EmbedOptions, progress: Progress, stop: Stop
 ) -> Iterator[Embedder]:
-    """Load the model in this process, or start the workers that do; none if nothing is to be computed.
-
-    Raises
-    ------
-    WeightsError, UsageError
-        As `load_checkpoint` and `choose_seats`.
-    WorkersLost
-        A worker died as it loaded the model.
-    """
+    """Load the model in this process, or start the workers that do; none if nothing is to be computed."""
     if not plan.amount.records:
         yield Absent()
         return
@@ -210,15 +197,6 @@ def plan_shard(
     ----------
     across_chunks
         Whether a record may copy the vectors of an earlier chunk.
-
-    Raises
-    ------
-    UsageError
-        The model has no such layer, or a record is too long to run in one piece.
-    WeightsError
-        The checkpoint is not usable.
-    RunMismatch, InputUnreadable, InputError
-        An output to reuse was made in another way, or cannot be read.
     """
     with checkpoint.hashing() as sha256:
         size = checkpoint.size()
@@ -337,11 +315,6 @@ def check_memory(length: int, record_id: str, size: ModelSize) -> None:
     ----------
     length, record_id
         Its length in residues, and its id.
-
-    Raises
-    ------
-    UsageError
-        It does not fit.
     """
     needed = size.attention_bytes(length + 2)
     free = available_memory()

@@ -56,11 +56,6 @@ def choose_seats(options: EmbedOptions, tokens: int, weight_bytes: int) -> list[
     -------
     list
         One for each process. One seat is the whole machine, for a run without workers.
-
-    Raises
-    ------
-    UsageError
-        There are more workers than GPUs, than cores, or than the memory holds; or there is no GPU.
     """
     if options.workers == 1:
         return [Seat(options.device, options.threads)]

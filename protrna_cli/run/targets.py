@@ -49,13 +49,7 @@ class Target:
 
 
 def targets_of(path: Path, options: EmbedOptions) -> list[Target]:
-    """List all output files of a run.
-
-    Raises
-    ------
-    UsageError
-        A suffix is not that of a format, two files have the same path, or neither has the HDF5 layout given.
-    """
+    """List all output files of a run."""
     format = choose_format(path, options.format, options.h5_layout)
     targets = [Target(shard_path(path, options.shard), format, options.per_token)]
     if options.per_token_output:
@@ -142,13 +136,7 @@ def protect_targets(
     checkpoint: Checkpoint,
     options: EmbedOptions,
 ) -> None:
-    """Refuse outputs that would replace what the run reads, one another, or what protrna did not make.
-
-    Raises
-    ------
-    UsageError, OutputUnwritable
-        As `protect`.
-    """
+    """Refuse outputs that would replace what the run reads, one another, or what protrna did not make."""
     read: list[str | Path] = [*inputs_of_run(inputs, checkpoint, options), *_files_reused(targets, options)]
     for target in targets:
         others = [
@@ -181,13 +169,7 @@ def inputs_of_run(
 
 
 def refuse_existing(target: Target, options: EmbedOptions) -> None:
-    """Refuse an existing output, unless the options ask to resume or replace it.
-
-    Raises
-    ------
-    OutputUnwritable
-        The output, or an unfinished run of it, exists.
-    """
+    """Refuse an existing output, unless the options ask to resume or replace it."""
     partial = partial_path(target.path)
     if complete_path(target.path).exists() and not options.resume:
         raise OutputUnwritable(
@@ -221,15 +203,7 @@ def _refuse_companions_alone(target: Target) -> None:
 
 
 def is_whole(path: Path, header: Header) -> bool:
-    """Whether the output exists already and was made by the same run.
-
-    Raises
-    ------
-    RunMismatch
-        It was made by another run, or not by protrna embed, and there is no unfinished run beside it.
-    InputError
-        It is damaged, and there is no unfinished run beside it.
-    """
+    """Whether the output exists already and was made by the same run."""
     if not path.exists():
         return False
     try:
@@ -264,13 +238,7 @@ def _check_undamaged(path: Path, header: Header) -> None:
 
 
 def check_space(headers: Mapping[Target, Header], progress: Progress) -> None:
-    """Refuse outputs that together do not fit on their disks, before anything runs.
-
-    Raises
-    ------
-    OutputUnwritable
-        An output does not fit.
-    """
+    """Refuse outputs that together do not fit on their disks, before anything runs."""
     claimed: dict[int, int] = {}  # bytes that the earlier outputs need on each disk
     for target, header in headers.items():
         path, partial = target.path, partial_path(target.path)

@@ -44,13 +44,6 @@ def find_flaws(
     -------
     list
         The flaws, one line each, at most 20; empty if the output is complete and undamaged.
-
-    Raises
-    ------
-    InputUnreadable, InputError
-        The output or the input cannot be read.
-    UsageError
-        The regions are missing, or are not those that the output was made with.
     """
     header = read_joined(path)[0] if is_folder(path) else read_output(path)[0]
     run_key(header, str(path))  # refuses an incomplete header

@@ -89,15 +89,7 @@ class Workers:
         self._threads.shutdown(cancel_futures=True)  # each thread sees that its worker has ended
 
     def wait(self) -> None:
-        """Wait until all of them have loaded the model.
-
-        Raises
-        ------
-        WorkersLost
-            One died.
-        ProtrnaError
-            As `load_checkpoint`.
-        """
+        """Wait until all of them have loaded the model."""
         for worker in self._workers:
             try:
                 worker.receive()
@@ -190,13 +182,7 @@ class _Worker:
             self._connection.send(self._model)
 
     def run(self, batch: tuple[Any, ...]) -> list[Floats]:
-        """Run a batch, as `ProtRNA.embed` does.
-
-        Raises
-        ------
-        EOFError, OSError
-            The process died.
-        """
+        """Run a batch, as `ProtRNA.embed` does."""
         self._connection.send(batch)
         vectors: list[Floats] = self.receive()
         return vectors

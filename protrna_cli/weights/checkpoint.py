@@ -42,11 +42,6 @@ class Checkpoint(ABC):
         ----------
         offline
             Whether downloads are forbidden; `PROTRNA_OFFLINE` forbids them too.
-
-        Raises
-        ------
-        WeightsError
-            The published checkpoint is missing, and downloads are forbidden.
         """
 
     def obtain(self, watcher: Watcher | None = None, offline: bool = False) -> None:  # noqa: B027 (nothing to do)
@@ -54,23 +49,11 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def size(self) -> ModelSize:
-        """Read the size of the model without loading its weights.
-
-        Raises
-        ------
-        WeightsError
-            The file is not a ProtRNA checkpoint.
-        """
+        """Read the size of the model without loading its weights."""
 
     @abstractmethod
     def sha256(self) -> str | None:
-        """SHA-256 of the file in hexadecimal; None for the demo model, which has no file.
-
-        Raises
-        ------
-        WeightsError
-            The file cannot be read, or changed since its SHA-256 was recorded.
-        """
+        """SHA-256 of the file in hexadecimal; None for the demo model, which has no file."""
 
     @abstractmethod
     def load(

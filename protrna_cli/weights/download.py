@@ -68,13 +68,6 @@ def download(
     -------
     bool
         Whether it begins with bytes from an earlier call.
-
-    Raises
-    ------
-    Unavailable
-        The server does not provide the file.
-    WriteFailed
-        The disk is full or cannot be written.
     """
     resumed = _resume_position(remote, partial)[0] > 0
     furthest = _size(partial)
@@ -99,15 +92,7 @@ def download(
 
 
 def copy(source: Path, partial: Path, target: Path, watcher: Watcher) -> None:
-    """Copy a file into `partial`, always from its start.
-
-    Raises
-    ------
-    Unavailable
-        The source cannot be read.
-    WriteFailed
-        The disk is full or cannot be written.
-    """
+    """Copy a file into `partial`, always from its start."""
     try:
         with open_regular(source) as file:
             size = source.stat().st_size

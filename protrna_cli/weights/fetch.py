@@ -48,18 +48,6 @@ def fetch(
         and `NAME.partial` until it is complete.
     mirrors
         Mirrors to try, in order; by default the published addresses.
-
-    Raises
-    ------
-    WeightsError
-        No mirror provides a valid checkpoint of the published size; `target` is not created. Or `target` is a
-        whole checkpoint of another size: somebody's model, which is not replaced.
-    UsageError
-        It would replace the file to copy.
-    OutputUnwritable
-        The folder cannot be created or written, or what protrna did not make has a name that is needed.
-    WriteFailed
-        The disk is full; the next call resumes the download.
     """
     mirrors = MIRRORS if mirrors is None else mirrors
     watcher, retry_policy = watcher or Watcher(), retry_policy or RetryPolicy()

@@ -27,13 +27,7 @@ def weights_folder_if_any(weights_dir: str | None = None) -> Path | None:
 
 
 def weights_folder(weights_dir: str | None = None) -> Path:
-    """Folder of the published checkpoint, where there must be one.
-
-    Raises
-    ------
-    WeightsError
-        The user has no home folder, and no folder is named.
-    """
+    """Folder of the published checkpoint, where there must be one."""
     folder = weights_folder_if_any(weights_dir)
     if folder is None:
         raise WeightsError(
@@ -54,11 +48,6 @@ def locate(name_or_path: str, weights_dir: str | None = None, check: bool = Fals
         The argument of `weights_folder`.
     check
         Hash the file again, even if it has not changed since the last time.
-
-    Raises
-    ------
-    WeightsError
-        There is no file with that path, or no folder for the published checkpoint.
     """
     if name_or_path == DEMO:
         return DemoCheckpoint()

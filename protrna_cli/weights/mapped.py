@@ -103,11 +103,6 @@ def find_or_make(
     -------
     Copy or None
         None if there is none, and it cannot be made here or is not worth it.
-
-    Raises
-    ------
-    WeightsError
-        The checkpoint is damaged.
     """
     path = path_of(sha256, precision, home)
     try:

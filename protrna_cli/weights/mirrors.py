@@ -50,13 +50,7 @@ def is_remote(address: str) -> bool:
 
 
 def look_up(mirror: Mirror, retry_policy: RetryPolicy, watcher: Watcher) -> RemoteFile:
-    """Read the size and the checksum of the mirror's file from its record.
-
-    Raises
-    ------
-    Unavailable
-        The server does not answer, or the record does not list the file.
-    """
+    """Read the size and the checksum of the mirror's file from its record."""
     if mirror.record is None:
         return RemoteFile(mirror.address)
     record = fetch_small(mirror.record, retry_policy, watcher)

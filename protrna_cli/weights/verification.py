@@ -58,11 +58,6 @@ def file_hash(path: Path, algorithm: str) -> str:
     ----------
     algorithm
         A name that `hashlib` knows, such as `sha256`.
-
-    Raises
-    ------
-    OSError
-        It is not a file, or cannot be read.
     """
     digest = hashlib.new(algorithm)
     with open_regular(path) as file:
@@ -85,13 +80,7 @@ def write_verification(checkpoint: Path, record: Verification) -> None:
 
 
 def checked_sha256(checkpoint: Path) -> str:
-    """Hash a checkpoint (SHA-256, in hexadecimal) and compare with its record, if there is one.
-
-    Raises
-    ------
-    WeightsError
-        The file cannot be read, or its SHA-256 differs from the recorded one.
-    """
+    """Hash a checkpoint (SHA-256, in hexadecimal) and compare with its record, if there is one."""
     try:
         found = file_hash(checkpoint, "sha256")
     except OSError as error:
@@ -115,11 +104,6 @@ def verify_checkpoint(checkpoint: Path) -> Verification:
     Verification
         The new record, also written beside the checkpoint if the folder is writable and no other file has the
         record's name.
-
-    Raises
-    ------
-    WeightsError
-        The checkpoint is damaged or not a ProtRNA checkpoint.
     """
     found = checked_sha256(checkpoint)
     read_checkpoint(checkpoint, lambda name, values: None)
@@ -132,13 +116,7 @@ def verify_checkpoint(checkpoint: Path) -> Verification:
 
 
 def verify_published(checkpoint: Path) -> Verification:
-    """Check the published checkpoint as `verify_checkpoint` does, and that it has the published size.
-
-    Raises
-    ------
-    WeightsError
-        As in `verify_checkpoint`; also if it is a checkpoint of another size.
-    """
+    """Check the published checkpoint as `verify_checkpoint` does, and that it has the published size."""
     check_size(checkpoint, structure.PUBLISHED_SIZE)
     return verify_checkpoint(checkpoint)
 

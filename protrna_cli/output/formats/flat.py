@@ -22,13 +22,7 @@ from protrna_cli.plan.rows import COUNT_COLUMNS, Row
 
 
 def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
-    """Write one dataset per row.
-
-    Raises
-    ------
-    OutputUnwritable
-        An id is empty or repeats, so it cannot be the name of a dataset.
-    """
+    """Write one dataset per row."""
     with created(path, seal) as (file, check):
         if name := _model_name(header):
             file.attrs["model_name"] = name
@@ -107,13 +101,7 @@ def schema(header: Header) -> dict[str, str]:
 
 
 def require_unique_ids(rows: Iterable[Row]) -> None:
-    """Check that every id can be the name of a flat HDF5 dataset; the ids are kept in memory.
-
-    Raises
-    ------
-    OutputUnwritable
-        An id is empty or repeats.
-    """
+    """Check that every id can be the name of a flat HDF5 dataset; the ids are kept in memory."""
     seen: set[str] = set()
     for row in rows:
         if not row.id or row.id in seen:

@@ -18,13 +18,7 @@ from protrna_cli.plan.rows import ROW_COLUMNS, Row
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of an HDF5 output.
-
-    Raises
-    ------
-    ValueError
-        It is not HDF5, or protrna did not write it.
-    """
+    """Read the header of an HDF5 output."""
     with opened(path) as file:
         text = file.attrs.get(PROVENANCE_KEY)
     if not isinstance(text, str):
@@ -63,13 +57,7 @@ def mapped(path: Path, header: Header, column: int) -> Values | None:
 
 
 def check(path: Path, header: Header, thorough: bool = False) -> None:
-    """Compare shapes and types, and thoroughly all bytes, with what was written.
-
-    Raises
-    ------
-    ValueError
-        They differ.
-    """
+    """Compare shapes and types, and thoroughly all bytes, with what was written."""
     if thorough:  # if not, opening a large file does not compare its bytes
         status = path.stat()
         check_bytes(path, status.st_size, status.st_mtime_ns)

@@ -138,13 +138,7 @@ def write_header(path: Path, header: Header) -> None:
 
 
 def read_header(path: Path) -> Header:
-    """Read the provenance beside an array.
-
-    Raises
-    ------
-    ValueError
-        There is none, or protrna did not write it.
-    """
+    """Read the provenance beside an array."""
     if not meta_path(path).exists():
         raise ValueError(f"an array without {meta_path(path).name} beside it")
     return Header.from_json(meta_path(path).read_text(encoding="utf-8"))
@@ -177,13 +171,7 @@ def read_rows(path: Path, header: Header) -> Iterator[Row]:
 
 
 def check(path: Path, header: Header, thorough: bool = False) -> None:
-    """Compare the array's size and type, and the number of lines of the index, with the header.
-
-    Raises
-    ------
-    ValueError
-        One of them differs.
-    """
+    """Compare the array's size and type, and the number of lines of the index, with the header."""
     _mapped(path, header)
     with index_path(path).open("rb") as index:
         lines = sum(block.count(b"\n") for block in iter(lambda: index.read(1 << 20), b""))

@@ -109,13 +109,7 @@ def mapped(path: Path, header: Header, column: int) -> None:
 
 
 def check(path: Path, header: Header, thorough: bool = False) -> None:
-    """Compare the columns and the number of rows with the header.
-
-    Raises
-    ------
-    ValueError
-        They differ.
-    """
+    """Compare the columns and the number of rows with the header."""
     with _opened(path) as stored, pq.ParquetFile(stored) as file:
         _check_columns(file, header)
         if file.metadata.num_rows != header.n_rows:

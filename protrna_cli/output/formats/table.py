@@ -102,11 +102,6 @@ def choose_format(
         Which of the two HDF5 layouts; ignored for other formats.
     exports
         Whether the formats that only `protrna convert` makes may be chosen.
-
-    Raises
-    ------
-    UsageError
-        No format has the suffix.
     """
     among = [each for each in TABLE if exports or not each.is_export]
     suffix = path.suffix.lower()
@@ -122,13 +117,7 @@ def choose_format(
 
 
 def refuse_layout(h5_layout: str, formats: Sequence[Format]) -> None:
-    """Refuse an HDF5 layout that no output has. `flat`, the default, may always be given.
-
-    Raises
-    ------
-    UsageError
-        None of the formats is HDF5.
-    """
+    """Refuse an HDF5 layout that no output has. `flat`, the default, may always be given."""
     if h5_layout != "flat" and all(each.layout is None for each in formats):
         names = " and ".join(each.name for each in formats)
         raise UsageError(

@@ -139,7 +139,10 @@ def test_the_output_may_be_its_own_next_version(tmp_path: Path, release: Path, r
         embed_fasta(release, old, replace(options, overwrite=True), stop=StopAfter(7))
     assert old.read_bytes() == before
     assert partial_path(old).exists()
-    assert_counts(replace(embed_fasta(release, old, replace(options, resume=True)), resumed=Amount()))
+    summary = embed_fasta(release, old, replace(options, resume=True))
+    assert 0 <= summary.resumed.records <= summary.computed.records
+    assert sum(each["sequences"] for each in read_output(old)[0].provenance["reuse"]) == 38
+    assert_counts(replace(summary, resumed=Amount()))
     assert_reused(old, earlier)
     assert embed_fasta(release, old, replace(options, resume=True)).already_whole
     assert "38 sequences of old, which this one replaced" in run("info", old).out

@@ -195,6 +195,20 @@ def visible_gpus() -> list[Gpu]:
     return [_gpu_named(name, gpus) for name in names if re.fullmatch(r"\d+|(GPU|MIG)-\S+", name)]
 
 
+def gpu_cards() -> list[str]:
+    """Name the NVIDIA GPUs of this machine, unless they are hidden from this process."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+        return [name.strip() for name in told.splitlines() if name.strip()]
+    except (OSError, subprocess.SubprocessError):
+        found = Path("/proc/driver/nvidia/gpus").glob("*/information")
+        texts = "".join(file.read_text(errors="replace") for file in found)
+        return re.findall(r"^Model:\s*(.+?)\s*$", texts, re.MULTILINE)
+
+
 def _gpu_named(name: str, gpus: Sequence[Gpu]) -> Gpu:
     """Find a GPU by its number or the start of its UUID; a part of one (MIG) has memory that is not known."""
     for number, gpu in enumerate(gpus):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protrna_cli.errors import UsageError
-from protrna_cli.machine import available_cpus, is_own_process, parse_device, refuse_machine
+from protrna_cli.machine import available_cpus, gpu_cards, is_own_process, parse_device, refuse_machine
 from protrna_cli.model.structure import Placer
 from protrna_cli.text import counted
 
@@ -166,6 +166,17 @@ def gpu_names() -> tuple[str, ...]:
     return tuple(str(each.get("device_name", "unknown")) for each in details)
 
 
+def unused_gpus() -> str | None:
+    """Say which GPUs there are that TensorFlow does not see, why, and what to type; None without any."""
+    if tf.config.list_physical_devices("GPU") or not (cards := gpu_cards()):
+        return None
+    why = "does not find its CUDA libraries" if tf.test.is_built_with_cuda() else "was built without CUDA"
+    return (
+        f"this machine has {', '.join(dict.fromkeys(cards))}, but TensorFlow {tensorflow_version()} {why}; "
+        'run pip install "protrna-cli[gpu]" (from a clone pip install ".[gpu]"), then protrna doctor'
+    )
+
+
 def gpu_multiplies_bfloat16() -> bool:
     """Whether the first visible GPU has units for bfloat16: compute capability 8.0 (Ampere) or more."""
     details = tf.config.experimental.get_device_details(tf.config.get_visible_devices("GPU")[0])
@@ -183,7 +194,8 @@ def _find_gpu(device: str) -> Any:
     gpus = tf.config.list_physical_devices("GPU")
     if number >= len(gpus):
         raise UsageError(
-            f"there is no {device}: TensorFlow sees {counted(len(gpus), 'GPU')}; use --device cpu"
+            f"there is no {device}: TensorFlow sees {counted(len(gpus), 'GPU')}; "
+            f"{unused_gpus() or 'use --device cpu'}"
         )
     if gpus[number] not in visible:
         raise UsageError(f"{device} is hidden from TensorFlow in this process; choose another device")

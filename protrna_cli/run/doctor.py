@@ -32,6 +32,8 @@ class Diagnosis:
         Versions of protrna, Python and TensorFlow; operating system and number of CPUs.
     instruction_sets, gpus, device, threads, memory_bytes
         What this process may use; `device` is the one that it uses, `memory_bytes` is the free memory.
+    unused_gpus
+        Which GPUs the machine has that TensorFlow does not see, and what to do; None without any.
     weights_path, weights_there
         Where the published weights are kept (None for a user without a home folder), and whether they are
         there.
@@ -51,6 +53,7 @@ class Diagnosis:
     system: str
     instruction_sets: tuple[str, ...]
     gpus: tuple[str, ...]
+    unused_gpus: str | None
     device: str
     threads: int
     memory_bytes: int | None
@@ -79,7 +82,7 @@ class Diagnosis:
             "protrna": f"{self.version}, Python {self.python}, TensorFlow {self.tensorflow}",
             "system": self.system,
             "instruction sets": ", ".join(self.instruction_sets) or "none that matter here",
-            "GPUs": ", ".join(self.gpus) or "none",
+            "GPUs": ", ".join(self.gpus) or self.unused_gpus or "none",
             "device": f"{self.device}, {self.threads} CPU threads",
             "free memory": size_text(self.memory_bytes) if self.memory_bytes is not None else "unknown",
             "published weights": f"{self.weights_path} ({there})"
@@ -138,6 +141,7 @@ def examine(
         system=f"{platform.platform()}, {available_cpus()} CPUs",
         instruction_sets=tuple(flag for flag in RELEVANT_FLAGS if flag in cpu_flags()),
         gpus=runtime.gpu_names(),
+        unused_gpus=runtime.unused_gpus(),
         device=device,
         threads=threads or available_cpus(),
         memory_bytes=available_memory(),

@@ -29,7 +29,7 @@ from protrna_cli.run.pipeline import Product, Request
 from protrna_cli.run.precision import recommend_bfloat16
 from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
 from protrna_cli.run.reuse import Reuse, plan_reuse
-from protrna_cli.run.seats import Seat, choose_seats
+from protrna_cli.run.seats import Seat, choose_seats, note_of_unused_gpus
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.targets import Target, check_space, is_whole, make_header
 from protrna_cli.run.work import Work
@@ -152,6 +152,8 @@ def opened(
                 f"laid out the weights in {copy.parent} ({size_text(copy.stat().st_size)}): later runs start "
                 "faster; protrna weights prune removes them"
             )
+        if options.device == AUTO and not seats[0].gpu and (unused := note_of_unused_gpus()):
+            progress.note(f"computing on the CPU: {unused}")
         if len(seats) > 1 and options.workers == AUTO:
             each = "a GPU" if seats[0].gpu else counted(seats[0].threads or 0, "thread")
             progress.note(f"{len(seats)} workers with {each} each")

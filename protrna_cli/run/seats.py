@@ -6,7 +6,14 @@ import os
 from typing import NamedTuple
 
 from protrna_cli.errors import UsageError
-from protrna_cli.machine import Gpu, available_cpus, available_memory, parse_device, visible_gpus
+from protrna_cli.machine import (
+    Gpu,
+    available_cpus,
+    available_memory,
+    gpu_cards,
+    parse_device,
+    visible_gpus,
+)
 from protrna_cli.plan.values import AUTO
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.text import counted
@@ -69,7 +76,8 @@ def choose_seats(options: EmbedOptions, tokens: int, weight_bytes: int) -> list[
             )
         return [Seat("gpu", _share(options, count), gpu.name) for gpu in gpus[:count]]
     if parse_device(options.device)[0] == "gpu":
-        raise UsageError(f"there is no {options.device}: TensorFlow sees 0 GPUs; use --device cpu")
+        remedy = note_of_unused_gpus() or "use --device cpu"
+        raise UsageError(f"there is no {options.device}: TensorFlow sees 0 GPUs; {remedy}")
     if options.workers == AUTO:
         count = min(useful, _room(options, weight_bytes))
     else:
@@ -78,6 +86,15 @@ def choose_seats(options: EmbedOptions, tokens: int, weight_bytes: int) -> list[
     if count == 1:
         return [Seat(options.device, options.threads)]
     return [Seat("cpu", _share(options, count))] * count
+
+
+def note_of_unused_gpus() -> str | None:
+    """Say which GPUs this machine has and TensorFlow does not use; it is asked only if there are some."""
+    if not gpu_cards():
+        return None
+    from protrna_cli.model import runtime
+
+    return runtime.unused_gpus()
 
 
 def threads_of_worker(options: EmbedOptions) -> int:

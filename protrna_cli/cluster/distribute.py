@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from os import PathLike
@@ -282,9 +282,10 @@ def _result(future: Future) -> Summary:
 
 def _cancel(client: Client, pending: Collection[Future]) -> None:
     """Cancel the tasks, and wait until the running ones have committed their work."""
-    if client.status == "running":
-        client.cancel(list(pending))
-        client.run(until_idle, on_error="ignore")
+    with suppress(OSError):  # the scheduler is lost as well: what ended the run is told, and not this
+        if client.status == "running":
+            client.cancel(list(pending))
+            client.run(until_idle, on_error="ignore")
 
 
 def _finish(folder: Path, n_parts: int, header: Header) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ from tests.tools.kill import content, write_input
 
 distributed = pytest.importorskip("distributed", reason='needs pip install "protrna-cli[dask]"')
 
+from protrna_cli.cluster import distribute  # noqa: E402
 from protrna_cli.cluster.distribute import embed_distributed  # noqa: E402
+from protrna_cli.fasta.census import Census  # noqa: E402
 
 pytestmark = [
     pytest.mark.dask,
@@ -333,3 +336,29 @@ def test_a_lost_scheduler_is_an_error(tmp_path: Path, source: Path) -> None:
 def test_usage_errors_are_the_same_as_without_dask(tmp_path: Path, source: Path, cluster: Any) -> None:
     with pytest.raises(UsageError, match="layer"):
         embed(cluster, source, tmp_path / "out", layers=(99,))
+
+
+class LostScheduler:
+    """A client whose scheduler goes as it is asked to cancel."""
+
+    status, loop = "running", None
+
+    def submit(self, *words: object, **more: object) -> Any:
+        return object()
+
+    def cancel(self, futures: object) -> None:
+        raise OSError("Timed out trying to connect to the scheduler")
+
+
+def test_a_stop_stays_a_stop_where_the_scheduler_is_lost_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(*words: object, **more: object) -> Any:
+        raise Stopped("stopped by SIGTERM")
+
+    monkeypatch.setattr("distributed.as_completed", stopping)
+    shared: Any = SimpleNamespace(
+        n_parts=2, folder=tmp_path, checkpoint=None, options=None, census=Census(n_records=7)
+    )
+    with pytest.raises(Stopped, match="stopped by SIGTERM; at least 0 of 7 records are saved"):
+        distribute._run(LostScheduler(), shared, Progress(), Stop())  # type: ignore[arg-type]

@@ -1,16 +1,29 @@
-"""CPUs, memory and devices that this process may use, found without TensorFlow."""
+"""CPUs, memory, limits and devices that this process has, found without TensorFlow."""
 
 from __future__ import annotations
 
 import os
+import platform
 import re
+import resource
 import subprocess
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from protrna_cli.errors import UsageError
+from protrna_cli.errors import ProtrnaError, SystemLimit, TensorFlowUnusable, UsageError
+from protrna_cli.text import counted, size_text
+
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
+
+IMPORT_BYTES = 5 << 29
+"""Address space that TensorFlow takes when it is imported and runs a small model: 2.3 GiB were measured."""
+
+LOAD_BYTES = 1 << 30
+"""Address space that it takes besides the weights once it is imported: 0.8 GiB were measured."""
 
 _owned = False
 
@@ -47,25 +60,46 @@ def is_own_process() -> bool:
 def available_cpus() -> int:
     """Count the CPUs that this process may use.
 
-    The smallest of the affinity mask, the cgroup's CPU quota and `SLURM_CPUS_PER_TASK`, but at least 1.
+    The smallest of the affinity mask, the CPU quotas of its cgroups and `SLURM_CPUS_PER_TASK`, at least 1.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = [affinity, _cgroup_quota(), _slurm_cpus()]
-    return max(1, min(limit for limit in limits if limit is not None))
+    return max(1, min([affinity, *_cgroup_quotas(), *_slurm_cpus()]))
 
 
-def _cgroup_quota() -> int | None:
-    """CPU quota of the cgroup, version 2 (`max` or `quota period`), rounded up; None if there is no limit."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else -(-int(quota) // int(period))
+def _cgroup_quotas() -> list[int]:
+    """CPU quotas of the cgroups of this process, rounded up."""
+    quotas = []
+    for group in _cgroups("cpu"):
+        with suppress(OSError, ValueError):  # another version, the root, or `max`: no limit
+            quota, period = map(int, (group / "cpu.max").read_text().split())
+            quotas.append(-(-quota // period))
+        with suppress(OSError, ValueError):
+            quota, period = (int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+            if quota > 0:
+                quotas.append(-(-quota // period))
+    return quotas
 
 
-def _slurm_cpus() -> int | None:
+def _cgroups(controller: str) -> Iterator[Path]:
+    """List the folders that may limit this process, of both versions: its own cgroup and all above it.
+
+    In a container the path of the group is often one that only the host has. Its limits are then those of
+    the root, which is always among the folders.
+    """
+    own = {"": "/", controller: "/"}
+    with suppress(OSError):
+        for line in (PROC / "self/cgroup").read_text().splitlines():
+            _, names, path = line.split(":", 2)
+            own.update((name, path) for name in names.split(",") if name in own and ".." not in path)
+    mounts = {CGROUPS: "", CGROUPS / "unified": "", CGROUPS / controller: controller}
+    for mount, name in mounts.items():
+        group = PurePosixPath(own[name])
+        yield from (mount / folder.relative_to("/") for folder in (group, *group.parents))
+
+
+def _slurm_cpus() -> list[int]:
     value = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return int(value) if value.isdigit() else None
+    return [int(value)] if value.isdigit() else []
 
 
 def _slurm_memory() -> list[int]:
@@ -80,24 +114,144 @@ def _slurm_memory() -> list[int]:
 def available_memory() -> int | None:
     """Bytes of memory that this process may still take; None if the system does not report it.
 
-    The smallest of the kernel's `MemAvailable`, what is left of the limit of the cgroup (version 2), and what
-    Slurm gives to a job on this machine.
+    The smallest of the kernel's `MemAvailable`, what is left of the limits of the cgroups, and what Slurm
+    gives to a job on this machine.
     """
-    limits = _slurm_memory()
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+    limits = [*_slurm_memory(), *_cgroup_memory()]
+    with suppress(OSError):
+        for line in (PROC / "meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 limits.append(int(line.split()[1]) * 1024)
-    except OSError:
-        pass
-    try:
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            limits.append(int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
     return min(limits, default=None)
+
+
+def _cgroup_memory() -> list[int]:
+    """Bytes that are left in each cgroup of this process that has a limit."""
+    left = []
+    for group in _cgroups("memory"):
+        for limit, used, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            with suppress(OSError, ValueError):  # another version, the root, or `max`: no limit
+                total, taken = (int((group / name).read_text()) for name in (limit, used))
+                left.append(max(0, total - taken + _counter(group / "memory.stat", cache)))
+    return left
+
+
+def _counter(statistics: Path, name: str) -> int:
+    """Read a counter of a cgroup: that of pages of files which the kernel drops when memory is needed."""
+    found = re.search(rf"^{name} (\d+)$", statistics.read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+@contextmanager
+def importing_tensorflow() -> Iterator[None]:
+    """Refuse to import TensorFlow where that would end the process, and translate how the import fails.
+
+    Raises
+    ------
+    SystemLimit
+        A limit of this process is too low for it.
+    TensorFlowUnusable
+        The processor cannot run it, or it is not installed as it should be.
+    """
+    if "tensorflow" in sys.modules:  # somebody else has imported it already
+        yield
+        return
+    check_processor()
+    check_threads()
+    check_address_space(IMPORT_BYTES)
+    try:
+        yield
+    except (ImportError, MemoryError, RuntimeError) as error:
+        raise _failed_import(error) from error
+
+
+def check_processor() -> None:
+    """Refuse a processor without AVX, which TensorFlow's packages need: it would die without a word.
+
+    Raises
+    ------
+    TensorFlowUnusable
+        It has none.
+    """
+    flags = cpu_flags()
+    if platform.machine() == "x86_64" and flags and "avx" not in flags:
+        raise TensorFlowUnusable(
+            "this processor has no AVX instructions, without which TensorFlow cannot run; use another "
+            "machine, or give a virtual machine the processor of its host (QEMU: -cpu host)"
+        )
+
+
+def check_address_space(more: int) -> None:
+    """Refuse a limit on address space (`ulimit -v`) that does not leave so many bytes.
+
+    Raises
+    ------
+    SystemLimit
+        It leaves less.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    needed = (_pages(0) or 0) + more
+    if resource.RLIM_INFINITY != limit < needed:
+        raise SystemLimit(
+            f"{_address_space(limit)}, but {size_text(needed)} are needed; raise it, or remove it with "
+            "ulimit -v unlimited"
+        )
+
+
+def _address_space(limit: int) -> str:
+    return f"the limit on address space (ulimit -v, or h_vmem of the batch system) is {size_text(limit)}"
+
+
+def check_threads() -> None:
+    """Refuse a limit on the user's processes and threads (`ulimit -u`) that TensorFlow would exceed.
+
+    The kernel does not apply it to root. On two CPUs a run needs 26, and 6 more for each further CPU.
+
+    Raises
+    ------
+    SystemLimit
+        It is too low.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if limit == resource.RLIM_INFINITY or os.getuid() == 0:
+        return
+    threads = 14 + 6 * available_cpus()
+    others = sum(map(_threads_of_user, PROC.glob("[0-9]*"))) - _threads_of_user(PROC / "self")
+    if others + threads > limit:
+        raise SystemLimit(
+            f"the limit on processes and threads (ulimit -u) is {limit:,}, but {others + threads:,} are "
+            f"needed: TensorFlow takes {threads}, and {counted(others, 'other')} of this user run; raise it, "
+            "or end some of them"
+        )
+
+
+def _threads_of_user(process: Path) -> int:
+    """Count the threads of a process; 0 if it is another user's, or has ended."""
+    with suppress(OSError):
+        found = re.findall(r"^(?:Uid|Threads):\s*(\d+)", (process / "status").read_text(), re.MULTILINE)
+        if len(found) == 2 and int(found[0]) == os.getuid():
+            return int(found[1])
+    return 0
+
+
+def _failed_import(error: Exception) -> ProtrnaError:
+    """Tell why TensorFlow cannot be imported, by the error that began it."""
+    first: BaseException = error
+    while cause := first.__cause__ or first.__context__:
+        first = cause
+    text = next(iter(str(first).splitlines()), type(first).__name__)
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if isinstance(first, MemoryError) or re.search("failed to map segment|annot allocate memory", text):
+        cause_text = "the memory is full" if limit == resource.RLIM_INFINITY else _address_space(limit)
+        return SystemLimit(f"TensorFlow cannot be imported ({text}): {cause_text}; it needs more")
+    if "start new thread" in text:
+        return SystemLimit(f"TensorFlow cannot be imported ({text}); raise the limit on threads (ulimit -u)")
+    return TensorFlowUnusable(
+        f"TensorFlow cannot be imported ({text}); install it again: pip install --force-reinstall tensorflow"
+    )
 
 
 class Gpu(NamedTuple):
@@ -138,7 +292,7 @@ def _gpu_named(name: str, gpus: Sequence[Gpu]) -> Gpu:
 def cpu_flags() -> frozenset[str]:
     """CPU features that Linux reports, such as `avx512f` or `amx_bf16`; empty on other systems."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = (PROC / "cpuinfo").read_text().splitlines()
     except OSError:
         return frozenset()
     return frozenset(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), ()))
@@ -146,8 +300,13 @@ def cpu_flags() -> frozenset[str]:
 
 def resident_memory() -> int | None:
     """Bytes of memory that this process uses now; None if the system does not report it."""
+    return _pages(1)
+
+
+def _pages(column: int) -> int | None:
+    """Bytes of this process in a column of `statm`: its address space, or what of it is in memory."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int((PROC / "self/statm").read_text().split()[column])
     except OSError:
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from protrna_cli.machine import LOAD_BYTES, check_address_space
 from protrna_cli.model import demo, runtime
 from protrna_cli.model.checkpoint import read_checkpoint
 from protrna_cli.model.mapped import Layout, map_weights
@@ -34,9 +35,13 @@ def load_checkpoint(
     ------
     WeightsError
         The file is not a complete ProtRNA checkpoint.
+    SystemLimit
+        The limit on address space leaves no room for the weights.
     UsageError
         The device does not exist, or TensorFlow is already running with other settings.
     """
+    if path and path.exists():
+        check_address_space(LOAD_BYTES + path.stat().st_size)
     name = runtime.tensorflow_name(runtime.configure(device, threads))
     if "CPU" in name and (mapped := find_mapped()):
         with runtime.running_on(name), suppress(OSError, ValueError, TypeError, KeyError):

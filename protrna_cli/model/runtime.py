@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from protrna_cli.errors import UsageError
-from protrna_cli.machine import available_cpus, is_own_process, parse_device
+from protrna_cli.machine import available_cpus, importing_tensorflow, is_own_process, parse_device
 from protrna_cli.model.structure import Placer
 from protrna_cli.text import counted
+
+with importing_tensorflow():
+    import tensorflow as tf
 
 _process: int | None = None
 """Id of the process in which TensorFlow runs; None before it is configured."""

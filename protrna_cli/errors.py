@@ -8,10 +8,10 @@ ProtrnaError
 ├── InputUnreadable      66   the input cannot be opened or read
 ├── WeightsError         69   the checkpoint is missing or not usable
 ├── MissingExtra         69   a command's libraries are not installed
-├── MachineUnusable      69   TensorFlow cannot run on the processor, or on the GPU
+├── TensorFlowUnusable   69   TensorFlow cannot run on this processor or GPU, or cannot be imported
 ├── NotFinite            70   an embedding has infinite or NaN values
 ├── OutOfMemory          71   a single record does not fit into memory
-├── LimitTooLow          71   a limit of the system leaves too little for TensorFlow
+├── SystemLimit          71   a limit of the process is too low for TensorFlow or the model
 ├── WorkersLost          71   processes of the run died repeatedly, most often for want of memory
 ├── OutputUnwritable     73   the output cannot be created
 │   └── OutputBusy       73   another process is writing it
@@ -65,16 +65,10 @@ class MissingExtra(ProtrnaError):
     exit_code = 69
 
 
-class MachineUnusable(ProtrnaError):
-    """TensorFlow cannot run on this processor, or on a GPU that it lists."""
+class TensorFlowUnusable(ProtrnaError):
+    """TensorFlow cannot run on this processor or GPU, or cannot be imported."""
 
     exit_code = 69
-
-
-class LimitTooLow(ProtrnaError):
-    """A limit of the system for this process leaves too little for TensorFlow; the message names it."""
-
-    exit_code = 71
 
 
 class OutputUnwritable(ProtrnaError):
@@ -101,6 +95,12 @@ class NotFinite(ProtrnaError):
 
 class OutOfMemory(ProtrnaError):
     """A single record does not fit into memory; the message names it."""
+
+    exit_code = 71
+
+
+class SystemLimit(ProtrnaError):
+    """A limit of the process, as `ulimit` sets, is too low for TensorFlow or the model."""
 
     exit_code = 71
 

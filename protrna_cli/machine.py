@@ -1,4 +1,4 @@
-"""CPUs, memory and devices that this process may use, found without TensorFlow."""
+"""CPUs, memory, limits and devices that this process has, found without TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from protrna_cli.errors import LimitTooLow, MachineUnusable, UsageError
-from protrna_cli.text import size_text
+from protrna_cli.errors import ProtrnaError, SystemLimit, TensorFlowUnusable, UsageError
+from protrna_cli.text import counted, size_text
+
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
+
+IMPORT_BYTES = 5 << 29
+"""Address space that TensorFlow takes when it is imported and runs a small model: 2.3 GiB were measured."""
+
+LOAD_BYTES = 1 << 30
+"""Address space that it takes besides the weights once it is imported: 0.8 GiB were measured."""
 
 _owned = False
 
 _PR_SET_PDEATHSIG = 1
-
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 def own_process() -> None:
@@ -78,68 +85,46 @@ def is_own_process() -> bool:
 def available_cpus() -> int:
     """Count the CPUs that this process may use.
 
-    The smallest of the affinity mask, the cgroup's CPU quota and `SLURM_CPUS_PER_TASK`, but at least 1.
+    The smallest of the affinity mask, the CPU quotas of its cgroups and `SLURM_CPUS_PER_TASK`, at least 1.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = [affinity, _cgroup_quota(), _slurm_cpus()]
-    return max(1, min(limit for limit in limits if limit is not None))
+    return max(1, min([affinity, *_cgroup_quotas(), *_slurm_cpus()]))
 
 
-CGROUPS = Path("/sys/fs/cgroup")
-OWN_CGROUPS = Path("/proc/self/cgroup")
+def _cgroup_quotas() -> list[int]:
+    """CPU quotas of the cgroups of this process, rounded up."""
+    quotas = []
+    for group in _cgroups("cpu"):
+        with suppress(OSError, ValueError):  # another version, the root, or `max`: no limit
+            quota, period = map(int, (group / "cpu.max").read_text().split())
+            quotas.append(-(-quota // period))
+        with suppress(OSError, ValueError):
+            quota, period = (int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+            if quota > 0:
+                quotas.append(-(-quota // period))
+    return quotas
 
 
 def _cgroups(controller: str) -> Iterator[Path]:
-    """Yield the folders of the control groups that limit this process, its own first and the root last.
+    """List the folders that may limit this process, of both versions: its own cgroup and all above it.
 
-    Version 2 has one tree, version 1 one for each controller. In a container the path of the own group may
-    not be there; the root, which is then the container's group, always is.
+    In a container the path of the group is often one that only the host has. Its limits are then those of
+    the root, which is always among the folders.
     """
-    try:
-        lines = OWN_CGROUPS.read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in ["0::/", *lines]:
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers and controller not in controllers.split(","):
-            continue
-        root = CGROUPS / controllers if controllers else CGROUPS
-        group = root / path.lstrip("/")
-        yield group
-        while group != root and root in group.parents:
-            group = group.parent
-            yield group
+    own = {"": "/", controller: "/"}
+    with suppress(OSError):
+        for line in (PROC / "self/cgroup").read_text().splitlines():
+            _, names, path = line.split(":", 2)
+            own.update((name, path) for name in names.split(",") if name in own and ".." not in path)
+    mounts = {CGROUPS: "", CGROUPS / "unified": "", CGROUPS / controller: controller}
+    for mount, name in mounts.items():
+        group = PurePosixPath(own[name])
+        yield from (mount / folder.relative_to("/") for folder in (group, *group.parents))
 
 
-def _cgroup_quota() -> int | None:
-    """Smallest CPU quota of the control groups, rounded up; None if there is no limit."""
-    found = []
-    for group in _cgroups("cpu"):
-        with suppress(OSError, ValueError):
-            quota, period = (group / "cpu.max").read_text().split()
-            if quota != "max":
-                found.append(-(-int(quota) // int(period)))
-        with suppress(OSError, ValueError):  # version 1
-            quota_us = int((group / "cpu.cfs_quota_us").read_text())
-            if quota_us > 0:
-                found.append(-(-quota_us // int((group / "cpu.cfs_period_us").read_text())))
-    return min(found, default=None)
-
-
-def _cgroup_memory() -> Iterator[int]:
-    """Yield the bytes that are left of the limit of each control group."""
-    for group in _cgroups("memory"):
-        for limit, used in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        ):
-            with suppress(OSError, ValueError):
-                yield int((group / limit).read_text()) - int((group / used).read_text())
-
-
-def _slurm_cpus() -> int | None:
+def _slurm_cpus() -> list[int]:
     value = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return int(value) if value.isdigit() else None
+    return [int(value)] if value.isdigit() else []
 
 
 def _slurm_memory() -> list[int]:
@@ -154,18 +139,144 @@ def _slurm_memory() -> list[int]:
 def available_memory() -> int | None:
     """Bytes of memory that this process may still take; None if the system does not report it.
 
-    The smallest of the kernel's `MemAvailable`, what is left of the limits of the control groups, and what
-    Slurm gives to a job on this machine.
+    The smallest of the kernel's `MemAvailable`, what is left of the limits of the cgroups, and what Slurm
+    gives to a job on this machine.
     """
-    limits = _slurm_memory()
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+    limits = [*_slurm_memory(), *_cgroup_memory()]
+    with suppress(OSError):
+        for line in (PROC / "meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 limits.append(int(line.split()[1]) * 1024)
-    except OSError:
-        pass
-    limits += _cgroup_memory()
     return min(limits, default=None)
+
+
+def _cgroup_memory() -> list[int]:
+    """Bytes that are left in each cgroup of this process that has a limit."""
+    left = []
+    for group in _cgroups("memory"):
+        for limit, used, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            with suppress(OSError, ValueError):  # another version, the root, or `max`: no limit
+                total, taken = (int((group / name).read_text()) for name in (limit, used))
+                left.append(max(0, total - taken + _counter(group / "memory.stat", cache)))
+    return left
+
+
+def _counter(statistics: Path, name: str) -> int:
+    """Read a counter of a cgroup: that of pages of files which the kernel drops when memory is needed."""
+    found = re.search(rf"^{name} (\d+)$", statistics.read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+@contextmanager
+def importing_tensorflow() -> Iterator[None]:
+    """Refuse to import TensorFlow where that would end the process, and translate how the import fails.
+
+    Raises
+    ------
+    SystemLimit
+        A limit of this process is too low for it.
+    TensorFlowUnusable
+        The processor cannot run it, or it is not installed as it should be.
+    """
+    if "tensorflow" in sys.modules:  # somebody else has imported it already
+        yield
+        return
+    check_processor()
+    check_threads()
+    check_address_space(IMPORT_BYTES)
+    try:
+        yield
+    except (ImportError, MemoryError, RuntimeError) as error:
+        raise _failed_import(error) from error
+
+
+def check_processor() -> None:
+    """Refuse a processor without AVX, which TensorFlow's packages need: it would die without a word.
+
+    Raises
+    ------
+    TensorFlowUnusable
+        It has none.
+    """
+    flags = cpu_flags()
+    if platform.machine() == "x86_64" and flags and "avx" not in flags:
+        raise TensorFlowUnusable(
+            "this processor has no AVX instructions, without which TensorFlow cannot run; use another "
+            "machine, or give a virtual machine the processor of its host (QEMU: -cpu host)"
+        )
+
+
+def check_address_space(more: int) -> None:
+    """Refuse a limit on address space (`ulimit -v`) that does not leave so many bytes.
+
+    Raises
+    ------
+    SystemLimit
+        It leaves less.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    needed = (_pages(0) or 0) + more
+    if resource.RLIM_INFINITY != limit < needed:
+        raise SystemLimit(
+            f"{_address_space(limit)}, but {size_text(needed)} are needed; raise it, or remove it with "
+            "ulimit -v unlimited"
+        )
+
+
+def _address_space(limit: int) -> str:
+    return f"the limit on address space (ulimit -v, or h_vmem of the batch system) is {size_text(limit)}"
+
+
+def check_threads() -> None:
+    """Refuse a limit on the user's processes and threads (`ulimit -u`) that TensorFlow would exceed.
+
+    The kernel does not apply it to root. On two CPUs a run needs 26, and 6 more for each further CPU.
+
+    Raises
+    ------
+    SystemLimit
+        It is too low.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if limit == resource.RLIM_INFINITY or os.getuid() == 0:
+        return
+    threads = 14 + 6 * available_cpus()
+    others = sum(map(_threads_of_user, PROC.glob("[0-9]*"))) - _threads_of_user(PROC / "self")
+    if others + threads > limit:
+        raise SystemLimit(
+            f"the limit on processes and threads (ulimit -u) is {limit:,}, but {others + threads:,} are "
+            f"needed: TensorFlow takes {threads}, and {counted(others, 'other')} of this user run; raise it, "
+            "or end some of them"
+        )
+
+
+def _threads_of_user(process: Path) -> int:
+    """Count the threads of a process; 0 if it is another user's, or has ended."""
+    with suppress(OSError):
+        found = re.findall(r"^(?:Uid|Threads):\s*(\d+)", (process / "status").read_text(), re.MULTILINE)
+        if len(found) == 2 and int(found[0]) == os.getuid():
+            return int(found[1])
+    return 0
+
+
+def _failed_import(error: Exception) -> ProtrnaError:
+    """Tell why TensorFlow cannot be imported, by the error that began it."""
+    first: BaseException = error
+    while cause := first.__cause__ or first.__context__:
+        first = cause
+    text = next(iter(str(first).splitlines()), type(first).__name__)
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if isinstance(first, MemoryError) or re.search("failed to map segment|annot allocate memory", text):
+        cause_text = "the memory is full" if limit == resource.RLIM_INFINITY else _address_space(limit)
+        return SystemLimit(f"TensorFlow cannot be imported ({text}): {cause_text}; it needs more")
+    if "start new thread" in text:
+        return SystemLimit(f"TensorFlow cannot be imported ({text}); raise the limit on threads (ulimit -u)")
+    return TensorFlowUnusable(
+        f"TensorFlow cannot be imported ({text}); install it again: pip install --force-reinstall tensorflow"
+    )
 
 
 class Gpu(NamedTuple):
@@ -204,7 +315,7 @@ def gpu_cards() -> list[str]:
         told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
         return [name.strip() for name in told.splitlines() if name.strip()]
     except (OSError, subprocess.SubprocessError):
-        found = Path("/proc/driver/nvidia/gpus").glob("*/information")
+        found = (PROC / "driver/nvidia/gpus").glob("*/information")
         texts = "".join(file.read_text(errors="replace") for file in found)
         return re.findall(r"^Model:\s*(.+?)\s*$", texts, re.MULTILINE)
 
@@ -217,46 +328,10 @@ def _gpu_named(name: str, gpus: Sequence[Gpu]) -> Gpu:
     return Gpu(name, None)
 
 
-LEAST_ADDRESSES = 3 << 30
-"""Bytes of address space for TensorFlow with the demo model: 2.5 GiB abort, 3 GiB are enough on two cores."""
-
-LEAST_THREADS = 64
-"""Processes and threads of a user with which TensorFlow starts: it needs some 30 on two cores."""
-
-
-def refuse_machine() -> None:
-    """Refuse a machine on which TensorFlow would end the process without a word; called before its import.
-
-    Raises
-    ------
-    MachineUnusable
-        The processor has no AVX.
-    LimitTooLow
-        The limit of address space, or that of threads, is too low.
-    """
-    if platform.machine() == "x86_64" and (flags := cpu_flags()) and "avx" not in flags:
-        raise MachineUnusable(
-            "this processor has no AVX, without which TensorFlow does not run; use another machine"
-        )
-    addresses, threads = (
-        resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_NPROC)
-    )
-    if 0 <= addresses < LEAST_ADDRESSES:
-        raise LimitTooLow(
-            f"the limit of address space (ulimit -v, h_vmem of Grid Engine) is {size_text(addresses)}, but "
-            f"TensorFlow needs {size_text(LEAST_ADDRESSES)} and the model its size; ask for more"
-        )
-    if 0 <= threads < LEAST_THREADS and os.geteuid() != 0:  # root is not held to it
-        raise LimitTooLow(
-            f"the limit of processes and threads (ulimit -u) is {threads}, but TensorFlow needs "
-            f"{LEAST_THREADS}; ask for more"
-        )
-
-
 def cpu_flags() -> frozenset[str]:
     """CPU features that Linux reports, such as `avx512f` or `amx_bf16`; empty on other systems."""
     try:
-        lines = CPU_INFO.read_text().splitlines()
+        lines = (PROC / "cpuinfo").read_text().splitlines()
     except OSError:
         return frozenset()
     return frozenset(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), ()))
@@ -267,17 +342,14 @@ def resident_memory() -> int | None:
 
     Of workers only what is their own: the pages of mapped weights are shared.
     """
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE") + sum(map(_own_memory, _children()))
+    own = _pages(1)
+    return None if own is None else own + sum(map(_own_memory, _children()))
 
 
 def _children() -> list[str]:
     """Ids of the processes that threads of this one started."""
     found: list[str] = []
-    for thread in Path("/proc/self/task").iterdir():
+    for thread in (PROC / "self/task").iterdir():
         with suppress(OSError):
             found += (thread / "children").read_text().split()
     return found
@@ -286,10 +358,19 @@ def _children() -> list[str]:
 def _own_memory(process: str) -> int:
     """Bytes of memory of a process that no file backs; 0 for one that has ended."""
     with suppress(OSError):
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        for line in (PROC / process / "status").read_text().splitlines():
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) << 10
     return 0
+
+
+def _pages(column: int) -> int | None:
+    """Bytes of this process in a column of `statm`: its address space, or what of it is in memory."""
+    try:
+        pages = int((PROC / "self/statm").read_text().split()[column])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def parse_device(device: str) -> tuple[str, int]:
@@ -297,6 +378,11 @@ def parse_device(device: str) -> tuple[str, int]:
 
     >>> parse_device("gpu:1")
     ('gpu', 1)
+
+    Raises
+    ------
+    UsageError
+        `device` has another form.
     """
     if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|gpu(:\d+)?", device):
         raise UsageError(f"{device!r} is not a device; --device takes auto, cpu, gpu or gpu:N")

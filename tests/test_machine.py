@@ -1,173 +1,206 @@
-"""What a process may use, and machines on which TensorFlow would end without a word."""
+"""What the system allows this process, read from files that stand in for those of the kernel."""
 
 import os
+import platform
 import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from protrna_cli import machine
-from protrna_cli.errors import LimitTooLow, MachineUnusable
-from protrna_cli.machine import available_cpus, available_memory, refuse_machine, resident_memory
-from protrna_cli.model import load, runtime
+from protrna_cli.errors import SystemLimit, TensorFlowUnusable
 from tests.conftest import SAMPLE
-from tests.tools.runs import command
 
-
-def test_a_processor_without_avx_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
-    refuse_machine()  # a system that does not tell
-    (tmp_path / "cpuinfo").write_text("processor : 0\nflags : fpu sse2 avx avx2\n")
-    refuse_machine()
-    (tmp_path / "cpuinfo").write_text("processor : 0\nflags : fpu sse2\n")
-    with pytest.raises(MachineUnusable, match="no AVX"):
-        refuse_machine()
-    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
-    refuse_machine()
-
-
-@pytest.mark.parametrize("mebibytes", [400, 1024, 2048])
-def test_a_low_limit_of_address_space_is_one_line(tmp_path: Path, mebibytes: int) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (mebibytes << 20, mebibytes << 20))
-
-    words = command("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", "demo", "-q")
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(
-        words, preexec_fn=limit, capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 71
-    [line] = done.stderr.splitlines()
-    assert "the limit of address space (ulimit -v, h_vmem of Grid Engine) is" in line
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_low_limit_of_threads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = {resource.RLIMIT_AS: resource.RLIM_INFINITY, resource.RLIMIT_NPROC: 24}
-    monkeypatch.setattr(machine.resource, "getrlimit", lambda limit: (limits[limit],) * 2)
-    monkeypatch.setattr(machine.os, "geteuid", lambda: 1000)
-    with pytest.raises(LimitTooLow, match=r"\(ulimit -u\) is 24, but TensorFlow needs 64"):
-        refuse_machine()
-    monkeypatch.setattr(machine.os, "geteuid", lambda: 0)
-    refuse_machine()
-
-
-def test_a_gpu_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*words: Any) -> Any:
-        raise runtime.tf.errors.InternalError(None, None, "CUDA_ERROR_INVALID_PTX: a PTX\nand more")
-
-    monkeypatch.setattr(runtime, "configure", lambda *words: "gpu:0")
-    monkeypatch.setattr(runtime, "tensorflow_name", lambda device: "/device:GPU:0")
-    monkeypatch.setattr(runtime, "running_on", lambda name: runtime.nullcontext())
-    monkeypatch.setattr(runtime, "gpu_names", lambda: ("NVIDIA B300",))
-    monkeypatch.setattr(runtime, "placer", lambda precision: fail)
-    with pytest.raises(MachineUnusable) as error:
-        load.load_checkpoint(None, "float32", "auto", None)
-    assert str(error.value) == (
-        f"TensorFlow {runtime.tensorflow_version()} lists NVIDIA B300 but cannot use it "
-        "(CUDA_ERROR_INVALID_PTX: a PTX); use --device cpu, or a TensorFlow made for it"
-    )
-
-
-LAY_OUT = """
-import io, sys
-from pathlib import Path
-import tensorflow as tf
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
-from protrna_cli.model import mapped
-make = mapped.placer
-devices = set()
-
-def noting(precision):
-    place = make(precision)
-    def placed(name, values):
-        tensor = place(name, values)
-        devices.add(tensor.device.rpartition("/")[2])
-        return tensor
-    return placed
-
-mapped.placer = noting
-with tf.device("/device:CPU:1"):
-    mapped.lay_out(Path(sys.argv[1]), "float32", io.BytesIO())
-print(devices)
-"""
-
-
-def test_weights_are_laid_out_on_the_cpu_whatever_the_default_device_is() -> None:
-    from tests.conftest import TOY
-
-    done = subprocess.run([sys.executable, "-c", LAY_OUT, TOY], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "{'device:CPU:0'}"
-
-
-# Control groups.
+GIB = 1 << 30
+EMBED = ["embed", str(SAMPLE), "-o", "out.npy", "--model", "demo", "-q"]
 
 
 @pytest.fixture
-def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Control groups of this process, in files: `root` and `own` (the list of them)."""
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "root")
-    monkeypatch.setattr(machine, "OWN_CGROUPS", tmp_path / "own")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(64), raising=False)
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with `proc` and `cgroup` in place of those of the kernel, and no limits of Slurm."""
+    monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    write(tmp_path / "proc/meminfo", "MemTotal: 99 kB\nMemAvailable: 33554432 kB\n")
     return tmp_path
 
 
-def write(folder: Path, **files: object) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name.replace("__", ".")).write_text(f"{content}\n")
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{text}\n")
 
 
-def test_every_group_of_version_2_limits(groups: Path) -> None:
-    (groups / "own").write_text("0::/system.slice/job.scope/step\n")
-    root = groups / "root"
-    write(root, cpu__max="max 100000")
-    write(root / "system.slice", cpu__max="400000 100000", memory__max="max", memory__current=0)
-    write(
-        root / "system.slice" / "job.scope",
-        cpu__max="250000 100000",
-        memory__max=3 << 20,
-        memory__current=1 << 20,
+def limit_v2(group: Path, limit: int | str, used: int, cache: int = 0) -> None:
+    write(group / "memory.max", str(limit))
+    write(group / "memory.current", str(used))
+    write(group / "memory.stat", f"anon 5\ninactive_file {cache}\nactive_file 7")
+
+
+def command(*words: str, first: str = "pass") -> subprocess.CompletedProcess[str]:
+    """Run `protrna` in a process of its own, after these statements."""
+    script = f"{first}\nfrom protrna_cli.cli.main import main\nmain()"
+    return subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
+
+
+def test_memory_without_cgroups_is_what_the_kernel_has(system: Path) -> None:
+    assert machine.available_memory() == 32 * GIB
+
+
+@pytest.mark.parametrize("limited", ["", "job_7", "job_7/step_0", "job_7/step_0/task_0"])
+def test_a_limit_of_the_own_cgroup_and_of_any_above_it_counts(system: Path, limited: str) -> None:
+    write(system / "proc/self/cgroup", "0::/job_7/step_0/task_0")
+    for group in ("", "job_7", "job_7/step_0", "job_7/step_0/task_0"):
+        limit_v2(system / "cgroup" / group, "max", GIB)
+    limit_v2(system / "cgroup/other", GIB, 0)
+    limit_v2(system / "cgroup" / limited, 4 * GIB, 3 * GIB)
+    write(system / "cgroup" / limited / "cpu.max", "50000 100000")
+    assert machine.available_memory() == GIB
+    assert machine.available_cpus() == 1
+
+
+def test_the_smallest_rest_of_all_levels_is_taken(system: Path) -> None:
+    write(system / "proc/self/cgroup", "0::/job/step")
+    limit_v2(system / "cgroup/job/step", 8 * GIB, 2 * GIB)
+    limit_v2(system / "cgroup/job", 10 * GIB, 9 * GIB)
+    assert machine.available_memory() == GIB
+
+
+def test_memory_that_holds_read_files_is_free(system: Path) -> None:
+    limit_v2(system / "cgroup", 4 * GIB, 4 * GIB, cache=3 * GIB)
+    assert machine.available_memory() == 3 * GIB
+
+
+@pytest.mark.parametrize("path", ["/slurm/uid_1/job_7", "/docker/which_only_the_host_has", "/../outside"])
+def test_limits_of_version_1_are_those_of_the_group_or_of_the_root_in_a_container(
+    system: Path, path: str
+) -> None:
+    lines = [f"9:memory:{path}", f"4:cpu,cpuacct:{path}", "1:name=systemd:/", "0::/"]
+    write(system / "proc/self/cgroup", "\n".join(lines))
+    group = path.strip("/") if "slurm" in path else ""
+    memory = system / "cgroup/memory"
+    write(memory / "memory.limit_in_bytes", str((1 << 63) - 4096))
+    write(memory / "memory.usage_in_bytes", "0")
+    write(memory / "memory.stat", "cache 1")
+    write(memory / group / "memory.limit_in_bytes", str(2 * GIB))
+    write(memory / group / "memory.usage_in_bytes", str(GIB))
+    write(memory / group / "memory.stat", f"total_inactive_file {GIB // 2}")
+    for folder, quota in (("cgroup/cpu", -1), (f"cgroup/cpu/{group}", 100_000)):
+        write(system / folder / "cpu.cfs_quota_us", str(quota))
+        write(system / folder / "cpu.cfs_period_us", "100000")
+    assert machine.available_memory() == GIB * 3 // 2
+    assert machine.available_cpus() == 1
+
+
+def test_a_processor_without_avx_is_refused(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    machine.check_processor()  # no flags are known
+    write(system / "proc/cpuinfo", "processor : 0\nflags : fpu sse4_2 avx2x\n")
+    with pytest.raises(TensorFlowUnusable, match="no AVX instructions"):
+        machine.check_processor()
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    machine.check_processor()
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    write(system / "proc/cpuinfo", "processor : 0\nflags : fpu sse4_2 avx\n")
+    machine.check_processor()
+
+
+@pytest.mark.parametrize("words", [EMBED, ["doctor"]])
+def test_no_command_imports_tensorflow_without_avx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "proc/cpuinfo", "flags : fpu sse4_2")
+    first = (
+        "import pathlib, platform; from protrna_cli import machine; machine.PROC = pathlib.Path('proc'); "
+        "platform.machine = lambda: 'x86_64'"
     )
-    write(root / "system.slice" / "job.scope" / "step", cpu__max="max 100000", memory__max=5 << 20)
-    assert available_cpus() == 3
-    assert available_memory() == 2 << 20
+    done = command(*words, first=first)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert done.stderr.startswith("protrna: error: this processor has no AVX")
+    assert not list(tmp_path.glob("out*.partial"))
 
 
-def test_groups_of_version_1_limit(groups: Path) -> None:
-    (groups / "own").write_text("5:memory:/slurm/job_7\n4:cpu,cpuacct:/slurm/job_7\n1:name=systemd:/x\n")
-    root = groups / "root"
-    memory = {"memory__limit_in_bytes": 7 << 20, "memory__usage_in_bytes": 2 << 20}
-    write(root / "memory" / "slurm" / "job_7", **memory)
-    write(root / "memory", memory__limit_in_bytes=2**63 - 4096, memory__usage_in_bytes=1)
-    write(root / "cpu,cpuacct" / "slurm", cpu__cfs_quota_us=200000, cpu__cfs_period_us=100000)
-    write(root / "cpu,cpuacct" / "slurm" / "job_7", cpu__cfs_quota_us=-1, cpu__cfs_period_us=100000)
-    assert available_cpus() == 2
-    assert available_memory() == 5 << 20
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_low_limit_on_address_space_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({2 * GIB},) * 2)"
+    done = command(*EMBED, "--workers", workers, first=first)
+    assert done.returncode == 71
+    [line] = done.stderr.splitlines()
+    assert line.startswith("protrna: error: the limit on address space (ulimit -v, or h_vmem of the batch")
+    assert "is 2.0 GiB, but 2." in line
+    assert not list(tmp_path.glob("out*.partial"))
 
 
-def test_in_a_container_the_root_is_the_own_group(groups: Path) -> None:
-    (groups / "own").write_text("0::/../elsewhere\n")
-    write(groups / "root", cpu__max="100000 100000", memory__max=4 << 20, memory__current=3 << 20)
-    assert available_cpus() == 1
-    assert available_memory() == 1 << 20
+def test_weights_that_a_limit_on_address_space_leaves_no_room_for_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from protrna_cli.model.load import load_checkpoint
+
+    path = tmp_path / "large.h5"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (900 * GIB, 900 * GIB))
+    with pytest.raises(SystemLimit, match=r"is 900\.0 GiB, but 1,0\d\d\.\d GiB are needed"):
+        load_checkpoint(path, "float32", "cpu", None)
+
+
+def test_a_low_limit_on_threads_is_named_with_what_already_runs(
+    system: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 7)
+    monkeypatch.setattr(machine, "available_cpus", lambda: 2)
+    for name, user, threads in (("self", 7, 3), ("12", 7, 3), ("13", 7, 30), ("14", 8, 900)):
+        write(system / f"proc/{name}/status", f"Name: a\nUid:\t{user}\t0\t0\t0\nThreads:\t{threads}")
+    for limit in (resource.RLIM_INFINITY, 56):
+        monkeypatch.setattr(resource, "getrlimit", lambda kind, limit=limit: (limit, limit))
+        machine.check_threads()
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (55, 55))
+    with pytest.raises(SystemLimit, match=r"ulimit -u\) is 55, but 56 are needed: .* 26, and 30 others of"):
+        machine.check_threads()
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    machine.check_threads()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        (MemoryError(), SystemLimit, "TensorFlow cannot be imported (MemoryError): the memory is full"),
+        (ImportError("libt.so: failed to map segment from shared object"), SystemLimit, "failed to map"),
+        (RuntimeError("can't start new thread"), SystemLimit, "ulimit -u"),
+        (
+            ImportError("libt.so: undefined symbol: x\nmore"),
+            TensorFlowUnusable,
+            "(libt.so: undefined symbol: x)",
+        ),
+    ],
+)
+def test_an_import_that_fails_is_told_by_its_first_cause(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception], told: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    monkeypatch.setattr(machine, "check_processor", lambda: None)
+    with pytest.raises(kind) as raised, machine.importing_tensorflow():
+        try:
+            raise error
+        except Exception as first:
+            raise ImportError("Traceback (most recent call last): ...") from first
+    assert told in str(raised.value)
 
 
 def test_the_memory_of_workers_counts() -> None:
-    before = resident_memory()
+    before = machine.resident_memory()
     script = "data = bytearray(200 << 20); print(len(data), flush=True); input()"
     words = [sys.executable, "-c", script]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == f"{200 << 20}\n"
-        during = resident_memory()
+        during = machine.resident_memory()
         worker.communicate("\n")
     assert before is not None
     assert during is not None

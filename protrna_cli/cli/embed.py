@@ -23,6 +23,7 @@ from protrna_cli.cli.terminal import claim_stdout, quiet_libraries, say, show, s
 from protrna_cli.cluster.job_array import resolve_shard
 from protrna_cli.disk import is_null_device
 from protrna_cli.errors import UsageError
+from protrna_cli.machine import check_threads
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.paths import shard_path
 from protrna_cli.plan.rules import Rules
@@ -118,6 +119,7 @@ def embed(
         return
     if embed_options.model == DEMO and not quiet:
         say(f"note: {DEMO_NOTICE}")
+    check_threads()  # where OpenBLAS cannot start its own, it sends itself the signal of Ctrl-C
     with quiet_libraries(verbose), SignalStop() as stop:
         from protrna_cli.api.files import embed_fasta, stream_fasta
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from protrna_cli.errors import MachineUnusable
+from protrna_cli.machine import LOAD_BYTES, check_address_space
 from protrna_cli.model import demo, runtime
 from protrna_cli.model.checkpoint import read_checkpoint
 from protrna_cli.model.mapped import Layout, map_weights
@@ -35,25 +35,18 @@ def load_checkpoint(
     ------
     WeightsError
         The file is not a complete ProtRNA checkpoint.
+    SystemLimit
+        The limit on address space leaves no room for the weights.
     UsageError
         The device does not exist, or TensorFlow is already running with other settings.
-    MachineUnusable
-        TensorFlow lists the GPU, but nothing runs on it.
     """
+    if path and path.exists():
+        check_address_space(LOAD_BYTES + path.stat().st_size)
     name = runtime.tensorflow_name(runtime.configure(device, threads))
     if "CPU" in name and (mapped := find_mapped()):
         with runtime.running_on(name), suppress(OSError, ValueError, TypeError, KeyError):
             return ProtRNA(*map_weights(*mapped), precision, name)
     place = runtime.placer(precision)
-    try:
-        with runtime.running_on(name):
-            size, weights = read_checkpoint(path, place) if path else demo.demo_weights(place)
-    except runtime.DEVICE_ERRORS as error:
-        if "GPU" not in name:
-            raise
-        cards = ", ".join(runtime.gpu_names()) or "a GPU"
-        raise MachineUnusable(
-            f"TensorFlow {runtime.tensorflow_version()} lists {cards} but "
-            f"cannot use it ({str(error).splitlines()[0]}); use --device cpu, or a TensorFlow made for it"
-        ) from None
+    with runtime.running_on(name):
+        size, weights = read_checkpoint(path, place) if path else demo.demo_weights(place)
     return ProtRNA(size, weights, precision, name)

@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from protrna_cli.errors import UsageError
-from protrna_cli.machine import available_cpus, gpu_cards, is_own_process, parse_device, refuse_machine
+from protrna_cli.errors import TensorFlowUnusable, UsageError
+from protrna_cli.machine import (
+    available_cpus,
+    gpu_cards,
+    importing_tensorflow,
+    is_own_process,
+    parse_device,
+)
 from protrna_cli.model.structure import Placer
 from protrna_cli.text import counted
 
-refuse_machine()
-
-import tensorflow as tf  # noqa: E402 (which ends the process where it cannot run)
-
-DEVICE_ERRORS = (
-    tf.errors.InternalError,
-    tf.errors.UnknownError,
-    tf.errors.NotFoundError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.UnimplementedError,
-)
-"""What the first operation raises on a GPU that TensorFlow lists and cannot use: no code for it, say."""
+with importing_tensorflow():
+    import tensorflow as tf
 
 _process: int | None = None
 """Id of the process in which TensorFlow runs; None before it is configured."""
 
 
 def refuse_fork() -> None:
-    """Refuse a process that was forked from one in which TensorFlow runs: it would wait forever."""
+    """Refuse to use TensorFlow in a process that was forked from one in which it runs: it would wait forever.
+
+    Raises
+    ------
+    UsageError
+        This is such a process.
+    """
     if _process not in (None, os.getpid()):
         raise UsageError(
             "this process was forked from one in which TensorFlow runs, and would wait for it forever; start "
@@ -46,8 +49,8 @@ def configure(device: str = "auto", threads: int | None = None) -> str:
     """Choose a device, and set up TensorFlow for it as far as this process is ours.
 
     In a process of our own (see `machine.own_process`) TensorFlow gets this device only, `available_cpus()`
-    threads by default, and memory of the GPU as needed. In any other process nothing is set but `threads`, if
-    they are given.
+    threads by default, and memory of the GPU as needed, and the GPU is tried. In any other process nothing is
+    set but `threads`, if they are given.
 
     Parameters
     ----------
@@ -60,6 +63,14 @@ def configure(device: str = "auto", threads: int | None = None) -> str:
     -------
     str
         The device: `cpu` or `gpu:N`.
+
+    Raises
+    ------
+    UsageError
+        The device does not exist, TensorFlow has already started with other settings in this process, or this
+        process was forked from one in which it runs.
+    TensorFlowUnusable
+        TensorFlow sees the GPU, but cannot compute on it.
     """
     global _process
     refuse_fork()
@@ -75,7 +86,27 @@ def configure(device: str = "auto", threads: int | None = None) -> str:
         raise UsageError(
             f"set device and threads before TensorFlow first runs in this process ({error})"
         ) from error
+    if gpu and is_own_process():
+        _try(gpu)
     return f"gpu:{gpu.name.rpartition(':')[2]}" if gpu else "cpu"
+
+
+@cache
+def _try(gpu: Any) -> None:
+    """Compute something on the only visible GPU, with each of the libraries that a model needs there."""
+    multiply = tf.function(lambda x: tf.tanh(tf.matmul(x, x)), jit_compile=True)
+    try:
+        with tf.device("/device:GPU:0"):
+            ones = tf.ones((8, 8))
+            tf.matmul(ones, ones).numpy()
+            multiply(ones).numpy()
+    except tf.errors.OpError as error:
+        [name] = _names([gpu])
+        reason = next(iter(error.message.splitlines()), type(error).__name__)
+        raise TensorFlowUnusable(
+            f"TensorFlow {tensorflow_version()} sees the GPU {name}, but cannot compute on it ({reason}); "
+            "use --device cpu, or install a TensorFlow that supports this GPU and its driver"
+        ) from error
 
 
 def _take_process(gpu: Any) -> None:
@@ -104,6 +135,11 @@ def running_on(device: str) -> Iterator[None]:
 
     TF32 is a setting of the whole process. It is off in here and afterwards as it was before, so that
     programs which use it for their own models keep it.
+
+    Raises
+    ------
+    UsageError
+        This process was forked after TensorFlow began to run.
     """
     refuse_fork()
     with tf.device(device), TF32_OFF if "GPU" in device else nullcontext():
@@ -161,7 +197,10 @@ def tensorflow_version() -> str:
 
 def gpu_names() -> tuple[str, ...]:
     """Names of the GPUs that TensorFlow sees."""
-    gpus = tf.config.list_physical_devices("GPU")
+    return _names(tf.config.list_physical_devices("GPU"))
+
+
+def _names(gpus: Sequence[Any]) -> tuple[str, ...]:
     details = map(tf.config.experimental.get_device_details, gpus)
     return tuple(str(each.get("device_name", "unknown")) for each in details)
 

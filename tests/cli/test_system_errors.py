@@ -159,3 +159,13 @@ def test_after_a_refused_rename_the_run_goes_on_elsewhere(
     done = run(*words, "-o", other / "out.parquet", "--resume")
     assert done.code == 0
     assert run("verify", other / "out.parquet", SAMPLE).code == 0
+
+
+def test_a_limit_of_one_process_is_not_told_as_ctrl_c(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protrna_cli.machine.os.getuid", lambda: 7)
+    monkeypatch.setattr("protrna_cli.machine.resource.getrlimit", lambda kind: (1, 1))
+    done = run("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY)
+    assert (done.code, "the limit on processes and threads (ulimit -u) is 1" in done.err) == (71, True)
+    assert list(tmp_path.iterdir()) == []

@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+import tensorflow as tf
 
-from tests.conftest import SAMPLE
+from tests.conftest import SAMPLE, TOY
 
 FORKS = """
 import multiprocessing
@@ -44,7 +44,6 @@ print(model(tokens)["logits"].shape)
 """
 
 
-@pytest.mark.slow
 def test_in_our_own_process_threads_are_those_available_and_tf32_is_off() -> None:
     script = """
 import tensorflow as tf
@@ -77,7 +76,6 @@ except SystemExit as ended:
     assert done.stdout == "0 True False\n"
 
 
-@pytest.mark.slow
 def test_a_forked_process_is_refused_unless_it_starts_tensorflow_itself(tmp_path: Path) -> None:
     (tmp_path / "in.fa").write_text(">a\nACGU\n")
     done = subprocess.run(
@@ -90,3 +88,71 @@ def test_a_forked_process_is_refused_unless_it_starts_tensorflow_itself(tmp_path
         assert line.startswith("refused: this process was forked from one in which TensorFlow runs")
         assert 'multiprocessing.get_context("spawn")' in line
     assert not (tmp_path / "out.npy").exists()
+
+
+def test_weights_are_laid_out_on_the_cpu_whichever_device_is_chosen() -> None:
+    """A GPU would be chosen where there is one; the second of two logical CPUs stands in for it."""
+    script = f"""
+import io
+from pathlib import Path
+import tensorflow as tf
+from protrna_cli.model import mapped
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+devices, placer = set(), mapped.placer
+
+def watched(precision):
+    place = placer(precision)
+    def watch(*weight):
+        tensor = place(*weight)
+        devices.add(tensor.device[-5:])
+        return tensor
+    return watch
+
+mapped.placer = watched
+with tf.device("/device:CPU:1"):
+    mapped.lay_out(Path({str(TOY)!r}), "bfloat16", io.BytesIO())
+print(*devices)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["CPU:0"]
+
+
+UNUSABLE_GPU = """
+import sys
+import tensorflow as tf
+from protrna_cli.cli.main import main
+from protrna_cli.machine import own_process
+from protrna_cli.model import runtime
+
+gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
+tf.config.list_physical_devices = tf.config.get_visible_devices = lambda kind: [gpu] if kind == "GPU" else []
+tf.config.set_visible_devices = lambda devices, kind: None
+tf.config.experimental.set_memory_growth = lambda device, enable: None
+tf.config.experimental.get_device_details = lambda device: {"device_name": "NVIDIA B200"}
+
+
+def fail(*words):
+    raise tf.errors.InternalError(None, None, "'cuModuleLoad' failed with 'CUDA_ERROR_INVALID_PTX'\\nmore")
+
+
+tf.ones = fail
+print(runtime.configure())  # not a process of our own: nothing is tried
+main()
+"""
+
+
+def test_a_gpu_that_tensorflow_cannot_use_is_named(tmp_path: Path) -> None:
+    words = ["embed", str(SAMPLE), "-o", "out.npy", "--model", "demo", "--batch-tokens", "2048", "-q"]
+    done = subprocess.run(
+        [sys.executable, "-c", UNUSABLE_GPU, *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (69, "gpu:0\n"), done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(
+        f"protrna: error: TensorFlow {tf.__version__} sees the GPU NVIDIA B200, but cannot"
+    )
+    assert "('cuModuleLoad' failed with 'CUDA_ERROR_INVALID_PTX'); use --device cpu" in line
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir() if ".partial" in path.name] == []

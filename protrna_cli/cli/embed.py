@@ -102,6 +102,7 @@ def embed(
 
     INPUT is one or more FASTA files, plain or compressed, or - for standard input. Rows are in input order.
     """
+    check_threads()  # where OpenBLAS, in NumPy, cannot start its own, it sends itself the signal of Ctrl-C
     if output is None and not dry_run:
         raise UsageError("-o OUT is missing: give the output file, or - for standard output")
     given, output = output, output or STDOUT  # without one it counts as Parquet
@@ -119,7 +120,6 @@ def embed(
         return
     if embed_options.model == DEMO and not quiet:
         say(f"note: {DEMO_NOTICE}")
-    check_threads()  # where OpenBLAS cannot start its own, it sends itself the signal of Ctrl-C
     with quiet_libraries(verbose), SignalStop() as stop:
         from protrna_cli.api.files import embed_fasta, stream_fasta
 

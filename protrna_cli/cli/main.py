@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -27,7 +28,7 @@ from protrna_cli.cli.merge import merge
 from protrna_cli.cli.terminal import say, show
 from protrna_cli.cli.verify import verify
 from protrna_cli.cli.weights import weights
-from protrna_cli.errors import ProtrnaError, ReaderGone, Stopped
+from protrna_cli.errors import ProtrnaError, ReaderGone, Stopped, WriteFailed
 from protrna_cli.machine import own_process, without_keras
 from protrna_cli.text import reason
 
@@ -106,30 +107,32 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ended:  # from click: shell completion is done, or our output was closed
         return ReaderGone.exit_code if ended.code else 0
     except OSError as error:
-        if {"-v", "--verbose"} & {*(sys.argv if arguments is None else arguments)}:
+        if any(re.fullmatch("-[a-z]*v[a-z]*|--verbose", word) for word in arguments or sys.argv[1:]):
             traceback.print_exc()
-        say(f"error: {_system_error(error)}")
-        return SYSTEM_ERROR
+        text, code = _system_error(error)
+        say(f"error: {text}")
+        return code
     except (KeyboardInterrupt, Abort):
         say("interrupted")
         return KEYBOARD_INTERRUPT
     return result if isinstance(result, int) else 0
 
 
-def _system_error(error: OSError) -> str:
-    """Tell of an error of the system that no message foresees."""
+def _system_error(error: OSError) -> tuple[str, int]:
+    """Tell of an error of the system that no message foresees, and choose the exit code."""
     import tempfile
 
     try:
         tempfile.gettempdir()
     except OSError:  # TensorFlow needs one to be imported
-        return "no folder for temporary files can be written; set TMPDIR to one that can"
+        text = "no folder for temporary files can be written; set TMPDIR to one that can"
+        return text, WriteFailed.exit_code
     try:
         Path.cwd()
     except OSError:
-        return "the working folder is gone; change to one that is there"
+        return "the working folder is gone; change to one that is there", SYSTEM_ERROR
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{reason(error)}; add -v for the place in the program"
+    return f"{where}{reason(error)}; add -v for the place in the program", SYSTEM_ERROR
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import click
 from protrna_cli.cli.help_text import Command, epilog
 from protrna_cli.cli.options import ANY_PATH, overwrite, verbosity
 from protrna_cli.cli.terminal import note_unproven, quiet_libraries, say
+from protrna_cli.machine import check_threads
 from protrna_cli.map import METHODS, require_suffix
 
 
@@ -72,6 +73,7 @@ def map_(
     interactive page (.html) that works offline, or a figure for print (.png, 300 dpi). If there are many
     families, the 20 largest are coloured.
     """
+    check_threads()  # see embed
     require_suffix(Path(output))
     with quiet_libraries(verbose), _writable_home(), warnings.catch_warnings():
         if not verbose:

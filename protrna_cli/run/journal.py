@@ -80,7 +80,7 @@ def read_position(path: Path) -> Position:
 
 def _named(found: RunKey, key: RunKey) -> RunKey:
     """Fill in what version 0.2.0 left out of a key: the earlier output that the run replaces."""
-    before, now = found["reuse"], key["reuse"]
+    before, now = found.get("reuse", []), key.get("reuse", [])
     if None not in before or len(before) != len(now):
         return found
     return {**found, "reuse": [new if old is None else old for old, new in zip(before, now, strict=True)]}

@@ -121,15 +121,14 @@ class Workers:
                 if self._give_up():
                     worker = self._free.get()  # this one is not put back
                     continue
+                self._restart(worker)
+                with suppress(EOFError, OSError):  # if it dies of that, the next `run` finds out
+                    worker.receive()
                 if deaths >= MAX_DEATHS:
-                    self._restart(worker)
                     raise WorkersLost(
                         f"{deaths} workers died on the same batch, the last one {death}; run it again with "
                         "--resume and fewer --workers"
                     )
-                self._restart(worker)
-                with suppress(EOFError, OSError):  # if it dies of that, the next `run` finds out
-                    worker.receive()
         finally:
             self._free.put(worker)
 

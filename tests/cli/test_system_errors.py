@@ -30,7 +30,8 @@ def test_an_error_that_nobody_foresaw_is_told_as_it_is(run: Run, monkeypatch: py
     assert done.err == (
         "protrna: error: Resource temporarily unavailable; add -v for the place in the program\n"
     )
-    assert "Traceback" in run("info", SAMPLE, "-v").err
+    for verbose in ("-v", "--verbose", "-qv"):
+        assert "Traceback" in run("info", SAMPLE, verbose).err
 
 
 def test_a_missing_program_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +167,8 @@ def test_a_limit_of_one_process_is_not_told_as_ctrl_c(
 ) -> None:
     monkeypatch.setattr("protrna_cli.machine.os.getuid", lambda: 7)
     monkeypatch.setattr("protrna_cli.machine.resource.getrlimit", lambda kind: (1, 1))
-    done = run("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY)
+    words = ["embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY]
+    assert run(*words, "--dry-run").code == 71
+    done = run(*words)
     assert (done.code, "the limit on processes and threads (ulimit -u) is 1" in done.err) == (71, True)
     assert list(tmp_path.iterdir()) == []

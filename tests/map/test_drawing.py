@@ -41,7 +41,10 @@ WIDTH = 8
 def rows_of(*headers: str) -> list[Row]:
     """Records with these headers; the i-th has 10 * i residues."""
     split = (header.partition(" ")[::2] for header in headers)
-    return [Row(name, text, 10 * i, 10 * i, i % 2, 1) for i, (name, text) in enumerate(split, start=1)]
+    return [
+        Row(name, text, 10 * i, 10 * i, i % 2, 1, f"{i:032x}")
+        for i, (name, text) in enumerate(split, start=1)
+    ]
 
 
 def write_vectors(
@@ -385,7 +388,7 @@ def test_many_points_are_small_and_let_those_below_show_through(color_by: str) -
     [([76] * 4, [76]), ([0] * 4, [0]), ([1, 10**6], [1, 10, 1000, 10**6]), ([0, 10**6], [0, 200_000, 10**6])],
 )
 def test_a_scale_has_its_name_and_whole_numbers(values: list[int], ticks: list[int]) -> None:
-    rows = [Row(f"r{i}", "", value, value, 0, 1) for i, value in enumerate(values * 2)]
+    rows = [Row(f"r{i}", "", value, value, 0, 1, f"{i:032x}") for i, value in enumerate(values * 2)]
     points = np.random.default_rng(0).standard_normal((len(rows), 2)).astype(np.float32)
     picture = Picture("", "", "", rows, Projection(points, ("", "")), colour_by(rows, "length"))
     figure = draw(picture)

@@ -279,8 +279,9 @@ def test_what_another_user_closed_costs_only_time(home: Path, checkpoint: Path, 
     loaded(checkpoint)
     [copy] = mapped.copies_in(home)
     copy.parent.chmod(0o700)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    closed = [folder for folder in (tmp_path, *tmp_path.parents) if not folder.stat().st_mode & 0o001]
+    for folder in closed:
+        folder.chmod(folder.stat().st_mode | 0o011)
     os.seteuid(65534)
     try:
         found = locate(str(checkpoint))
@@ -289,6 +290,8 @@ def test_what_another_user_closed_costs_only_time(home: Path, checkpoint: Path, 
         assert found.load("float32", "cpu", None).size.layers == 3
     finally:
         os.seteuid(0)
+        for folder in closed:
+            folder.chmod(folder.stat().st_mode & ~0o011)
 
 
 def test_a_copy_that_a_limit_of_file_size_forbids_is_done_without(

@@ -56,7 +56,8 @@ def quiet_libraries(verbose: bool) -> Iterator[None]:
     """Keep the messages of TensorFlow and matplotlib off stderr, unless `verbose`.
 
     TensorFlow's C++ side writes to file descriptor 2 before it reads any setting, so the descriptor itself is
-    pointed at the null device; Python's `sys.stderr` keeps the terminal.
+    pointed at the null device; Python's `sys.stderr` keeps the terminal. With flags for XLA it stays as it
+    is: one that XLA does not know ends the process at once, and only there it says so.
     """
     if verbose:
         yield
@@ -64,6 +65,9 @@ def quiet_libraries(verbose: bool) -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for library in ("tensorflow", "matplotlib"):
         logging.getLogger(library).setLevel(logging.ERROR)
+    if os.environ.get("XLA_FLAGS") or os.environ.get("TF_XLA_FLAGS"):
+        yield
+        return
     try:
         kept = os.dup(2)
     except OSError:  # stderr is closed

@@ -172,3 +172,15 @@ def test_a_limit_of_one_process_is_not_told_as_ctrl_c(
     done = run(*words)
     assert (done.code, "the limit on processes and threads (ulimit -u) is 1" in done.err) == (71, True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_flag_that_xla_does_not_know_is_named(tmp_path: Path, workers: str) -> None:
+    words = command("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY, "--workers", workers)
+    environment = {**os.environ, "XLA_FLAGS": "--xla_no_such_flag=1"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode != 0
+    assert "xla_no_such_flag" in done.stderr
+    assert "Traceback" not in done.stderr
+    words = [*words, "--resume"]
+    assert subprocess.run(words, capture_output=True, check=False).returncode == 0

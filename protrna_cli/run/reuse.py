@@ -162,8 +162,8 @@ class Reuse:
         return json.dumps({"origins": self.origins, "held": packed, "amount": asdict(self.amount)})
 
     @classmethod
-    def from_json(cls, text: str, n_records: int) -> Reuse:
-        """Restore it.
+    def from_json(cls, text: str, n_records: int) -> Reuse | None:
+        """Restore it; None if it is of a run of another number of records.
 
         Raises
         ------
@@ -173,7 +173,7 @@ class Reuse:
         fields = json.loads(text)
         bits = np.frombuffer(base64.b64decode(fields["held"]), np.uint8)
         if len(bits) != -(-n_records // 8):
-            raise ValueError("another number of rows")
+            return None
         held = np.unpackbits(bits, count=n_records).astype(bool)
         return cls(list(fields["origins"]), held, Amount(**fields["amount"]))
 
@@ -198,9 +198,8 @@ def plan_reuse(
     """
     earlier = _filled_earlier(headers, shard.census.n_records) if options.resume else {}
     for target, reuse in earlier.items():
-        if complete_path(
-            target.path
-        ).exists():  # an earlier output may be replaced by one of this run already
+        # An earlier output may be replaced by one of this run already.
+        if complete_path(target.path).exists():
             return reuse, reuse.origins
     origins = _origins(options.reuse, headers)
     if shard.distinct is None:
@@ -218,7 +217,9 @@ def _filled_earlier(headers: Mapping[Target, Header], n_records: int) -> dict[Ta
         record, journal = reused_path(target.path), journal_path(target.path)
         try:
             if record.exists() and read_position(journal).reused:
-                found[target] = Reuse.from_json(record.read_text(), n_records)
+                reuse = Reuse.from_json(record.read_text(), n_records)
+                if reuse:  # otherwise the key in the journal tells what differs
+                    found[target] = reuse
         except (OSError, ValueError, TypeError, KeyError):
             raise RunMismatch(f"{record}: damaged; use --overwrite to start again") from None
     return found

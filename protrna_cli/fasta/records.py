@@ -213,6 +213,7 @@ class _Headers:
     ----------
     places
         The place of each record, and the number and text of its first line that can be no residues, or None.
+        A line of signs, which may stand alone in a record, gives way to a line that is never residues.
     """
 
     def __init__(self, lines: Iterable[tuple[int, str]], start: Place) -> None:
@@ -228,7 +229,8 @@ class _Headers:
                 record += 1
             elif not line.rstrip("\r\n").isalpha() and self.places and _is_odd(line):
                 place, before = self.places[-1]
-                self.places[-1] = place, before or (number, line)
+                if before is None or (_is_bare(before[1]) and not _is_bare(line)):
+                    self.places[-1] = place, (number, line)
             offset += n_bytes
             yield line
 
@@ -236,13 +238,14 @@ class _Headers:
 def _is_odd(line: str) -> bool:
     """Whether a line below a header can be no residues under any rule: it is a comment, say, or structure."""
     text = line.strip(_WHITE)
-    glued = ">" in text and "<" not in text
+    glued = ">" in text.partition("<")[0]  # no residues come before a header that have a "<"
     return "\0" in text or glued or text.startswith((";", "#")) or _is_bare(text)
 
 
 def _is_bare(text: str) -> bool:
     """Whether a line has signs of dot-bracket notation and not a single letter. Gaps alone may be gaps."""
-    return not _BARE.sub("", text) and bool(text.strip("-~" + _WHITE))
+    signs = text.strip(_WHITE)
+    return not _BARE.sub("", signs) and bool(signs.strip("-~" + _WHITE))
 
 
 def _refuse_line(origin: Origin, place: Place, name: str, raw: str, number: int, line: str) -> None:

@@ -34,8 +34,9 @@ BYTE_ORDER_MARK = "\ufeff"
 BINARY = "a binary file or UTF-16, not text; give FASTA as plain text"
 
 _OTHER_FORMATS = {
-    "@HD\t": "SAM; convert it to FASTA first (samtools fasta)",
-    "@SQ\t": "SAM; convert it to FASTA first (samtools fasta)",
+    **dict.fromkeys(
+        ("@HD\t", "@SQ\t", "@RG\t", "@PG\t", "@CO\t"), "SAM; convert it to FASTA first (samtools fasta)"
+    ),
     "@": "FASTQ; convert it to FASTA first (seqtk seq -a)",
     "# STOCKHOLM": "Stockholm; convert it to FASTA first (esl-reformat fasta)",
     "CLUSTAL": "Clustal; convert it to FASTA first",

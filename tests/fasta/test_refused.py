@@ -32,8 +32,11 @@ LENIENT = [{"on_invalid": "unknown", "gaps": "unknown"}, {"on_invalid": "skip", 
     [
         (">a\nACGU>b\nGGCC\n", "record 1 (id 'a'), line 2: a header inside a line; is a newline missing"),
         (">a\nACGU\nAC>b x\nGG\n", "line 3: a header inside a line"),
+        (">a\nACGU>b len<500\nGGCC\n", "line 2: a header inside a line"),
         (">a\nACGU\n;comment\nGG\n>b\nA\n", "line 3: a comment"),
         (">a\n# comment\nGG\n", "line 2: a comment"),
+        (">a\n....\n;123\n", "line 3: a comment"),
+        (">a\n....\n\0\0\n", "line 3: a NUL byte"),
         (">a\nACGU\n\0>b\nGG\n\0", "line 3: a NUL byte, as between the records of an MMseqs2 database"),
         (">a\nACGUACGU\n........\n", "line 3: looks like dot-bracket structure"),
         (">a\nACGUACGU\n,,,,____\n>b\nA\n", "line 3: looks like dot-bracket structure"),
@@ -140,6 +143,7 @@ def test_a_large_window_of_zstd_is_named(tmp_path: Path) -> None:
     assert f"use: zstd -dc --long=31 {path} | protrna embed -" in str(refused.value)
 
 
-def test_sam_is_not_called_fastq(fasta: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("header", ["@HD\tVN:1.6", "@RG\tID:1", "@PG\tID:bwa", "@CO\tmade by"])
+def test_sam_is_not_called_fastq(fasta: Callable[[str], Path], header: str) -> None:
     with pytest.raises(InputError, match=r"it looks like SAM; .*samtools fasta"):
-        read_all("@HD\tVN:1.6\nr1\t0\t*\n", fasta)
+        read_all(f"{header}\nr1\t0\t*\n", fasta)

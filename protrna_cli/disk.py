@@ -111,7 +111,7 @@ def write_whole(path: Path, content: bytes | str, shared: bool = False) -> None:
     finally:
         with suppress(OSError):
             unfinished.unlink()
-        remove_left(path)
+        _remove_left(path)
 
 
 def this_process() -> str:
@@ -119,25 +119,15 @@ def this_process() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
-def remove_left(path: Path) -> int:
-    """Remove the temporary files of a file that processes of this machine left when they were killed.
-
-    Returns
-    -------
-    int
-        How many bytes they had.
-    """
-    freed = 0
+def _remove_left(path: Path) -> None:
+    """Remove the temporary files of a file that processes of this machine left when they were killed."""
     host = re.escape(socket.gethostname())
     with suppress(OSError):
         for left in path.parent.iterdir():
             found = re.fullmatch(rf"{re.escape(path.name)}\.{host}-(\d+)\.new", left.name)
             if found and not _runs(int(found[1])):
                 with suppress(OSError):
-                    size = left.stat().st_size
                     left.unlink()
-                    freed += size
-    return freed
 
 
 def _runs(process: int) -> bool:

@@ -291,12 +291,10 @@ def visible_gpus() -> list[Gpu]:
 
     Whether TensorFlow can use them is another question; none if there is no `nvidia-smi`.
     """
-    query = ["nvidia-smi", "--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits"]
-    try:
-        lines = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
+    told = _ask_nvidia_smi("uuid,memory.free")
+    if told is None:
         return []
-    found = re.findall(r"^(\S+), (?:(\d+)|.*)$", lines, re.MULTILINE)
+    found = re.findall(r"^(\S+), (?:(\d+)|.*)$", told, re.MULTILINE)
     gpus = [Gpu(name, int(mebibytes) << 20 if mebibytes else None) for name, mebibytes in found]
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is None:
@@ -310,14 +308,21 @@ def gpu_cards() -> list[str]:
     """Name the NVIDIA GPUs of this machine, unless they are hidden from this process."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return []
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    told = _ask_nvidia_smi("name")
+    if told is not None:
         return [name.strip() for name in told.splitlines() if name.strip()]
+    found = (PROC / "driver/nvidia/gpus").glob("*/information")
+    texts = "".join(file.read_text(errors="replace") for file in found)
+    return re.findall(r"^Model:\s*(.+?)\s*$", texts, re.MULTILINE)
+
+
+def _ask_nvidia_smi(columns: str) -> str | None:
+    """Ask for columns of its table: a line for each GPU; None where it is missing or fails."""
+    query = ["nvidia-smi", f"--query-gpu={columns}", "--format=csv,noheader,nounits"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        found = (PROC / "driver/nvidia/gpus").glob("*/information")
-        texts = "".join(file.read_text(errors="replace") for file in found)
-        return re.findall(r"^Model:\s*(.+?)\s*$", texts, re.MULTILINE)
+        return None
 
 
 def _gpu_named(name: str, gpus: Sequence[Gpu]) -> Gpu:

@@ -165,9 +165,10 @@ class Embeddings:
             A file cannot be read, was changed since it was written, or has no checksums.
         """
         for file in self._files:
-            if read_output(file)[0].is_unproven:
+            header, blocks = read_whole(file)
+            if header.is_unproven:
                 raise InputError(f"{file}: {UNPROVEN}")
-            for _ in read_whole(file)[1]:
+            for _ in blocks:
                 pass
 
     @cached_property

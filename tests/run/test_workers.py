@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from itertools import product
@@ -144,6 +144,13 @@ def wait_for(condition: Any, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.02)
 
 
+def wait_until_gone(pids: Iterable[int | str]) -> None:
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def computing(target: Path) -> bool:
     """Whether the first batches are done."""
     vectors = partial_path(target) / "vectors.npy"
@@ -199,10 +206,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, many: Path) -> None
         started_by_it = children(process.pid)
         process.kill()
     assert len(started_by_it) == 2
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in started_by_it):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until_gone(started_by_it)
 
 
 @pytest.fixture
@@ -305,10 +309,7 @@ def test_workers_end_with_their_run_also_while_they_start() -> None:
         started = process.stdout.readline().split()
         process.kill()
     assert len(started) == 2
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in started):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until_gone(started)
 
 
 def test_a_worker_that_dies_at_the_start_is_an_error(tmp_path: Path, source: Path, faulty: Any) -> None:

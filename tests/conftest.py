@@ -110,11 +110,11 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut runs into many chunks, and commit after every batch."""
-    from protrna_cli.run import pipeline
+    from protrna_cli.run import loop
 
     monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
     monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 300)
-    monkeypatch.setattr(pipeline, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "COMMIT_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -10,46 +10,27 @@ from typing import TYPE_CHECKING
 
 from protrna_cli.disk import is_null_device, locked
 from protrna_cli.errors import Stopped, UsageError
-from protrna_cli.fasta.census import CountedInput, take_census
-from protrna_cli.fasta.copies import Copies
+from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.sources import open_sources
-from protrna_cli.model.structure import PUBLISHED_SIZE
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.plan.shard import WHOLE
 from protrna_cli.plan.values import AnyPath, instance, path_text
-from protrna_cli.run import rates
 from protrna_cli.run.auto import settle
 from protrna_cli.run.estimate import Estimate, estimate
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.run.pipeline import Product
 from protrna_cli.run.report import Progress, Summary
-from protrna_cli.run.reuse import plan_reuse
-from protrna_cli.run.runner import (
-    embed_shard,
-    opened,
-    plan_shard,
-    pooling_of,
-    rate_key,
-    run_shard,
-    seats_of,
-    summary_of,
-)
+from protrna_cli.run.run import Run, embed_shard
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.targets import (
     Target,
-    make_header,
     need_unique_ids,
     protect_targets,
     refuse_existing,
     targets_of,
 )
-from protrna_cli.weights.checkpoint import Checkpoint
 from protrna_cli.weights.locate import locate
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from protrna_cli.weights.watcher import Watcher
 
 
@@ -152,14 +133,13 @@ def stream_fasta(
                 sources = stack.enter_context(open_sources(names))
                 counted_input = take_census(sources, options.rules)
                 checkpoint.obtain(watcher, options.offline)
-                plan = plan_shard(counted_input, [target], checkpoint, options, across_chunks=False)
-            model = stack.enter_context(opened(checkpoint, plan, options, progress, stop))
-            with Stream(descriptor, plan.headers[target], stop) as stream:
-                products = [Product(pooling_of(target, options), stream)]
-                seconds, _ = run_shard(counted_input, model, products, options, plan, progress, stop)
+                run = Run.planned(counted_input, [target], checkpoint, options, across_chunks=False)
+            model = stack.enter_context(run.model(progress, stop))
+            with Stream(descriptor, run.headers[target], stop) as stream:
+                run.embed(model, [stream], progress, stop)
     except Stopped as stopped:
         raise type(stopped)(f"{stopped}; standard output is incomplete, and --resume needs a file") from None
-    return summary_of([target.path], plan, options, seconds)
+    return run.summary()
 
 
 def estimate_fasta(
@@ -174,44 +154,19 @@ def estimate_fasta(
     """
     options, names = settle(_checked(options)), _as_list(inputs)
     checkpoint = locate(options.model, options.weights_dir, options.check_weights)
-    size = checkpoint.size() if checkpoint.is_there else PUBLISHED_SIZE
-    targets = targets_of(Path(path_text("-o", output_path)), options)
-    with open_sources(names) as sources:
-        unique_ids, across_chunks = need_unique_ids(targets, options), targets[0].path.name != "-"
-        whole = across_chunks and options.shard == WHOLE
-        counted_input = take_census(sources, options.rules, unique_ids, whole)
-        shard = counted_input.of_shard(options.shard, size.width, across_chunks)
-        held = _held_by_earlier(shard, targets, checkpoint, options)
-        return estimate(
-            counted_input.records(options.shard, size.width),
-            shard.census,
-            Copies(options.rules, shard.distinct, reused=held),
-            size,
-            targets,
-            options,
-            speed=rates.recall(rates.rates_file(), rate_key(size, options)),
-            processes=len(seats_of(checkpoint, size, shard.census.n_distinct_embedded, options)),
-        )
-
-
-def _held_by_earlier(
-    shard: CountedInput, targets: list[Target], checkpoint: Checkpoint, options: EmbedOptions
-) -> npt.NDArray[np.bool_] | None:
-    """Mark the rows of a run that the outputs of `reuse` hold, for a dry run; None without any."""
-    if not options.reuse:
-        return None
-    if not checkpoint.is_there:
+    if options.reuse and not checkpoint.is_there:
         raise UsageError(
             "--dry-run with --reuse compares the weights, but they are not here; get them with "
             "protrna weights fetch, or leave --reuse out"
         )
-    with checkpoint.hashing() as sha256:
-        size, census = checkpoint.size(), shard.census
-        headers = {
-            target: make_header(target, options, size, sha256(), census, census, True) for target in targets
-        }
-    reuse, _ = plan_reuse(shard, headers, options)
-    return reuse.held if reuse else None
+    targets = targets_of(Path(path_text("-o", output_path)), options)
+    across_chunks = targets[0].path.name != "-"
+    with open_sources(names) as sources:
+        whole = across_chunks and options.shard == WHOLE
+        counted_input = take_census(sources, options.rules, need_unique_ids(targets, options), whole)
+        # What can be reused depends on the headers, for which the weights are hashed.
+        run = Run.planned if options.reuse else Run
+        return estimate(run(counted_input, targets, checkpoint, options, across_chunks))
 
 
 def _checked(options: EmbedOptions | None) -> EmbedOptions:

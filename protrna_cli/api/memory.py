@@ -25,12 +25,10 @@ from protrna_cli.plan.pieces import embedded_length
 from protrna_cli.plan.rules import TRAINED_LENGTH, Rules
 from protrna_cli.plan.values import AUTO, instance, switch
 from protrna_cli.run.auto import batch_tokens_of
-from protrna_cli.run.batching import RESIDUES
 from protrna_cli.run.in_memory import ChunkRows, embed_chunks
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.run.pipeline import Request
 from protrna_cli.run.report import NOTHING, Amount, Progress
-from protrna_cli.run.runner import check_memory
+from protrna_cli.run.run import check_memory
 from protrna_cli.text import counted
 from protrna_cli.weights.names import PUBLISHED
 
@@ -110,28 +108,25 @@ class _Ready:
 
     def __init__(self, model: ProtRNA, options: EmbedOptions, progress: bool) -> None:
         self.model = model
-        self.per_token = options.per_token
-        self._pooling = RESIDUES if options.per_token else options.pool
         self._layers = options.layers
         self._progress = progress
-        layers = model.size.layer_indices(options.layers)
         if options.batch_tokens == AUTO:
             options = replace(options, batch_tokens=batch_tokens_of(model))
-        self.request = Request(options.rules, layers, options.budget)
+        self.options = replace(options, layers=model.size.layer_indices(options.layers))
 
     def chunks(self, items: Iterable[Record | Skipped], total: Amount) -> Iterator[ChunkRows]:
         """Embed records chunk by chunk, with a progress bar if it is wanted."""
         shown = any_bar() if self._progress else Progress()
         shown.start(total)
         try:
-            yield from embed_chunks(self._fitting(items), self.model, self._pooling, self.request, shown)
+            yield from embed_chunks(self._fitting(items), self.model, self.options, shown)
         finally:
             shown.close()
 
     def _fitting(self, items: Iterable[Record | Skipped]) -> Iterator[Record | Skipped]:
         """Pass items through; raises UsageError at a record that does not fit into memory in one piece."""
         for item in items:
-            if self.request.rules.long == "whole":
+            if self.options.rules.long == "whole":
                 check_memory(item.length, item.id, self.model.size)
             yield item
 
@@ -140,7 +135,7 @@ class _Ready:
         if len(self._layers) == 1:
             return found[0]
         columns = {layer: self.model.size.layer_index(layer) for layer in self._layers}
-        return {layer: found[self.request.repr_layers.index(index)] for layer, index in columns.items()}
+        return {layer: found[self.options.layers.index(index)] for layer, index in columns.items()}
 
 
 @overload
@@ -287,7 +282,7 @@ def embed(
         _warn_of_skipped([item for item in items if isinstance(item, Skipped)], len(items))
     total = Amount(len(records), sum(embedded_length(record.length, rules) for record in records))
     ready = how.ready(model)
-    found: list[Any] = [[] for _ in ready.request.repr_layers]
+    found: list[Any] = [[] for _ in ready.options.layers]
     if not per_token:
         found = [np.empty((len(records), ready.model.size.width), np.float32) for _ in found]
     done = 0
@@ -399,7 +394,9 @@ def _embed_iter(ready: _Ready, items: Iterator[Record | Skipped]) -> Iterator[Em
         if chunk.skipped:
             _warn_of_skipped(chunk.skipped, len(chunk.rows) + len(chunk.skipped))
         for i, row in enumerate(chunk.rows):
-            vectors = [of_layer[i] if ready.per_token else of_layer[i][0] for of_layer in chunk.vectors]
+            vectors = [
+                of_layer[i] if ready.options.per_token else of_layer[i][0] for of_layer in chunk.vectors
+            ]
             yield Embedding.of(row, ready.by_layer(vectors))
 
 

@@ -38,7 +38,7 @@ from protrna_cli.run.auto import settle
 from protrna_cli.run.journal import read_position
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
-from protrna_cli.run.runner import plan_shard, summary_of
+from protrna_cli.run.run import Run
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.targets import Target, inputs_of_run, is_whole, refuse_existing
 from protrna_cli.text import counted
@@ -124,13 +124,12 @@ def embed_distributed(
             counted_input = earlier.counted(sources) if earlier else take_census(sources, options.rules)
             census = counted_input.census
             # Planned with `resume`, so that TensorFlow is not loaded in this process.
-            plan = plan_shard(
-                counted_input, [target], checkpoint, _task_options(options), across_chunks=False
-            )
-            header = plan.headers[target]
+            planned = _task_options(options)
+            run = Run.planned(counted_input, [target], checkpoint, planned, across_chunks=False)
+            header = run.headers[target]
             if options.resume and is_whole(folder, header):
                 remove_partial(folder)
-                return summary_of([folder], plan, options, already_whole=True)
+                return run.summary(already_whole=True)
             if earlier:  # before a worker adds parts of another run to those in the folder
                 compare_keys(earlier.key, run_key(header), str(partial_path(folder)))
         with connected(address) as client:
@@ -143,8 +142,10 @@ def embed_distributed(
             )
             done = _run(client, shared, progress, stop)
         _finish(folder, n_parts, header)
-    summary = summary_of([folder], plan, options, time.perf_counter() - started, *done[1:])
-    return replace(summary, computed=done.computed)
+    seconds = time.perf_counter() - started
+    return replace(
+        run.summary(), seconds=seconds, computed=done.computed, resumed=done.resumed, n_reused=done.n_reused
+    )
 
 
 def _task_options(options: EmbedOptions) -> EmbedOptions:

@@ -29,11 +29,14 @@ class Assignment(NamedTuple):
         The records that get vectors that are there already, and the place of these; see `DistinctSequences`.
     n_reused
         Records whose sequence an earlier output holds.
+    places
+        The place of each record, and that behind the last.
     """
 
     running: dict[int, list[int]]
     copied: dict[int, tuple[int, int]]
     n_reused: int
+    places: list[tuple[int, int]]
 
 
 class Copies:
@@ -62,16 +65,17 @@ class Copies:
         self._reused = reused
         self._row = self._residue = 0
 
-    def reusing(self, reused: npt.NDArray[np.bool_]) -> Copies:
+    def reusing(self, reused: npt.NDArray[np.bool_] | None) -> Copies:
         """Make one that takes these rows from earlier outputs, and no others."""
         return Copies(self._rules, self._distinct, reused=reused)
 
     def assign(self, records: Sequence[Record]) -> Assignment:
         """Decide about the records of the next chunk."""
-        places = np.array([self._next_place(record) for record in records], np.int64).reshape(-1, 2)
+        starts = [*map(self._next_place, records), (self._row, self._residue)]
+        places = np.array(starts[:-1], np.int64).reshape(-1, 2)
         sequences = [bytes.fromhex(record.md5) for record in records]
         firsts = self._firsts(records, sequences, places)
-        assignment = Assignment({}, {}, n_reused := 0)
+        assignment = Assignment({}, {}, n_reused := 0, starts)
         first_in_chunk: dict[bytes, int] = {}
         for i, (sequence, first, own_row) in enumerate(
             zip(sequences, firsts.tolist(), places[:, 0].tolist(), strict=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from protrna_cli.model.alphabet import Alphabet, Tokens
 from protrna_cli.plan.rules import TRAINED_LENGTH
-from protrna_cli.run.batching import Floats
+from protrna_cli.run.chunk import Floats
 
 if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from protrna_cli.fasta.census import Census
-from protrna_cli.fasta.copies import Copies
-from protrna_cli.fasta.records import Record, Skipped
 from protrna_cli.machine import available_cpus
 from protrna_cli.model.structure import ModelSize, batches_at_once, row_count
 from protrna_cli.output.account import settings_account
@@ -17,10 +15,12 @@ from protrna_cli.output.paths import journal_path
 from protrna_cli.output.rows import BLOCK_BYTES
 from protrna_cli.plan.chunks import into_chunks
 from protrna_cli.plan.distinct import MAX_SEQUENCES
-from protrna_cli.run.batching import ChunkBatches
+from protrna_cli.run import rates
+from protrna_cli.run.chunk import Chunk
 from protrna_cli.run.embedder import WIDEST
 from protrna_cli.run.journal import Position, read_position
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
+from protrna_cli.run.run import Run, rate_key
 from protrna_cli.run.targets import Target, run_settings
 from protrna_cli.run.work import Work
 from protrna_cli.text import aligned, counted, duration_text, printable, size_text
@@ -132,45 +132,18 @@ def _besides(**counts: int) -> str:
     return "".join(f", {number:,} of them {kind}" for kind, number in counts.items() if number)
 
 
-def estimate(
-    records: Iterable[Record | Skipped],
-    census: Census,
-    copies: Copies,
-    size: ModelSize,
-    targets: Sequence[Target],
-    options: EmbedOptions,
-    speed: float | None,
-    processes: int = 1,
-) -> Estimate:
-    """Count the batches of a run without running them.
-
-    Parameters
-    ----------
-    records
-        The records of the run, in order.
-    census
-        The census of these records.
-    copies
-        Finds the records that need not run.
-    targets
-        The outputs of the run.
-    speed
-        Operations per second, if known.
-    processes
-        How many processes the run gets.
-    """
-    layers = size.layer_indices(options.layers)
-    work, n_computed = Work(), 0
+def estimate(run: Run) -> Estimate:
+    """Count the batches of a run without running them."""
+    size, options, targets, census = run.size, run.options, run.targets, run.shard.census
+    work, n_computed, n_reused = Work(), 0, 0
     saved = _saved(targets) if options.resume else Position()
-    for number, items in enumerate(into_chunks(records)):
-        kept = [item for item in items if isinstance(item, Record)]
-        assignment = copies.assign(kept)
-        n_computed += len(assignment.running)
-        work.n_reused += assignment.n_reused
-        chunk = ChunkBatches(kept, assignment.running, options.rules, options.budget)
-        left = chunk.batches[saved.batches_of(number) :] if number >= saved.chunks else []
-        for batch in left:
+    for number, items in enumerate(into_chunks(run.records())):
+        chunk = Chunk(number, items, run.copies, options.rules, options.budget)
+        n_computed += len(chunk.running)
+        n_reused += chunk.n_reused
+        for batch in chunk.batches[saved.batches_of(number) :] if number >= saved.chunks else []:
             work.add(chunk.token_counts(batch))
+    processes, speed = len(run.seats()), rates.recall(rates.rates_file(), rate_key(size, options))
     output_bytes = [_output_bytes(target, census, size, options) for target in targets]
     return Estimate(
         inputs=[each["name"] for each in census.inputs],
@@ -182,10 +155,10 @@ def estimate(
         long=census.n_long,
         skipped=census.n_skipped,
         computed=n_computed,
-        copied=census.n_records - work.n_reused - n_computed,
+        copied=census.n_records - n_reused - n_computed,
         saved=saved.records,
         reuse=list(options.reuse),
-        reused=work.n_reused,
+        reused=n_reused,
         tokens=work.tokens,
         batches=work.batches,
         padding_share=1 - work.tokens / work.rows if work.rows else 0.0,
@@ -200,7 +173,7 @@ def estimate(
                 for target, n_bytes in zip(targets, output_bytes, strict=True)
             )
         ),
-        seconds=work.seconds(size, max(layers), speed) if speed else None,
+        seconds=work.seconds(size, max(run.layers), speed) if speed else None,
     )
 
 

@@ -12,10 +12,10 @@ from protrna_cli.plan.chunks import into_chunks
 from protrna_cli.plan.pieces import embedded_length
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Rules
-from protrna_cli.run import pipeline
 from protrna_cli.run.embedder import InProcess
 from protrna_cli.run.journal import Position
-from protrna_cli.run.pipeline import Product, Request
+from protrna_cli.run.loop import Loop
+from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.report import Amount, Progress
 from protrna_cli.run.stop import Stop
 
@@ -41,52 +41,46 @@ class ChunkRows(NamedTuple):
     skipped: list[Skipped]
 
 
-class _KeptChunk:
-    """Keeps the rows of one chunk: a sink of `pipeline.embed`."""
+class _Kept:
+    """Keeps the rows of one chunk: an output of `Loop`."""
 
-    def __init__(self, n_layers: int) -> None:
+    def __init__(self, per_token: bool, pooling: str) -> None:
+        self.per_token = per_token
+        self.pooling: str | None = pooling
         self.position = Position()
-        self._n_layers = n_layers
+        self._filled: dict[int, dict[int, Values]] = {}
 
-    def open_chunk(self, rows: list[Row], skipped: Sequence[Skipped]) -> list[int]:
-        """Add the rows; returns the index of each, because a row is filled as a whole."""
-        self._filled: list[dict[int, Values]] = [{} for _ in range(self._n_layers)]
+    def add(self, rows: list[Row], skipped: Sequence[Skipped]) -> None:
+        """Keep the rows."""
         self._rows, self._skipped = rows, list(skipped)
-        return list(range(len(rows)))
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
-        """Keep the vectors of row `start`."""
-        self._filled[layer][start] = vectors
+        """Keep the vectors of a row."""
+        self._filled.setdefault(layer, {})[start] = vectors
 
     def read(self, layer: int, start: int, count: int) -> Values:
         """Refuse: earlier chunks are not kept."""
         raise NotImplementedError
 
-    def halve(self, fits: int) -> None:
-        """Do nothing: there is no provenance."""
-
-    def commit(self, batches: int, done: Amount) -> None:
+    def commit(self, position: Position) -> None:
         """Do nothing: there is no file to write."""
 
-    def close_chunk(self, done: Amount) -> None:
-        """Do nothing: there is no file to write."""
-
-    def take(self) -> ChunkRows:
+    def take(self, n_layers: int) -> ChunkRows:
         """Return the rows, once all are filled."""
-        vectors = [[filled[row] for row in range(len(self._rows))] for filled in self._filled]
-        return ChunkRows(self._rows, vectors, self._skipped)
+        filled = [self._filled.get(layer, {}) for layer in range(n_layers)]
+        return ChunkRows(self._rows, [[of[start] for start in sorted(of)] for of in filled], self._skipped)
 
 
 def embed_chunks(
-    items: Iterable[Record | Skipped], model: ProtRNA, pooling: str, request: Request, progress: Progress
+    items: Iterable[Record | Skipped], model: ProtRNA, options: EmbedOptions, progress: Progress
 ) -> Iterator[ChunkRows]:
     """Embed records chunk by chunk. The chunks, and so the numbers, are those of a run that writes a file."""
     for chunk in into_chunks(items):
-        sink = _KeptChunk(len(request.repr_layers))
+        kept = _Kept(options.per_token, options.pool)
         with InProcess(model) as embedder:
-            pipeline.embed(chunk, embedder, [Product(pooling, sink)], request, progress, Stop())
-        progress.resume(_copied([item for item in chunk if isinstance(item, Record)], request.rules))
-        yield sink.take()
+            Loop(embedder, [kept], options, progress, Stop()).run(chunk)
+        progress.resume(_copied([item for item in chunk if isinstance(item, Record)], options.rules))
+        yield kept.take(len(options.layers))
 
 
 def _copied(records: list[Record], rules: Rules) -> Amount:

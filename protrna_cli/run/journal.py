@@ -16,6 +16,9 @@ from typing import IO, Any
 from protrna_cli.errors import RunMismatch
 from protrna_cli.output.provenance import RunKey, compare_keys
 
+UNUSED = ("vectors", "index_bytes", "skipped_bytes")
+"""Fields of a position in a journal of version 0.2.0 that are not needed."""
+
 
 @dataclass(frozen=True)
 class Position:
@@ -27,10 +30,6 @@ class Position:
         Finished chunks, and finished batches of the next chunk.
     records, residues
         Records in all of these, and their embedded residues.
-    vectors
-        Index of the first vector of that chunk.
-    index_bytes, skipped_bytes
-        Sizes of the index and of the list of skipped records before that chunk.
     reused
         1 if the vectors of earlier outputs are filled in.
     fits
@@ -41,9 +40,6 @@ class Position:
     batches: int = 0
     records: int = 0
     residues: int = 0
-    vectors: int = 0
-    index_bytes: int = 0
-    skipped_bytes: int = 0
     reused: int = 0
     fits: int = 0
 
@@ -60,7 +56,7 @@ class Position:
         ValueError, TypeError
             The line is not a position.
         """
-        position = cls(**entry)
+        position = cls(**{name: value for name, value in {**entry}.items() if name not in UNUSED})
         if not all(type(value) is int and value >= 0 for value in asdict(position).values()):
             raise ValueError("not counts")
         return position

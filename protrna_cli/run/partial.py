@@ -6,13 +6,10 @@ An incomplete file never has its final name, and committed work survives any end
 from __future__ import annotations
 
 import csv
-import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 from protrna_cli.disk import creating, sync, write_whole, writing
 from protrna_cli.errors import InputError, RunMismatch
@@ -22,23 +19,25 @@ from protrna_cli.output.formats import npy
 from protrna_cli.output.formats.table import Format
 from protrna_cli.output.paths import complete_path, journal_path, manifest_path, partial_path, reused_path
 from protrna_cli.output.protect import make_partial, remove_partial
-from protrna_cli.output.provenance import RunKey
+from protrna_cli.output.provenance import exact_key
 from protrna_cli.output.publish import publish
 from protrna_cli.output.rows import Block, Header, Values
 from protrna_cli.plan.rows import SKIPPED_COLUMNS, Row
 from protrna_cli.run.journal import Journal, Position
-from protrna_cli.run.report import Amount
 
 
 class PartialOutput:
-    """An unfinished output: an array with its index, the list of skipped records, and the journal.
+    """An unfinished output: its vectors, a journal of those that are durable, the index, and what is skipped.
+
+    Only the vectors are kept from one process to the next. The index and the list of skipped records follow
+    from the input, which every process reads from its start.
 
     Parameters
     ----------
     output
         The output; its folder `OUT.partial` is beside it.
-    header, key
-        The header of the output, and the key of its run.
+    header
+        The header of the output.
     resume
         Continue the unfinished run in the folder, if there is one. Without `resume` the folder is replaced.
 
@@ -50,11 +49,13 @@ class PartialOutput:
         How far the run got, and so where to continue.
     """
 
-    def __init__(self, output: Path, header: Header, key: RunKey, resume: bool = False) -> None:
+    def __init__(self, output: Path, header: Header, resume: bool = False) -> None:
+        self.per_token, self.pooling = header.per_token, header.provenance["pooling"]
         self._output = output
         self.header = header
         self._folder = partial_path(output)
         self._array = self._folder / "vectors.npy"
+        key = exact_key(header)
         with creating(output):
             if resume and journal_path(output).exists():
                 self._journal = Journal.resume(journal_path(output), key)
@@ -66,38 +67,22 @@ class PartialOutput:
                     )
                 make_partial(output)
                 self._journal = Journal.create(journal_path(output), key)
-            self._open_files()
+            self.position = self._journal.position
+            self._vectors = npy.Vectors(self._array, header, resume=self.position != Position())
+            self._index = npy.Index(self._array, header)
+            self._skipped = (self._folder / "skipped.tsv").open("w", encoding="utf-8", newline="")
+            self._files = (self._vectors, self._index, self._skipped, self._journal)
             for folder in (self._folder, output.parent):  # the file names must survive a crash too
                 sync(folder)
 
-    def _open_files(self) -> None:
-        """Open the files as they were at the position; before the first commit they start empty."""
-        at = self.position = self._journal.position
-        self._fits = at.fits
-        resume = (at.vectors, at.index_bytes) if at != Position() else None
-        self._vectors = npy.ArrayWriter(self._array, self.header, resume)
-        self._skipped = (self._folder / "skipped.tsv").open("r+b" if resume else "wb", buffering=0)
-        self._skipped.truncate(at.skipped_bytes)
-
-    def open_chunk(self, rows: list[Row], skipped: Sequence[Skipped]) -> list[int]:
-        """Add the rows and the skipped records of the next chunk, in input order.
-
-        Returns
-        -------
-        list
-            The index of each row's first vector.
-        """
+    def add(self, rows: list[Row], skipped: Sequence[Skipped]) -> None:
+        """Add the rows and the skipped records of the next chunk, in input order."""
         with self._writing():
-            at = self.position
-            self._start = Position(
-                reused=at.reused,
-                chunks=at.chunks,
-                vectors=self._vectors.announced,
-                index_bytes=self._vectors.sync(),
-                skipped_bytes=os.fstat(self._skipped.fileno()).st_size,
-            )
-            self._write_skipped(skipped)
-            return self._vectors.announce(rows)
+            self._index.add(rows)
+            lines = csv.writer(self._skipped, dialect="excel-tab", lineterminator="\n")
+            if skipped and not self._skipped.tell():
+                lines.writerow(SKIPPED_COLUMNS)
+            lines.writerows([getattr(each, column) for column in SKIPPED_COLUMNS] for each in skipped)
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
         """Write vectors (n, D) of the `layer`-th layer of the output, from vector `start` on."""
@@ -109,43 +94,18 @@ class PartialOutput:
         with self._writing():
             return self._vectors.read(layer, start, count)
 
-    def halve(self, fits: int) -> None:
-        """Keep how many tokens at once fit into memory, for the next commit."""
-        self._fits = fits
-
     def commit_reused(self, filled: str) -> None:
         """Make the vectors durable that were filled in before the first chunk, and record which these are."""
         with self._writing():
             write_whole(reused_path(self._output), filled)
-            self._advance(replace(self.position, index_bytes=self._vectors.sync(), reused=1))
+        self.commit(replace(self.position, reused=1))
 
-    def commit(self, batches: int, done: Amount) -> None:
-        """Make the first `batches` batches of the open chunk durable; see `Sink`."""
+    def commit(self, position: Position) -> None:
+        """Make all vectors durable that were filled up to a position."""
         with self._writing():
             self._vectors.sync()
-            self._advance(replace(self._start, batches=batches, records=done.records, residues=done.residues))
-
-    def close_chunk(self, done: Amount) -> None:
-        """Make the open chunk durable, once all its rows are filled."""
-        with self._writing():
-            index_bytes = self._vectors.sync()
-            os.fsync(self._skipped.fileno())
-            self._advance(
-                Position(
-                    reused=self._start.reused,
-                    chunks=self._start.chunks + 1,
-                    records=done.records,
-                    residues=done.residues,
-                    vectors=self._vectors.announced,
-                    index_bytes=index_bytes,
-                    skipped_bytes=os.fstat(self._skipped.fileno()).st_size,
-                )
-            )
-
-    def _advance(self, position: Position) -> None:
-        position = replace(position, fits=self._fits)
-        self._journal.commit(position)
-        self.position = position
+            self._journal.commit(position)
+            self.position = position
 
     def complete(self) -> None:
         """Record that every row is filled: what is left is to write the output, and to put it in place."""
@@ -161,11 +121,12 @@ class PartialOutput:
         check
             Called between blocks; if it raises, a later run can call `finish` again.
         """
-        if self._fits:
-            provenance = {**self.header.provenance, "halved_to": self._fits}
+        if self.position.fits:
+            provenance = {**self.header.provenance, "halved_to": self.position.fits}
             self.header = replace(self.header, provenance=provenance)
         with self._writing():
-            self._vectors.close()
+            for file in self._files:
+                file.close()
             blocks = self._checked(npy.read_blocks(self._array, self.header), check)
             if format.name == "npy":
                 made = self._array
@@ -173,17 +134,9 @@ class PartialOutput:
             else:
                 made = self._folder / self._output.name
                 format.write(made, self.header, blocks)
-            skipped = self._folder / "skipped.tsv" if self.position.skipped_bytes else None
-            publish(made, self._output, format, skipped)
+            skipped = self._folder / "skipped.tsv"
+            publish(made, self._output, format, skipped if skipped.stat().st_size else None)
         self._remove()
-
-    def _write_skipped(self, skipped: Sequence[Skipped]) -> None:
-        text = io.StringIO(newline="")
-        lines = csv.writer(text, dialect="excel-tab", lineterminator="\n")
-        if skipped and not self._start.skipped_bytes:
-            lines.writerow(SKIPPED_COLUMNS)
-        lines.writerows([getattr(each, column) for column in SKIPPED_COLUMNS] for each in skipped)
-        npy.write_all(self._skipped.fileno(), text.getvalue().encode(), self._start.skipped_bytes)
 
     def _checked(self, blocks: Iterator[Block], check: Callable[[], None]) -> Iterator[Block]:
         """Pass blocks on, unless a vector is zero: these are the bytes of one that nothing has filled."""
@@ -211,14 +164,11 @@ class PartialOutput:
     def __enter__(self) -> PartialOutput:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with suppress(OSError):  # a full disk fails again when the buffers are flushed
-            self._vectors.close()
-        self._skipped.close()
-        self._journal.close()
-        if self._journal.position == Position():
+    def __exit__(self, *error: object) -> None:
+        for file in self._files:
+            with suppress(OSError):  # a full disk fails again when the buffers are flushed
+                file.close()
+        if self.position == Position():
             self._remove()  # nothing was committed, so there is nothing to resume
 
 

@@ -186,7 +186,7 @@ def _is_unchanged(file: _Held) -> bool:
         return False
 
 
-def plan_reuse(
+def find_reusable(
     shard: CountedInput, headers: Mapping[Target, Header], options: EmbedOptions
 ) -> tuple[Reuse | None, list[dict[str, Any]]]:
     """Find what the earlier outputs of a run hold of a shard, and what its provenance says of them.

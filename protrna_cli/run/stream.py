@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
 from types import TracebackType
 from typing import Any
 
@@ -25,13 +24,12 @@ from protrna_cli.output.formats.parquet import ParquetStream
 from protrna_cli.output.rows import Block, Header, Values, spans
 from protrna_cli.plan.rows import Row
 from protrna_cli.run.journal import Position
-from protrna_cli.run.report import Amount
 from protrna_cli.run.stop import Stop
 from protrna_cli.text import reason
 
 
 class Stream:
-    """Sends rows through a pipe: a sink of `pipeline.embed`.
+    """Sends rows through a pipe: an output of `Loop`.
 
     The current chunk is kept in an unnamed temporary file until it is filled; the file disappears when the
     process ends for any reason.
@@ -47,8 +45,10 @@ class Stream:
     """
 
     def __init__(self, descriptor: int, header: Header, stop: Stop) -> None:
+        self.per_token, self.pooling = header.per_token, header.provenance["pooling"]
         self.position = Position()
         self._header = header
+        self._start = self._end = 0
         self._stop = stop
         self._pipe = _Pipe(descriptor)
         with self._sending():
@@ -56,37 +56,31 @@ class Stream:
             self._checksum = Checksum(header)
             self._chunk = tempfile.TemporaryFile(prefix="protrna-", buffering=0)  # noqa: SIM115
 
-    def open_chunk(self, rows: list[Row], skipped: Sequence[Skipped]) -> list[int]:
-        """Take the rows of the next chunk; returns the index of each row's first vector.
-
-        `skipped` must be empty: a pipe has no place for that list.
-        """
+    def add(self, rows: list[Row], skipped: Sequence[Skipped]) -> None:
+        """Take the rows of the next chunk; none may be skipped, as a pipe has no place for that list."""
         assert not skipped
         self._rows = rows
-        ends = list(accumulate(row.n_embedded if self._header.per_token else 1 for row in rows))
-        self._shape = (len(self._header.layers), ends[-1], self._header.width)
-        return [0, *ends[:-1]]
+        self._start = self._end
+        self._end += sum(row.n_embedded for row in rows) if self.per_token else len(rows)
+        self._shape = (len(self._header.layers), self._end - self._start, self._header.width)
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
-        """Write vectors (n, D) of the `layer`-th layer of the output, from vector `start` of the chunk on."""
+        """Write vectors (n, D) of the `layer`-th layer of the output, from vector `start` on."""
         _, n_vectors, width = self._shape
         data = np.ascontiguousarray(vectors, self._header.dtype)
         with self._sending():
-            offset = (layer * n_vectors + start) * width * data.itemsize
+            offset = (layer * n_vectors + start - self._start) * width * data.itemsize
             write_all(self._chunk.fileno(), data.data.cast("B"), offset)
 
     def read(self, layer: int, start: int, count: int) -> Values:
         """Refuse: what has been sent cannot be read again."""
         raise NotImplementedError
 
-    def halve(self, fits: int) -> None:
-        """Do nothing: the provenance has been sent."""
-
-    def commit(self, batches: int, done: Amount) -> None:
-        """Do nothing: what has been sent cannot be taken back."""
-
-    def close_chunk(self, done: Amount) -> None:
-        """Send the open chunk, once all its rows are filled."""
+    def commit(self, position: Position) -> None:
+        """Send the chunk once all its rows are filled; nothing that is sent is durable."""
+        if position.chunks == self.position.chunks:
+            return
+        self.position = position
         with self._sending():
             for rows, start, end in spans(self._rows, self._header):
                 # Mapped anew for each block: those sent no longer count as memory of this process.

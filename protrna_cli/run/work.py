@@ -36,10 +36,6 @@ class Work:
         The different (B, T).
     row_counts
         The different numbers of rows of a batch.
-    n_reused
-        Records whose vectors are taken from an earlier output.
-    fits
-        Tokens at once that fit into memory, if it ran out; otherwise 0.
     """
 
     tokens: int = 0
@@ -48,8 +44,6 @@ class Work:
     scores: int = 0
     shapes: set[tuple[int, int]] = field(default_factory=set)
     row_counts: set[int] = field(default_factory=set)
-    n_reused: int = 0
-    fits: int = 0
 
     def add(self, token_counts: list[int]) -> None:
         """Count a batch, given the tokens of each of its pieces."""

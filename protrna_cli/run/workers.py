@@ -28,7 +28,7 @@ from typing import Any
 from protrna_cli.errors import ProtrnaError, WorkersLost
 from protrna_cli.machine import own_process, without_keras
 from protrna_cli.model.alphabet import Alphabet, Tokens
-from protrna_cli.run.batching import Floats
+from protrna_cli.run.chunk import Floats
 from protrna_cli.run.embedder import Pending
 from protrna_cli.run.seats import Seat
 from protrna_cli.run.stop import SIGNALS

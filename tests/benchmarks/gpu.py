@@ -29,9 +29,8 @@ from protrna_cli.model.structure import LayerWeights, ModelSize, weight_shapes
 from protrna_cli.model.transformer import ProtRNA
 from protrna_cli.plan.rules import DEFAULT_RULES
 from protrna_cli.plan.shard import WHOLE
-from protrna_cli.run.batching import ChunkBatches
 from protrna_cli.run.embedder import InProcess
-from tests.benchmarks.speed import embed_batches
+from tests.benchmarks.speed import chunk_of, embed_batches
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PRECISIONS = ("float32", "bfloat16")
@@ -104,7 +103,7 @@ def read_records(fasta: Path, times: int) -> list[Record]:
 
 def engine(model: ProtRNA, records: list[Record], budget: int) -> dict[str, Any]:
     """Time the forward pass and pooling of all batches of these records, twice."""
-    chunk = ChunkBatches(records, range(len(records)), DEFAULT_RULES, budget)
+    chunk = chunk_of(records, budget)
     tokens = sum(piece.length + 2 for piece in chunk.pieces)
     gpu = model.device.removeprefix("/device:") if "GPU" in model.device else None
     if gpu:

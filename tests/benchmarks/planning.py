@@ -20,12 +20,10 @@ from protrna_cli import load_model
 from protrna_cli.fasta.records import Record
 from protrna_cli.machine import own_process
 from protrna_cli.model import trial
-from protrna_cli.plan.rules import DEFAULT_RULES
 from protrna_cli.run.auto import batch_tokens_of
-from protrna_cli.run.batching import ChunkBatches
 from protrna_cli.run.embedder import InProcess
 from protrna_cli.text import duration_text
-from tests.benchmarks.speed import embed_batches
+from tests.benchmarks.speed import chunk_of, embed_batches
 
 RNG = np.random.default_rng(1)
 
@@ -53,7 +51,7 @@ class Job:
             Record(i, str(i), "", "".join(RNG.choice(list("acgu"), length)), n_unknown=0)
             for i, length in enumerate(lengths, start=1)
         ]
-        self.chunk = ChunkBatches(records, range(len(records)), DEFAULT_RULES, budget)
+        self.chunk = chunk_of(records, budget)
         self.tokens = sum(piece.length + 2 for piece in self.chunk.pieces)
         batches = self.chunk.batches
         self.sample = [batches[i] for i in np.linspace(0, len(batches) - 1, n_batches).round().astype(int)]

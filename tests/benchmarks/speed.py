@@ -46,6 +46,17 @@ def embed_batches(embedder: Any, chunk: Any, batches: list[list[int]], layer: in
         pending()
 
 
+def chunk_of(records: list[Any], budget: int) -> Any:
+    """Pack all records into one chunk; those with equal sequences run, too."""
+    from protrna_cli.fasta.copies import Copies
+    from protrna_cli.plan.rules import DEFAULT_RULES
+    from protrna_cli.run.chunk import Chunk
+
+    chunk = Chunk(0, records, Copies(DEFAULT_RULES), DEFAULT_RULES, budget)
+    chunk.running = {i: [i] for i in range(len(records))}
+    return chunk
+
+
 def engine(fasta: Path, checkpoint: Path, precision: str, budget: int) -> dict[str, Any]:
     """Time the forward pass and pooling of all batches, with compilation; loading is timed separately."""
     started = time.perf_counter()
@@ -55,7 +66,6 @@ def engine(fasta: Path, checkpoint: Path, precision: str, budget: int) -> dict[s
     from protrna_cli.fasta.sources import open_sources
     from protrna_cli.model import trial
     from protrna_cli.plan.rules import DEFAULT_RULES
-    from protrna_cli.run.batching import ChunkBatches
     from protrna_cli.run.embedder import InProcess
 
     model = load_model(checkpoint, precision=precision)
@@ -63,7 +73,7 @@ def engine(fasta: Path, checkpoint: Path, precision: str, budget: int) -> dict[s
     with open_sources([fasta]) as sources:
         items = take_census(sources, DEFAULT_RULES).records(WHOLE, model.size.width)
         records = [item for item in items if isinstance(item, Record)]
-        chunk = ChunkBatches(records, range(len(records)), DEFAULT_RULES, budget)
+    chunk = chunk_of(records, budget)
     before = trial.matmul_rate(precision)
     started = time.perf_counter()
     with InProcess(model) as embedder:

@@ -14,8 +14,8 @@ from protrna_cli.api.files import estimate_fasta
 from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.plan.rules import Rules
-from protrna_cli.run import rates, runner
-from protrna_cli.run.runner import rate_key
+from protrna_cli.run import rates
+from protrna_cli.run.run import rate_key
 from protrna_cli.run.work import Work
 from tests.conftest import SAMPLE, TOY, Run
 from tests.run.test_embed import random_sequence, write_fasta
@@ -98,7 +98,7 @@ def test_a_run_remembers_its_speed_unless_nearly_all_was_resumed(
     embed_fasta(source, tmp_path / "short.npy", options, stop=checks)
     with pytest.raises(Stopped):
         embed_fasta(source, target, options, stop=StopAfter(10_000 - checks.left - 1))
-    monkeypatch.setattr(runner, "MEASURABLE_SECONDS", 0.0)
+    monkeypatch.setattr("protrna_cli.run.run.MEASURABLE_SECONDS", 0.0)
     embed_fasta(source, target, options)
     assert not (home / "rates.json").exists()
     embed_fasta(source, tmp_path / "again.npy", options)

@@ -13,13 +13,14 @@ from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import InputError, RunMismatch, Stopped
 from protrna_cli.output.merge import merge
 from protrna_cli.output.paths import partial_path, shard_path
-from protrna_cli.output.provenance import exact_key
 from protrna_cli.output.read import read_output
 from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import Shard
-from protrna_cli.run import reuse, runner
+from protrna_cli.run import reuse
+from protrna_cli.run.journal import Position
 from protrna_cli.run.partial import PartialOutput
 from protrna_cli.run.report import Amount, Summary
+from protrna_cli.run.targets import check_space
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import GOLDEN, TOY, Run
 from tests.run.test_copies import residues_of, values_of
@@ -288,7 +289,6 @@ def test_what_an_earlier_output_holds_no_longer_is_computed(
     """It changes between planning and filling, while the model is loaded."""
     old = make_old(tmp_path, OPTIONS)
     embed_fasta(release, tmp_path / "expected.npy", OPTIONS)
-    check_space = runner.check_space
 
     def change(*arguments: Any) -> None:
         check_space(*arguments)
@@ -298,7 +298,7 @@ def test_what_an_earlier_output_holds_no_longer_is_computed(
             for suffix in ("", ".index.tsv", ".meta.json"):
                 Path(f"{old}{suffix}").write_bytes(b"") if how == "cut" else Path(f"{old}{suffix}").unlink()
 
-    monkeypatch.setattr(runner, "check_space", change)
+    monkeypatch.setattr("protrna_cli.run.run.check_space", change)
     notes = Notes()
     summary = embed_fasta(release, tmp_path / "new.npy", replace(OPTIONS, reuse=(str(old),)), notes)
     assert (summary.n_reused, summary.computed.records) == (0, 43)
@@ -392,12 +392,12 @@ def test_a_row_that_nothing_filled_is_never_finished(tmp_path: Path) -> None:
     old = make_old(tmp_path, OPTIONS)
     header = replace(read_output(old)[0], checksums=None)
     rows = [row for block in read_output(old)[1] for row in block.rows]
-    with PartialOutput(tmp_path / "out.npy", header, exact_key(header)) as partial:
-        starts = partial.open_chunk(rows, [])
+    with PartialOutput(tmp_path / "out.npy", header) as partial:
+        partial.add(rows, [])
         for layer in range(2):
-            for start in starts[1:]:
+            for start in range(1, len(rows)):
                 partial.fill(layer, start, np.ones((1, 40)))
-        partial.close_chunk(Amount(len(rows)))
+        partial.commit(Position(chunks=1, records=len(rows)))
         with pytest.raises(InputError, match="a row of it was never computed"):
             partial.finish(named("npy"), lambda: None)
     assert not (tmp_path / "out.npy").exists()

@@ -7,7 +7,7 @@ from typing import Any
 
 from protrna_cli.cluster import worker
 from protrna_cli.plan import chunks
-from protrna_cli.run import pipeline
+from protrna_cli.run import loop
 
 BATCH_SECONDS = 0.12  # a part must not end before a cancellation reaches its worker
 
@@ -16,7 +16,7 @@ def dask_setup(_: Any) -> None:
     """Change the settings for the tests."""
     chunks.CHUNK_RECORDS, chunks.CHUNK_RESIDUES = 7, 300
     chunks.CHUNKS_A_SHARD = 2
-    pipeline.COMMIT_SECONDS = 0.0
+    loop.COMMIT_SECONDS = 0.0
     worker.BUSY_SECONDS = 0.05
 
     from protrna_cli.model.transformer import ProtRNA

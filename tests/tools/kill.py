@@ -37,7 +37,7 @@ from protrna_cli.output.rows import Header
 from protrna_cli.plan import chunks
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Region, Regions, Rules
-from protrna_cli.run import pipeline
+from protrna_cli.run import loop
 from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.verify import find_flaws
@@ -207,7 +207,7 @@ def run_in_child(source: Path, target: Path, options: EmbedOptions) -> int:
     code = 1
     try:
         chunks.CHUNK_RECORDS, chunks.CHUNK_RESIDUES = 7, 300
-        pipeline.COMMIT_SECONDS = 0.0
+        loop.COMMIT_SECONDS = 0.0
         embed(source, target, options)
         code = 0
     except RunMismatch:

@@ -12,8 +12,8 @@ import errno
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -24,66 +24,42 @@ from protrna_cli.plan.rows import COUNT_COLUMNS, Row
 from protrna_cli.text import printable
 
 
-class ArrayWriter:
-    """Writer of an array: rows are announced in order, and their vectors are written in any order.
+class Vectors:
+    """The array of an output, whose vectors are written and read in any order.
 
     Parameters
     ----------
     path
-        Path of the array; its index is written beside it.
+        Path of the array.
     header
         Its counts determine the size of the array, so the position of every vector is known from the start.
     resume
-        Continue the existing files from this position: the number of vectors announced, and the size of the
-        index in bytes at that time. Everything after it is discarded.
+        Continue the existing file.
     """
 
-    def __init__(self, path: Path, header: Header, resume: tuple[int, int] | None = None) -> None:
+    def __init__(self, path: Path, header: Header, resume: bool = False) -> None:
         self._header = header
         self._dtype = np.dtype(header.dtype).newbyteorder("<")
-        npy_header = self._npy_header()
-        self._offset = len(npy_header)
-        self._array = path.open("r+b" if resume else "w+b", buffering=0)
-        self._index = index_path(path).open("r+" if resume else "w", encoding="utf-8", newline="")
-        self._rows = csv.writer(self._index, dialect="excel-tab", lineterminator="\n")
-        self.announced = 0
-        if resume:
-            self.announced, index_bytes = resume
-            self._index.seek(index_bytes)
-            self._index.truncate()
-        else:
-            self._array.write(npy_header)
-            self._rows.writerow(_index_columns(header))
-
-    def _npy_header(self) -> bytes:
-        """The bytes before the numbers in a .npy file."""
-        buffer = io.BytesIO()
+        npy_header = io.BytesIO()
         np.lib.format.write_array_header_1_0(
-            buffer, {"descr": self._dtype.str, "fortran_order": False, "shape": _shape(self._header)}
+            npy_header, {"descr": self._dtype.str, "fortran_order": False, "shape": _shape(header)}
         )
-        return buffer.getvalue()
-
-    def announce(self, rows: Iterable[Row]) -> list[int]:
-        """Add rows to the index; returns the position of each row's first vector."""
-        starts = []
-        for row in rows:
-            starts.append(self.announced)
-            self.announced += row.n_embedded if self._header.per_token else 1
-            columns = [getattr(row, name) for name in self._header.row_columns]
-            self._rows.writerow([*columns, starts[-1], self.announced])
-        return starts
+        self._offset = len(npy_header.getvalue())
+        self._file = path.open("r+b" if resume else "w+b", buffering=0)
+        if not resume:
+            self._file.write(npy_header.getvalue())
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
         """Write vectors (n, D) from position `start` on; `layer` is an index into the header's layers."""
         data = np.ascontiguousarray(vectors, self._dtype).reshape(-1).view(np.uint8).data
-        write_all(self._array.fileno(), data, self._offset_of(layer, start))
+        write_all(self._file.fileno(), data, self._offset_of(layer, start))
 
     def read(self, layer: int, start: int, count: int) -> Values:
         """Read vectors (count, D) that were filled, from position `start` on."""
         vectors = np.empty((count, self._header.width), self._dtype)
         data, done = vectors.reshape(-1).view(np.uint8).data, 0
         while done < len(data):
-            count = os.preadv(self._array.fileno(), [data[done:]], self._offset_of(layer, start) + done)
+            count = os.preadv(self._file.fileno(), [data[done:]], self._offset_of(layer, start) + done)
             if not count:
                 raise OSError(errno.EIO, "the file of vectors is too short")
             done += count
@@ -93,25 +69,35 @@ class ArrayWriter:
         position = layer * self._header.n_vectors + start
         return self._offset + position * self._header.width * self._dtype.itemsize
 
-    def sync(self) -> int:
-        """Sync all files to disk; returns the size of the index in bytes."""
-        self._index.flush()
-        os.fsync(self._index.fileno())
-        os.fsync(self._array.fileno())
-        return os.fstat(self._index.fileno()).st_size
+    def sync(self) -> None:
+        """Make all that is written durable."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Flush and close; the files are complete once every row has been announced and filled."""
-        self._index.close()
-        self._array.close()
+        """Close the file, which is complete once every vector is filled."""
+        self._file.close()
 
-    def __enter__(self) -> ArrayWriter:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+class Index:
+    """The index of an array, written from its first row on."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self._header = header
+        self._file = index_path(path).open("w", encoding="utf-8", newline="")
+        self._lines = csv.writer(self._file, dialect="excel-tab", lineterminator="\n")
+        self._lines.writerow(_index_columns(header))
+        self._end = 0
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Add the next rows."""
+        for row in rows:
+            start, self._end = self._end, self._end + (row.n_embedded if self._header.per_token else 1)
+            columns = [getattr(row, name) for name in self._header.row_columns]
+            self._lines.writerow([*columns, start, self._end])
+
+    def close(self) -> None:
+        """Write the rest, and close the file."""
+        self._file.close()
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
@@ -124,11 +110,13 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
     """Write an array with its index and provenance."""
-    with ArrayWriter(path, header) as array_writer:
+    start = 0
+    with closing(Vectors(path, header)) as vectors, closing(Index(path, header)) as index:
         for block in blocks:
-            starts = array_writer.announce(block.rows)
+            index.add(block.rows)
             for layer, values in enumerate(block.values):
-                array_writer.fill(layer, starts[0], values)
+                vectors.fill(layer, start, values)
+            start += len(block.values[0])
     write_header(path, seal())
 
 

@@ -1,0 +1,333 @@
+"""The main loop: chunks of records are cut into pieces, run in batches, and their rows filled in the outputs.
+
+Legend: D width, L residues of a record, l of a piece.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from protrna_cli.errors import InputError, InputUnreadable, NotFinite, OutOfMemory, Stopped, WorkersLost
+from protrna_cli.fasta.copies import Copies
+from protrna_cli.fasta.records import Record, Skipped, rows_of
+from protrna_cli.output.rows import Values
+from protrna_cli.plan.chunks import into_chunks
+from protrna_cli.plan.rows import Row
+from protrna_cli.run.chunk import RESIDUES, Chunk, Floats
+from protrna_cli.run.embedder import Embedder, Pending
+from protrna_cli.run.journal import Position
+from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.report import NOTHING, Amount, Progress
+from protrna_cli.run.stop import Stop
+from protrna_cli.run.work import Work
+
+COMMIT_SECONDS = 30.0
+"""Time between commits: the most work that a crash can cost, besides the running batch."""
+
+
+class Output(Protocol):
+    """Where the rows of a run go, chunk by chunk in input order.
+
+    Attributes
+    ----------
+    per_token, pooling
+        Whether it has one vector per residue, and if not, how they are pooled: `mean`, `max` or `cls`.
+    position
+        How far it got: batches before it are not run again.
+    """
+
+    per_token: bool
+    pooling: str | None
+    position: Position
+
+    def add(self, rows: list[Row], skipped: Sequence[Skipped]) -> None:
+        """Take the rows of the next chunk, from the first chunk on, also of those before the position."""
+
+    def fill(self, layer: int, start: int, vectors: Values) -> None:
+        """Write vectors (n, D) of the `layer`-th layer of the output, from vector `start` on."""
+
+    def read(self, layer: int, start: int, count: int) -> Values:
+        """Read vectors (count, D) of an earlier chunk; called only if the run copies from there."""
+
+    def commit(self, position: Position) -> None:
+        """Make everything durable that was filled up to a position."""
+
+
+class _Part(NamedTuple):
+    """Pieces that were submitted together, the poolings that the model does for them, and their vectors."""
+
+    pieces: list[int]
+    poolings: list[str]
+    vectors: Pending
+
+
+class _Batch(NamedTuple):
+    """A batch that was submitted, in parts that fit into memory; without any, the end of its chunk."""
+
+    chunk: Chunk
+    parts: Sequence[_Part] = ()
+
+
+class Loop:
+    """Runs records through a model, and fills their rows in the outputs.
+
+    Parameters
+    ----------
+    options
+        With the budget, and the layers as indices.
+    copies
+        Finds records with the sequence of another one; by default within a chunk.
+
+    Attributes
+    ----------
+    work
+        The batches that ran.
+    n_reused
+        Records whose vectors are taken from an earlier output.
+    fits
+        Tokens at once that fit into memory, if it ran out; otherwise 0.
+    """
+
+    def __init__(
+        self,
+        model: Embedder,
+        outputs: Sequence[Output],
+        options: EmbedOptions,
+        progress: Progress,
+        stop: Stop,
+        copies: Copies | None = None,
+    ) -> None:
+        self._model, self._outputs, self._options = model, outputs, options
+        self._progress, self._stop = progress, stop
+        self._copies = copies or Copies(options.rules)
+        self.work = Work()
+        self.n_reused = 0
+        self.fits = min((each.position.fits for each in outputs if each.position.fits), default=0)
+
+    def run(self, items: Iterable[Record | Skipped]) -> None:
+        """Embed records, from the positions of the outputs on.
+
+        Parameters
+        ----------
+        items
+            In input order. Only the chunks whose batches run, or are submitted ahead, are in memory.
+        """
+        before = NOTHING
+        for chunk, batches in groupby(self._ahead(self._batches(items)), attrgetter("chunk")):
+            for output in self._outputs:
+                rows = (rows_of(record, self._options.rules, output.per_token) for record in chunk.records)
+                output.add([row for of_record in rows for row in of_record], chunk.skipped)
+            if outputs := self._unfinished(chunk):
+                self._stop.check()
+                self._fill(chunk, batches, outputs, before)
+            before += chunk.amount()
+
+    def _unfinished(self, chunk: Chunk) -> list[Output]:
+        return [each for each in self._outputs if each.position.chunks <= chunk.number]
+
+    def _ahead(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
+        """Submit batches of the model's number ahead, those of the next chunk too."""
+        waiting: deque[_Batch] = deque()
+        for batch in batches:
+            waiting.append(batch)
+            if len(waiting) > self._model.ahead:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _batches(self, items: Iterable[Record | Skipped]) -> Iterator[_Batch]:
+        """Cut the records into chunks, and submit the batches that are not finished in all outputs."""
+        rules, budget = self._options.rules, self._options.budget
+        for number, chunk_items in enumerate(into_chunks(items)):
+            self._stop.check()
+            chunk = Chunk(number, chunk_items, self._copies, rules, budget)
+            self.n_reused += chunk.n_reused
+            for batch in chunk.batches[self._first(chunk) :] if self._unfinished(chunk) else ():
+                self.work.add(chunk.token_counts(batch))
+                yield _Batch(chunk, self._submit(chunk, chunk.split(batch, self.fits)))
+            yield _Batch(chunk)
+
+    def _first(self, chunk: Chunk) -> int:
+        """Index of the first batch that runs; an output that is further ahead gets the same ones again."""
+        return min(each.position.batches_of(chunk.number) for each in self._unfinished(chunk))
+
+    def _submit(self, chunk: Chunk, parts: Iterable[list[int]]) -> list[_Part]:
+        submitted = []
+        for pieces in parts:
+            tokens, weights = chunk.tokens(pieces, self._model.alphabet)
+            joined = [self._joined_as(output) for output in self._unfinished(chunk)]
+            poolings = list(dict.fromkeys(wanted(each, chunk, i) for each in joined for i in pieces))
+            vectors = self._model.submit(tokens, weights, self._options.layers, *poolings)
+            submitted.append(_Part(pieces, poolings, vectors))
+        return submitted
+
+    def _joined_as(self, output: Output) -> str:
+        """Say what the pieces of a record give together; regions are pooled here, from the residues."""
+        pooled = None if output.per_token or self._options.rules.regions else output.pooling
+        return pooled or RESIDUES
+
+    def _fill(
+        self, chunk: Chunk, batches: Iterable[_Batch], outputs: Sequence[Output], before: Amount
+    ) -> None:
+        """Fill the rows of a chunk, batch by batch, with commits."""
+        first = self._first(chunk)
+        fillers = [Filler(output, chunk, self._joined_as(output), self._options) for output in outputs]
+        done = before + chunk.amount(chunk.batches[:first])
+        complete, committed = (chunk.number, first, done), time.monotonic()
+        try:
+            for number, batch in enumerate(batches, start=first + 1):
+                for part, arrays in self._results(chunk, batch.parts):
+                    for i, vectors in self._by_piece(chunk, part, arrays):
+                        for filler in fillers:
+                            filler.take(i, vectors)
+                        done += chunk.amount_of(i)
+                        self._progress.advance(chunk.amount_of(i))
+                if batch.parts and fillers[0].idle:
+                    complete = chunk.number, number, done
+                    if time.monotonic() - committed > COMMIT_SECONDS:
+                        self._commit(outputs, *complete)
+                        committed = time.monotonic()
+        except (Stopped, NotFinite, OutOfMemory, WorkersLost, InputError, InputUnreadable):
+            if complete[1] > first:
+                self._commit(outputs, *complete)
+            raise
+        self._commit(outputs, chunk.number + 1, 0, before + chunk.amount())
+
+    def _commit(self, outputs: Sequence[Output], chunks: int, batches: int, done: Amount) -> None:
+        for output in outputs:
+            output.commit(
+                replace(
+                    output.position,
+                    chunks=chunks,
+                    batches=batches,
+                    records=done.records,
+                    residues=done.residues,
+                    fits=self.fits,
+                )
+            )
+
+    def _results(self, chunk: Chunk, parts: Iterable[_Part]) -> Iterator[tuple[_Part, list[Floats]]]:
+        """Wait for parts of a batch; one for which memory is too small runs again in halves."""
+        for part in parts:
+            try:
+                with self._stop.abandoning():
+                    arrays = part.vectors()
+            except MemoryError:
+                self._halve(chunk, part.pieces)
+                halves = chunk.split(part.pieces, self.fits)
+                yield from self._results(chunk, self._submit(chunk, halves))
+            else:
+                yield part, arrays
+
+    def _halve(self, chunk: Chunk, batch: list[int]) -> None:
+        """Run fewer tokens at once from now on; raises OutOfMemory if the batch is a single piece."""
+        if len(batch) == 1:
+            piece = chunk.pieces[batch[0]]
+            raise OutOfMemory(
+                f"{chunk.name(piece.record)}: {piece.length:,} residues at once do not fit into memory; "
+                "use --long window with a smaller --max-length"
+            ) from None
+        tokens = sum(chunk.token_counts(batch))
+        if not self.fits or tokens <= self.fits:  # otherwise it was submitted before the last halving
+            self.fits = tokens // 2
+            self._progress.note(
+                f"memory ran out with {tokens:,} tokens in a batch; going on with {self.fits:,}"
+            )
+
+    def _by_piece(
+        self, chunk: Chunk, part: _Part, arrays: list[Floats]
+    ) -> Iterator[tuple[int, dict[str, list[Floats]]]]:
+        """Yield each piece of a part with its vectors by pooling."""
+        n_layers = len(self._options.layers)
+        for row, i in enumerate(part.pieces):
+            vectors = [np.atleast_2d(values[row])[: chunk.pieces[i].length] for values in arrays]
+            yield i, {pooling: vectors[k * n_layers :][:n_layers] for k, pooling in enumerate(part.poolings)}
+
+
+def wanted(pooling: str, chunk: Chunk, i: int) -> str:
+    """Pooling that the model must do for piece `i`."""
+    # The maximum of a record in pieces is taken over its joined residues, so all of them are needed.
+    return RESIDUES if pooling == "max" and chunk.n_pieces(i) > 1 else pooling
+
+
+class Filler:
+    """Fills the rows of a chunk in one output: joins the pieces of a record, pools its regions, writes.
+
+    Copies of earlier rows are filled at once.
+    """
+
+    def __init__(self, output: Output, chunk: Chunk, pooling: str, options: EmbedOptions) -> None:
+        self._output, self._chunk, self._pooling, self._dtype = output, chunk, pooling, options.dtype
+        self._open: dict[int, list[Floats]] = {}
+        self._missing: dict[int, int] = {}
+        by_id = options.rules.regions.by_id if options.rules.regions and not output.per_token else {}
+        self._regions = [by_id.get(record.id, []) for record in chunk.records]
+        for record, first in chunk.copied.items():
+            start, stop = chunk.span(record, output.per_token)
+            for layer in range(len(options.layers)):
+                vectors = output.read(layer, first[output.per_token], stop - start)
+                output.fill(layer, start, vectors)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no record is waiting for more pieces."""
+        return not self._open
+
+    def take(self, i: int, vectors: dict[str, list[Floats]]) -> None:
+        """Take the vectors of piece `i`; the last one fills the rows of its record and of equal records."""
+        record = self._chunk.pieces[i].record
+        joined = self._join(i, vectors[wanted(self._pooling, self._chunk, i)])
+        if joined is None:
+            return
+        for equal in self._chunk.running[record]:
+            start, _ = self._chunk.span(equal, self._output.per_token)
+            for layer, each in enumerate(joined):
+                with np.errstate(over="ignore"):
+                    rows = self._pooled(equal, record, each).astype(self._dtype)
+                if not np.isfinite(rows).all():
+                    wider = "try --dtype float32, and " if self._dtype == "float16" else ""
+                    raise NotFinite(
+                        f"{self._chunk.name(record)}: its embedding is not finite in {self._dtype}; "
+                        f"{wider}check the checkpoint (--model)"
+                    )
+                self._output.fill(layer, start, rows)
+
+    def _join(self, i: int, vectors: list[Floats]) -> list[Floats] | None:
+        """Take the vectors of a piece, (1, D) or (l, D) a layer; the last one returns those of its record."""
+        piece, count = self._chunk.pieces[i], self._chunk.n_pieces(i)
+        if count > 1:
+            length, span = self._chunk.embedded(piece.record), slice(piece.start, piece.stop)
+            if self._pooling in ("mean", "cls"):
+                length, span = 1, slice(0, 1)
+            # The weights of a mean include the shares; a record's <cls> vector is the mean over its pieces.
+            factor = {"mean": 1.0, "cls": 1 / count}.get(self._pooling, self._chunk.share(i)[:, None])
+            whole = self._open.setdefault(
+                piece.record, [np.zeros((length, each.shape[1]), np.float32) for each in vectors]
+            )
+            for joined, part in zip(whole, vectors, strict=True):
+                joined[span] += factor * part
+            self._missing[piece.record] = self._missing.get(piece.record, count) - 1
+            if self._missing[piece.record]:
+                return None
+            vectors = self._open.pop(piece.record)
+        if self._pooling == "max":
+            return [each.max(axis=0, keepdims=True) for each in vectors]
+        return vectors
+
+    def _pooled(self, record: int, ran: int, vectors: Floats) -> Values:
+        """Pool residues (L, D) into one row (D,) per region of a record, if it has regions."""
+        if not self._regions[record]:
+            return vectors
+        mask = self._chunk.mean_mask(ran)
+        spans = [slice(region.start, region.stop) for region in self._regions[record]]
+        parts = [vectors[span][mask[span]] for span in spans]
+        if self._output.pooling == "max":
+            return np.stack([part.max(axis=0) for part in parts])
+        return np.stack([part.mean(axis=0, dtype=np.float64) for part in parts])

@@ -16,7 +16,6 @@ from protrna_cli.output.formats.table import choose_format
 from protrna_cli.plan.shard import WHOLE
 from protrna_cli.plan.values import AnyPath, instance, path_text
 from protrna_cli.run.auto import settle
-from protrna_cli.run.estimate import Estimate, estimate
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.run import Run, embed_shard
@@ -31,6 +30,7 @@ from protrna_cli.run.targets import (
 from protrna_cli.weights.locate import locate
 
 if TYPE_CHECKING:
+    from protrna_cli.run.estimate import Estimate
     from protrna_cli.weights.watcher import Watcher
 
 
@@ -152,6 +152,8 @@ def estimate_fasta(
     ProtrnaError
         The input or the options are invalid.
     """
+    from protrna_cli.run.estimate import estimate  # which other runs do not need
+
     options, names = settle(_checked(options)), _as_list(inputs)
     checkpoint = locate(options.model, options.weights_dir, options.check_weights)
     if options.reuse and not checkpoint.is_there:

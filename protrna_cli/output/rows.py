@@ -28,6 +28,9 @@ UNPROVEN = "written anew by another program, without its checksums, so that it c
 HEADER = "header"
 """Name of the header's own checksum."""
 
+COLUMNS_BEFORE_MD5 = tuple(name for name in ROW_COLUMNS if name != "md5")
+"""Columns of outputs of versions before 0.2."""
+
 BLOCK_BYTES = 64 << 20
 """Most bytes of vectors in a block (64 MiB), to bound the memory for reading; one long row may exceed it."""
 
@@ -52,8 +55,8 @@ class Header:
         Number of rows, and of embedded residues in all rows.
     provenance
         How the output was made; kept in every file as JSON under the key `protrna`.
-    has_md5
-        Whether rows have an MD5, as in all outputs since version 0.2.
+    row_columns
+        The columns other than the embedding. Outputs of versions before 0.2 have no `md5`.
     checksums
         SHA-256 of the rows and of each column of vectors, see `checksum`; None until the output is written,
         and in outputs of earlier versions. They are not compared: equal runs may differ in the last bit.
@@ -66,7 +69,7 @@ class Header:
     n_rows: int
     n_residues: int
     provenance: dict[str, Any]
-    has_md5: bool = False
+    row_columns: tuple[str, ...] = ROW_COLUMNS
     checksums: dict[str, str] | None = field(default=None, compare=False)
 
     @property
@@ -75,9 +78,9 @@ class Header:
         return self.has_md5 and (not self.checksums or REWRITTEN in self.provenance)
 
     @property
-    def row_columns(self) -> tuple[str, ...]:
-        """Names of the columns other than the embedding."""
-        return tuple(name for name in ROW_COLUMNS if self.has_md5 or name != "md5")
+    def has_md5(self) -> bool:
+        """Whether rows have an MD5, as in all outputs since version 0.2."""
+        return "md5" in self.row_columns
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -126,11 +129,12 @@ class Header:
     def _described(self) -> dict[str, Any]:
         """All fields but the provenance, without those that outputs of earlier versions do not have."""
         described = asdict(self)
-        del described["provenance"]
-        if self.checksums is None:
-            del described["checksums"]
-        if not self.has_md5:
-            del described["has_md5"]
+        checksums = described.pop("checksums")
+        del described["provenance"], described["row_columns"]
+        if self.has_md5:
+            described["has_md5"] = True
+        if checksums is not None:
+            described["checksums"] = checksums
         return described
 
     @classmethod
@@ -147,10 +151,13 @@ class Header:
             described = provenance.pop("output")
             if checksums:
                 described["checksums"] = json.loads(checksums)
+            has_md5 = described.pop("has_md5", False)
+            described["row_columns"] = ROW_COLUMNS if has_md5 else COLUMNS_BEFORE_MD5
             header = cls(**{**described, "layers": tuple(described["layers"])}, provenance=provenance)
         except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"not protrna provenance ({error})") from error
-        if not header._is_sound() or (header.checksums or {}).get(HEADER, header.sha256) != header.sha256:
+        sound = isinstance(has_md5, bool) and header._is_sound()
+        if not sound or (header.checksums or {}).get(HEADER, header.sha256) != header.sha256:
             raise ValueError("its provenance is damaged")
         return header
 
@@ -160,7 +167,6 @@ class Header:
         sums = self.checksums
         return (
             isinstance(self.per_token, bool)
-            and isinstance(self.has_md5, bool)
             and self.dtype in ("float32", "float16")
             and all(type(count) is int and count >= 0 for count in counts)
             and 0 < len(self.layers) == len(set(self.layers))

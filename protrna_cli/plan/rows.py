@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,5 +40,12 @@ class Row:
 SKIPPED_COLUMNS = ("file", "record", "id", "line", "position", "reason")
 """Columns of a list of skipped records: the attributes of each."""
 
-ROW_COLUMNS = tuple(field.name for field in fields(Row))
-COUNT_COLUMNS = ("length", "n_embedded", "n_unknown", "n_windows")
+_TYPES = get_type_hints(Row)
+
+ROW_COLUMNS = tuple(_TYPES)
+COUNT_COLUMNS = tuple(name for name, kind in _TYPES.items() if kind is int)
+
+
+def row_of(values: Mapping[str, Any], columns: Iterable[str]) -> Row:
+    """Make a row of the values in these columns, which may be text or of another number type."""
+    return Row(**{name: _TYPES[name](values[name]) for name in columns})

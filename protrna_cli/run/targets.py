@@ -127,7 +127,7 @@ def make_header(
         counts = (shard_census.n_records, shard_census.n_embedded)
     else:
         counts = (shard_census.n_rows, shard_census.n_pooled)
-    return Header(target.per_token, layers, size.width, options.dtype, *counts, provenance, has_md5=True)
+    return Header(target.per_token, layers, size.width, options.dtype, *counts, provenance)
 
 
 def protect_targets(

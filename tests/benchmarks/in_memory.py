@@ -20,7 +20,7 @@ import numpy as np
 
 from protrna_cli import embed_iter, read_embeddings
 from protrna_cli.machine import resident_memory
-from protrna_cli.output.rows import Header
+from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Header
 from protrna_cli.plan.rows import Row
 from tests.benchmarks.layouts import LAYOUTS, normal_blocks
 from tests.conftest import TOY
@@ -46,7 +46,7 @@ def stream(records: int, model: str) -> None:
 
 def opening(rows: int, width: int) -> None:
     """Print the time to open each layout, and then to add up its vectors."""
-    header = Header(False, (33,), width, "float32", rows, 100 * rows, {})
+    header = Header(False, (33,), width, "float32", rows, 100 * rows, {}, COLUMNS_BEFORE_MD5)
     records = [Row(f"record{i}", f"number {i}", 100, 100, 0, 1) for i in range(rows)]
     blocks = list(normal_blocks(records, header))
     for name, format, h5_layout, _ in LAYOUTS:

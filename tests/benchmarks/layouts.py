@@ -25,7 +25,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
-from protrna_cli.output.rows import Block, Header, spans
+from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header, spans
 from protrna_cli.plan.rows import Row
 from protrna_cli.text import size_text
 from tests.conftest import SAMPLE
@@ -82,7 +82,7 @@ def normal_blocks(rows: list[Row], header: Header) -> Iterator[Block]:
 def measure(lengths: list[int], per_token: bool) -> Iterator[tuple[str, str]]:
     """Write and read every layout. Yields its name and its cells of the table."""
     rows = [Row(f"record{i}", f"number {i}", n, n, 0, 1) for i, n in enumerate(lengths)]
-    header = Header(per_token, (33,), WIDTH, "float32", len(rows), sum(lengths), {})
+    header = Header(per_token, (33,), WIDTH, "float32", len(rows), sum(lengths), {}, COLUMNS_BEFORE_MD5)
     blocks = list(normal_blocks(rows, header))
     for name, format, h5_layout, read in LAYOUTS:
         if per_token and format in ("h5ad", "tsv"):

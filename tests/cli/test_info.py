@@ -13,7 +13,7 @@ from protrna_cli import __version__
 from protrna_cli.output import describe as describing
 from protrna_cli.output import rows
 from protrna_cli.output.account import account
-from protrna_cli.output.rows import Block, Header
+from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
 from protrna_cli.plan.rows import Row
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run
 from tests.tools.formats import named
@@ -27,7 +27,9 @@ def make(path: Path, format: str, h5_layout: str, per_token: bool, layers: tuple
     """Write six rows; the fourth has the embedding of the second. Returns one matrix per layer."""
     found = [Row(name, f"about {name}", 2, 2, 0, 1) for name in NAMES]
     per_row = 2 if per_token else 1
-    header = Header(per_token, layers, 8, "float16", 6, 12, {"version": "1", "layers": list(layers)})
+    header = Header(
+        per_token, layers, 8, "float16", 6, 12, {"version": "1", "layers": list(layers)}, COLUMNS_BEFORE_MD5
+    )
     matrices = [np.random.default_rng(i).standard_normal((6, per_row, 8)).astype("f2") for i in layers]
     for matrix in matrices:
         matrix[3] = matrix[1]
@@ -126,7 +128,9 @@ def test_a_sample_is_marked_as_one(run: Run, tmp_path: Path, monkeypatch: pytest
 
 
 def test_an_output_without_rows(run: Run, tmp_path: Path) -> None:
-    named("h5", "packed").write(tmp_path / "out.h5", Header(True, (1,), 8, "float32", 0, 0, {}), [])
+    named("h5", "packed").write(
+        tmp_path / "out.h5", Header(True, (1,), 8, "float32", 0, 0, {}, COLUMNS_BEFORE_MD5), []
+    )
     shown = json.loads(run("info", tmp_path / "out.h5", "--json").out)
     assert (shown["rows_read"], shown["norms"], shown["first"]) == (0, {}, [])
     assert "of all 0 rows:" in run("info", tmp_path / "out.h5").out

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from protrna_cli.output.convert import convert
-from protrna_cli.output.rows import Block, Header
+from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
 from protrna_cli.plan.rows import Row
 from tests.conftest import SAMPLE, Run
 from tests.test_manual import blocks
@@ -61,7 +61,7 @@ def make(folder: Path, per_token: bool, dtype: str) -> Known:
     values = [rng.standard_normal((i + 1, D) if per_token else D).astype(dtype) for i in range(N)]
     matrix = np.concatenate([value.reshape(-1, D) for value in values])
     residues = sum(row.length for row in found)
-    header = Header(per_token, (33,), D, dtype, N, residues, {"version": "1", "layers": [33]}, has_md5=True)
+    header = Header(per_token, (33,), D, dtype, N, residues, {"version": "1", "layers": [33]})
     source = folder / "out.parquet"
     named("parquet", "flat").write(source, header, [Block(found, [matrix])])
     for name, format, layout in [
@@ -211,7 +211,7 @@ def test_scanpy(tmp_path: Path) -> None:
     scanpy.tl.umap(data)
     assert data.obsm["X_umap"].shape == (N, 2)
     found = [Row(name, "", 1, 1, 0, 1) for name in known.ids]
-    header = Header(False, LAYERS, D, "float32", N, N, {"layers": list(LAYERS)})
+    header = Header(False, LAYERS, D, "float32", N, N, {"layers": list(LAYERS)}, COLUMNS_BEFORE_MD5)
     matrices = [np.zeros((N, D), "f4"), np.stack(known.values)]
     named("h5ad", "").write(tmp_path / "two.h5ad", header, [Block(found, matrices)])
     two = anndata.read_h5ad(tmp_path / "two.h5ad")

@@ -27,7 +27,7 @@ from protrna_cli.output.formats import h5file
 from protrna_cli.output.paths import partial_path, skipped_path
 from protrna_cli.output.protect import make_partial
 from protrna_cli.output.read import read_output, read_rows
-from protrna_cli.output.rows import Block, Header
+from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
 from protrna_cli.plan.rows import ROW_COLUMNS, Row
 from protrna_cli.plan.rules import Rules
 from tests.conftest import SAMPLE, TOY, Run
@@ -72,11 +72,12 @@ def outputs(draw: st.DrawFn, pooled: bool = False) -> tuple[Header, list[Block]]
         n = sum(row.n_embedded for row in part) if token else len(part)
         return Block(part, [numbers(n) for _ in layers])
 
+    columns = ROW_COLUMNS if has_md5 else ROW_COLUMNS[:-1]
     blocks = [block() for _ in range(draw(st.integers(0, 3)))]
     found = [row for each in blocks for row in each.rows]
     residues = sum(row.n_embedded for row in found)
     provenance = {"version": draw(words), "layers": list(layers)}
-    return Header(token, layers, width, dtype, len(found), residues, provenance, has_md5), blocks
+    return Header(token, layers, width, dtype, len(found), residues, provenance, columns), blocks
 
 
 def bits(blocks: list[Block] | Iterator[Block]) -> tuple[list[Row], list[bytes]]:
@@ -300,7 +301,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output of 8,000 vectors of 64 numbers, 2.0 MiB."""
     path = tmp_path_factory.mktemp("large") / "in.npy"
     found = [Row(f"r{i}", "", 9, 9, 0, 1) for i in range(8_000)]
-    header = Header(False, (3,), 64, "float32", len(found), 9 * len(found), {"layers": [3]})
+    header = Header(
+        False, (3,), 64, "float32", len(found), 9 * len(found), {"layers": [3]}, COLUMNS_BEFORE_MD5
+    )
     vectors = np.random.default_rng(0).standard_normal((len(found), 64)).astype("f4")
     named("npy", "flat").write(path, header, [Block(found, [vectors])])
     return path
@@ -382,7 +385,7 @@ def test_an_interrupt_within_a_write_is_no_write_error_to_hdf5(
 
     monkeypatch.setattr(h5file._DeferredErrorFile, "write", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    header = Header(False, (3,), 64, "float32", 2000, 18000, {"layers": [3]})
+    header = Header(False, (3,), 64, "float32", 2000, 18000, {"layers": [3]}, COLUMNS_BEFORE_MD5)
     rows = [Row(f"r{i}", "", 9, 9, 0, 1) for i in range(2000)]
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -419,7 +422,7 @@ def test_reading_needs_the_memory_of_one_block(
 ) -> None:
     """An output written as one block is read in blocks of the size set, not row by row."""
     found = [Row(f"r{i}", "", 3, 3, 0, 1) for i in range(100)]
-    header = Header(per_token, (3,), 4, "float32", 100, 300, {})
+    header = Header(per_token, (3,), 4, "float32", 100, 300, {}, COLUMNS_BEFORE_MD5)
     n = header.n_vectors
     parts = [Block(found, [np.arange(n * 4, dtype="f4").reshape(n, 4)])]
     named("npy", "flat").write(tmp_path / "in.npy", header, parts)
@@ -434,7 +437,7 @@ def test_reading_needs_the_memory_of_one_block(
 def test_flat_datasets_named_like_columns_are_not_read_as_packed(tmp_path: Path) -> None:
     """Ids may be the names of the packed layout's datasets."""
     found = [Row(name, "", 1, 1, 0, 1) for name in ("id", "n_windows", "embeddings")]
-    header = Header(False, (3,), 2, "float32", 3, 3, {})
+    header = Header(False, (3,), 2, "float32", 3, 3, {}, COLUMNS_BEFORE_MD5)
     values = np.arange(6, dtype="f4").reshape(3, 2)
     named("h5", "flat").write(tmp_path / "out.h5", header, [Block(found, [values])])
     assert bits(read_output(tmp_path / "out.h5")[1]) == (found, [values.tobytes()])

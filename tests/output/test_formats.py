@@ -17,7 +17,7 @@ from protrna_cli.errors import InputError, InputUnreadable, OutputUnwritable, Us
 from protrna_cli.output.formats.flat import dataset_name
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.read import read_output
-from protrna_cli.output.rows import Block, Header
+from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
 from protrna_cli.plan.rows import Row
 from tests.tools.formats import named
 
@@ -31,7 +31,7 @@ def make(per_token: bool, layers: tuple[int, ...], dtype: str) -> tuple[Header, 
     rng = np.random.default_rng(3)
     rows = [Row(name, f"about {name}", i + 1, i + 1, i % 2, 1, f"{i:032x}") for i, name in enumerate(IDS)]
     counts = len(rows), sum(row.length for row in rows)
-    header = Header(per_token, layers, WIDTH, dtype, *counts, {"version": "ü"}, has_md5=True)
+    header = Header(per_token, layers, WIDTH, dtype, *counts, {"version": "ü"})
 
     def block(part: list[Row]) -> Block:
         n = sum(row.length for row in part) if per_token else len(part)
@@ -165,7 +165,7 @@ def test_h5_packed_is_one_matrix(tmp_path: Path, output: tuple[Header, list[Bloc
 @pytest.mark.parametrize(("ids", "word"), [(["a", "a"], "repeats"), ([""], "no id")])
 def test_h5_flat_refuses_ids_that_cannot_name_a_dataset(tmp_path: Path, ids: list[str], word: str) -> None:
     rows = [Row(name, "", 1, 1, 0, 1) for name in ids]
-    header = Header(False, (6,), 2, "float32", len(rows), len(rows), {})
+    header = Header(False, (6,), 2, "float32", len(rows), len(rows), {}, COLUMNS_BEFORE_MD5)
     block = Block(rows, [np.zeros((len(rows), 2), np.float32)])
     with pytest.raises(OutputUnwritable, match=f"{word}.*--h5-layout packed"):
         named("h5", "flat").write(tmp_path / "out.h5", header, [block])

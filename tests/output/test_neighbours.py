@@ -72,7 +72,7 @@ def write(folder: Path, layout: str, kind: str, dtype: str) -> tuple[Path, Read]
     values = [[rng.standard_normal(shape).astype(dtype) for shape in shapes] for _ in columns(kind)]
     layers, residues = (3, 6)[-len(values) :], sum(row.length for row in rows)
     provenance = {"model": {"name": "demo", "layers": 6}, "pooling": None if kind == "T" else "mean"}
-    header = Header(kind == "T", layers, WIDTH, dtype, len(rows), residues, provenance, has_md5=True)
+    header = Header(kind == "T", layers, WIDTH, dtype, len(rows), residues, provenance)
     name, format, h5_layout = LAYOUTS[layout]
     matrices = [np.concatenate([value.reshape(-1, WIDTH) for value in layer]) for layer in values]
     named(format, h5_layout).write(folder / name, header, [Block(rows, matrices)])

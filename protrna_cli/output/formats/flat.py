@@ -18,7 +18,7 @@ import numpy as np
 from protrna_cli.errors import OutputUnwritable
 from protrna_cli.output.formats.h5file import created, new_group
 from protrna_cli.output.rows import Block, Header, spans
-from protrna_cli.plan.rows import COUNT_COLUMNS, Row
+from protrna_cli.plan.rows import Row, row_of
 
 
 def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
@@ -69,9 +69,7 @@ def read_rows(file: h5py.File, header: Header) -> Iterator[Row]:
         attributes = dataset.attrs
         if dataset_name(attributes["original_id"]) != name:
             raise ValueError(f"dataset {name!r} belongs to the id {attributes['original_id']!r}")
-        counts: Any = {column: int(attributes[column]) for column in COUNT_COLUMNS}
-        md5 = attributes["md5"] if header.has_md5 else ""
-        yield Row(attributes["original_id"], attributes["description"], **counts, md5=md5)
+        yield row_of({**attributes, "id": attributes["original_id"]}, header.row_columns)
 
 
 def check(file: h5py.File, header: Header) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from protrna_cli.output.paths import index_path, meta_path
 from protrna_cli.output.rows import Block, Header, Values, spans
-from protrna_cli.plan.rows import COUNT_COLUMNS, Row
+from protrna_cli.plan.rows import Row, row_of
 from protrna_cli.text import printable
 
 
@@ -146,8 +146,7 @@ def read_rows(path: Path, header: Header) -> Iterator[Row]:
     with index_path(path).open(encoding="utf-8", newline="") as file:
         start = 0
         for line in csv.DictReader(file, dialect="excel-tab"):
-            counts: Any = {name: int(line[name]) for name in COUNT_COLUMNS}
-            row = Row(line["id"], line["description"], **counts, md5=line["md5"] if header.has_md5 else "")
+            row = row_of(line, header.row_columns)
             end = start + (row.n_embedded if header.per_token else 1)
             if (line["start"], line["end"]) != (str(start), str(end)):
                 raise ValueError(

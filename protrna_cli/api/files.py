@@ -143,9 +143,19 @@ def stream_fasta(
 
 
 def estimate_fasta(
-    inputs: AnyPath | Sequence[AnyPath], output_path: AnyPath, options: EmbedOptions | None = None
+    inputs: AnyPath | Sequence[AnyPath],
+    output_path: AnyPath,
+    options: EmbedOptions | None = None,
+    trial: bool = False,
 ) -> Estimate:
-    """Estimate time, memory and output size of `embed_fasta`; nothing is computed or written.
+    """Estimate time, memory and output size of `embed_fasta`; nothing is written.
+
+    Parameters
+    ----------
+    inputs, output_path, options
+        As in `embed_fasta`.
+    trial
+        If no speed of this machine is known, measure it with one small batch, where the model loads quickly.
 
     Raises
     ------
@@ -168,7 +178,7 @@ def estimate_fasta(
         counted_input = take_census(sources, options.rules, need_unique_ids(targets, options), whole)
         # What can be reused depends on the headers, for which the weights are hashed.
         run = Run.planned if options.reuse else Run
-        return estimate(run(counted_input, targets, checkpoint, options, across_chunks))
+        return estimate(run(counted_input, targets, checkpoint, options, across_chunks), trial)
 
 
 def _checked(options: EmbedOptions | None) -> EmbedOptions:

@@ -39,7 +39,16 @@ PANELS = {
     "Model": ["--model", "--precision", "--weights-dir", "--offline", "--check-weights"],
     "Output": ["--output", "--format", "--per-token-output", "--dtype", "--h5-layout", "--overwrite"],
     "Long records": ["--long", "--max-length", "--overlap"],
-    "Running": ["--dry-run", "--resume", "--reuse", "--device", "--threads", "--workers", "--batch-tokens"],
+    "Running": [
+        "--dry-run",
+        "--no-trial",
+        "--resume",
+        "--reuse",
+        "--device",
+        "--threads",
+        "--workers",
+        "--batch-tokens",
+    ],
     "Many machines": ["--shard", "--dask"],
     "Messages": ["--progress", "--json", "--quiet", "--verbose", "--help"],
 }
@@ -78,6 +87,11 @@ PANELS = {
     is_flag=True,
     help="Estimate time, memory and size; embed nothing.",
 )
+@click.option(
+    "--no-trial",
+    is_flag=True,
+    help="Do not run a batch to estimate the time.",
+)
 @as_json
 @click.option(
     "--progress",
@@ -91,6 +105,7 @@ def embed(
     inputs: tuple[str, ...],
     output: str | None,
     dry_run: bool,
+    no_trial: bool,
     as_json: bool,
     progress: str,
     dask: str | None,
@@ -111,12 +126,20 @@ def embed(
         raise UsageError("--dask writes a folder of Parquet parts, but -o - is a pipe; give -o a folder")
     if as_json and not dry_run:
         raise UsageError("--json needs --dry-run; for progress as JSON use --progress json")
+    if no_trial and not dry_run:
+        raise UsageError("--no-trial needs --dry-run, which measures how fast this machine is")
     as_parquet = bool(dask) or output == STDOUT or is_null_device(Path(output))
     if not as_parquet:
         choose_format(Path(output), embed_options.format)  # report a wrong suffix before loading libraries
     if dry_run:
         _refuse_what_a_run_refuses(given, dask, embed_options)
-        _print_estimate(inputs, output, embed_options, as_json, as_parquet)
+        if as_parquet and not embed_options.format:
+            embed_options = replace(embed_options, format="parquet")
+        with quiet_libraries(verbose), SignalStop() as stop, stop.abandoning():
+            from protrna_cli.api.files import estimate_fasta
+
+            estimate = estimate_fasta(inputs, output, embed_options, trial=not no_trial)
+        show(estimate.json() if as_json else estimate.text())
         return
     if embed_options.model == DEMO and not quiet:
         say(f"note: {DEMO_NOTICE}")
@@ -157,16 +180,3 @@ def _refuse_what_a_run_refuses(output: str | None, dask: str | None, options: Em
         options.refuse_for_cluster()
     elif output and (output == STDOUT or is_null_device(Path(output))):
         options.refuse_for_pipe(output)
-
-
-def _print_estimate(
-    inputs: tuple[str, ...], output: str, options: EmbedOptions, as_json: bool, as_parquet: bool
-) -> None:
-    """Print the estimate of a run."""
-    from protrna_cli.api.files import estimate_fasta
-
-    if as_parquet and not options.format:
-        options = replace(options, format="parquet")
-    with SignalStop() as stop, stop.abandoning():
-        estimate = estimate_fasta(inputs, output, options)
-    show(estimate.json() if as_json else estimate.text())

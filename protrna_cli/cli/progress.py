@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 60.0
 JSON_SECONDS = 5.0
+SAME_BATCH_SECONDS = 0.05
+"""Pieces of a batch are done within this time of one another."""
 
 
 class Notes(Progress):
@@ -48,11 +50,15 @@ class Meter(Notes):
     def start(self, total: Amount, resumed: Amount = NOTHING) -> None:
         self._total, self._resumed, self._ran = total, resumed, NOTHING
         self._started = self._last_shown = time.monotonic()
+        self._first, self._first_done = NOTHING, 0.0
 
     def resume(self, amount: Amount) -> None:
         self._resumed += amount
 
     def advance(self, amount: Amount) -> None:
+        now = time.monotonic()
+        if self._ran == self._first and (self._ran == NOTHING or now - self._first_done < SAME_BATCH_SECONDS):
+            self._first, self._first_done = self._first + amount, now
         self._ran += amount
         if time.monotonic() - self._last_shown >= self._every:
             self._last_shown = time.monotonic()
@@ -69,8 +75,13 @@ class Meter(Notes):
         return self._ran.residues / seconds if seconds else 0.0
 
     def seconds_left(self) -> float | None:
-        """Estimated seconds for the rest; None before anything is done."""
-        rate = self.rate()
+        """Estimated seconds for the rest; None before anything is done.
+
+        The first batch reads the weights and compiles: it counts until others took half as long.
+        """
+        now, rate = time.monotonic(), self.rate()
+        if now - self._first_done > (self._first_done - self._started) / 2 and self._ran != self._first:
+            rate = (self._ran - self._first).residues / (now - self._first_done)
         return (self._total - self.done).residues / rate if rate else None
 
     def show(self) -> None:

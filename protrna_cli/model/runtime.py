@@ -200,6 +200,19 @@ def gpu_names() -> tuple[str, ...]:
     return _names(tf.config.list_physical_devices("GPU"))
 
 
+def device_name(device: str) -> str:
+    """Name a device that a model is on, for people: `CPU`, or what the GPU is called.
+
+    Parameters
+    ----------
+    device
+        TensorFlow's name of it.
+    """
+    if "GPU" not in device:
+        return "CPU"
+    return gpu_names()[int(device.rpartition(":")[2])]
+
+
 def _names(gpus: Sequence[Any]) -> tuple[str, ...]:
     details = map(tf.config.experimental.get_device_details, gpus)
     return tuple(str(each.get("device_name", "unknown")) for each in details)

@@ -26,7 +26,7 @@ def account(provenance: dict[str, Any]) -> dict[str, str]:
     """
     try:
         told = {
-            "made by": f"protrna {provenance['version']}",
+            "made by": f"protrna {provenance['version']}{_device(provenance)}",
             **settings_account(provenance),
             "weights": _weights(provenance["model"]["weights_sha256"]),
             **_input(provenance),
@@ -44,6 +44,10 @@ def settings_account(provenance: dict[str, Any]) -> dict[str, str]:
         **_vectors(provenance),
         **_rules(provenance["rules"]),
     }
+
+
+def _device(provenance: dict[str, Any]) -> str:
+    return f" on {provenance['device']}" if provenance.get("device") else ""
 
 
 def _weights(sha256: str | None) -> str:

@@ -124,6 +124,11 @@ def _merge_headers(headers: list[Header], parts: dict[Path, Header]) -> Header:
             {**each, "sequences": sum(of)}
             for each, of in zip(provenance["reuse"], zip(*counts, strict=True), strict=True)
         ]
+    devices = dict.fromkeys(
+        header.provenance["device"] for header in headers if "device" in header.provenance
+    )
+    if devices:
+        provenance["device"] = " and ".join(devices)
     if halved := [each.provenance["halved_to"] for each in headers if "halved_to" in each.provenance]:
         provenance["halved_to"] = min(halved)
     rows = sum(header.n_rows for header in headers)

@@ -9,7 +9,9 @@ from typing import Any
 
 from protrna_cli._version import version
 from protrna_cli.machine import available_cpus, available_memory, cpu_flags
+from protrna_cli.run import rates
 from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.run import rate_key
 from protrna_cli.text import aligned, size_text
 from protrna_cli.weights.checkpoint import CheckpointFile, DemoCheckpoint
 from protrna_cli.weights.locate import locate, weights_folder_if_any
@@ -120,7 +122,7 @@ def examine(
     from protrna_cli.model import runtime, trial
 
     EmbedOptions(model=model, weights_dir=weights_dir, device=device, threads=threads)  # checks them
-    device = runtime.configure(device, threads)
+    asked, device = device, runtime.configure(device, threads)
     folder = weights_folder_if_any(weights_dir)
     published = CheckpointFile(folder / PUBLISHED_FILE) if folder else None
     if model == PUBLISHED and not (published and published.is_there):
@@ -133,6 +135,9 @@ def examine(
         tested = checkpoint.load(precision, device, threads)
         speed["tokens"][precision] = rate = trial.token_rate(tested)
         speed["share"][precision] = rate * tested.size.operations / flops
+        options = EmbedOptions(device=asked, threads=threads, precision=precision)
+        key = rates.of_doctor(rate_key(tested.size, options))
+        rates.remember(rates.rates_file(), key, rate * tested.size.operations)
         del tested  # free its memory before the next model is loaded
     return Diagnosis(
         version=version(),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 from protrna_cli.fasta.census import Census
 from protrna_cli.machine import available_cpus
@@ -24,6 +26,7 @@ from protrna_cli.run.run import Run, rate_key
 from protrna_cli.run.targets import Target, run_settings
 from protrna_cli.run.work import Work
 from protrna_cli.text import aligned, counted, duration_text, printable, size_text
+from protrna_cli.weights.checkpoint import DemoCheckpoint
 
 # Memory on a CPU, as measured with models of 3 to 33 layers and 40 to 1,280 wide.
 
@@ -41,6 +44,25 @@ ACTIVATIONS = 17
 
 RESIDUE_ARRAYS = 3
 """Arrays (B, T, D) per layer taken, if the vectors of all residues leave the model."""
+
+TRIAL_TOKENS = 128
+"""Tokens of the batch of a trial: less than a second of the published model on two cores."""
+
+
+class Source(NamedTuple):
+    """What a speed is known from: in words, and how many times the estimate a run may take."""
+
+    told: str
+    least: float
+    most: float
+
+
+SOURCES = {
+    "runs": Source("as fast as the last runs like it", 0.75, 1.4),
+    "doctor": Source("as fast as protrna doctor measured", 0.6, 2.0),
+    "trial": Source("as fast as a short trial", 0.5, 2.5),
+}
+"""How much runs on an idle and on a busy machine differ from what was measured."""
 
 SEQUENCE_BYTES = 50
 """What the table of distinct sequences needs for each, while it grows."""
@@ -70,9 +92,11 @@ class Estimate:
         Uncompressed size of the vectors; Parquet is about a tenth smaller.
     memory_bytes
         Approximate peak memory of the process, or of all workers together, on a CPU.
-    seconds
-        Time without loading the model, at the speed of the last run with the same model size, precision,
-        device and threads; None if there was none.
+    seconds, seconds_range
+        Time without loading the model, and between what times it will probably be; None if no speed is known.
+    seconds_from
+        What knows the speed: the last `runs` with the same model size, precision, device and threads,
+        `doctor`, or a short `trial`.
     """
 
     inputs: list[str]
@@ -94,6 +118,8 @@ class Estimate:
     output_bytes: int
     memory_bytes: int
     seconds: float | None
+    seconds_range: tuple[float, float] | None
+    seconds_from: str | None
 
     def json(self) -> str:
         """Return all numbers as JSON."""
@@ -112,9 +138,16 @@ class Estimate:
             f"{self.padding_share:.1%} padding",
             "output": f"{counted(self.rows, 'row')}, {size_text(self.output_bytes)}",
             "peak memory": size_text(self.memory_bytes),
-            "time": "unknown before the first run" if self.seconds is None else duration_text(self.seconds),
+            "time": self._time(),
         }
         return aligned(told)
+
+    def _time(self) -> str:
+        if self.seconds_range is None or self.seconds_from is None:
+            return "unknown before the first run"
+        low, high = (duration_text(seconds) for seconds in self.seconds_range)
+        told = low if low == high else f"{low} to {high}"
+        return f"{told}, {SOURCES[self.seconds_from].told}"
 
     def _distinct(self) -> dict[str, str]:
         told = {}
@@ -132,18 +165,28 @@ def _besides(**counts: int) -> str:
     return "".join(f", {number:,} of them {kind}" for kind, number in counts.items() if number)
 
 
-def estimate(run: Run) -> Estimate:
-    """Count the batches of a run without running them."""
+def estimate(run: Run, trial: bool = False) -> Estimate:
+    """Count the batches of a run without running them.
+
+    Parameters
+    ----------
+    trial
+        Measure the speed with one small batch if it is not known.
+    """
     size, options, targets, census = run.size, run.options, run.targets, run.shard.census
     work, n_computed, n_reused = Work(), 0, 0
     saved = _saved(targets) if options.resume else Position()
+    lengths: Counter[int] = Counter()
     for number, items in enumerate(into_chunks(run.records())):
         chunk = Chunk(number, items, run.copies, options.rules, options.budget)
         n_computed += len(chunk.running)
         n_reused += chunk.n_reused
         for batch in chunk.batches[saved.batches_of(number) :] if number >= saved.chunks else []:
             work.add(chunk.token_counts(batch))
-    processes, speed = len(run.seats()), rates.recall(rates.rates_file(), rate_key(size, options))
+            lengths.update(chunk.token_counts(batch))
+    processes = len(run.seats())
+    source, speed = _speed(run, median(lengths.elements()) if trial and lengths else None)
+    seconds = work.seconds(size, max(run.layers), speed) if speed else None
     output_bytes = [_output_bytes(target, census, size, options) for target in targets]
     return Estimate(
         inputs=[each["name"] for each in census.inputs],
@@ -173,8 +216,42 @@ def estimate(run: Run) -> Estimate:
                 for target, n_bytes in zip(targets, output_bytes, strict=True)
             )
         ),
-        seconds=work.seconds(size, max(run.layers), speed) if speed else None,
+        seconds=seconds,
+        seconds_range=(seconds * SOURCES[source].least, seconds * SOURCES[source].most) if seconds else None,
+        seconds_from=source if seconds else None,
     )
+
+
+def _speed(run: Run, length: float | None) -> tuple[str, float | None]:
+    """Find out how fast the machine is, and from what: operations per second, or None.
+
+    Parameters
+    ----------
+    length
+        Median length of the pieces in tokens, for a trial; None for no trial.
+    """
+    key = rate_key(run.size, run.options)
+    for source, known in (("runs", key), ("doctor", rates.of_doctor(key))):
+        if speeds := rates.recall(rates.rates_file(), known):
+            return source, median(speeds)
+    return "trial", _tried(run, int(length)) if length else None
+
+
+def _tried(run: Run, length: int) -> float | None:
+    """Measure the speed with one small batch; None where loading the model takes long, or on a GPU."""
+    checkpoint, options = run.checkpoint, run.options
+    is_quick = checkpoint.mapped_copy(options.precision) or isinstance(checkpoint, DemoCheckpoint)
+    if options.workers != 1 or not is_quick:
+        return None
+    from protrna_cli.model import trial
+
+    model = checkpoint.load(options.precision, options.device, options.threads)
+    if "GPU" in model.device:  # so small a batch says nothing about it
+        return None
+    count = max(1, TRIAL_TOKENS // length)
+    work = Work()
+    work.add([length] * count)
+    return work.operations(run.size, run.size.layers) / trial.quick_seconds(model, length - 2, count)
 
 
 def _saved(targets: Sequence[Target]) -> Position:

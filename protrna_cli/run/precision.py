@@ -38,8 +38,8 @@ def _gain(options: EmbedOptions) -> float:
 
     device = runtime.configure(options.device, options.threads)
     key = f"bfloat16 to float32, {device}, {options.threads or available_cpus()} threads"
-    known = rates.recall(rates.rates_file(), key)
-    if known is None:
-        known = trial.bfloat16_gain(runtime.tensorflow_name(device))
-        rates.remember(rates.rates_file(), key, known)
-    return known
+    if known := rates.recall(rates.rates_file(), key):
+        return known[0]
+    gain = trial.bfloat16_gain(runtime.tensorflow_name(device))
+    rates.remember(rates.rates_file(), key, gain)
+    return gain

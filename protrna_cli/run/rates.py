@@ -1,4 +1,4 @@
-"""Speeds of earlier runs on this machine, which `--dry-run` uses to estimate the time of the next one."""
+"""Speeds that were measured on this machine, which `--dry-run` uses to estimate the time of a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 from protrna_cli.disk import write_whole
 from protrna_cli.weights.locate import weights_folder_if_any
 
+KEPT = 5
+"""How many speeds of a kind are kept, so that one which a busy machine spoiled does not stay for ever."""
+
 
 def rates_file() -> Path | None:
     """File with the remembered speeds; None for a user without a home folder."""
@@ -16,19 +19,26 @@ def rates_file() -> Path | None:
     return folder / "rates.json" if folder else None
 
 
-def recall(file: Path | None, key: str) -> float | None:
-    """Operations per second of the last run of this kind; None if there was none."""
-    rate = _rates(file).get(key)
-    return float(rate) if isinstance(rate, (int, float)) and rate > 0 else None
+def of_doctor(key: str) -> str:
+    """Key of the speed that `protrna doctor` measured, which a run goes before."""
+    return f"{key}, doctor"
+
+
+def recall(file: Path | None, key: str) -> list[float]:
+    """Read the last speeds of this kind, newest first, as they were remembered."""
+    kept = _rates(file).get(key)
+    kept = kept if isinstance(kept, list) else [kept]  # version 0.2.0 kept one
+    return [float(rate) for rate in kept if isinstance(rate, (int, float)) and rate > 0]
 
 
 def remember(file: Path | None, key: str, rate: float) -> None:
-    """Record operations per second; does nothing if there is no such file, or it cannot be written."""
+    """Record a speed, in operations per second; does nothing if there is no file, or it cannot be written."""
     if file is None:
         return
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps({**_rates(file), key: round(rate, 2)}), shared=True)
+        newest = [round(rate, 2), *recall(file, key)][:KEPT]
+        write_whole(file, json.dumps({**_rates(file), key: newest}), shared=True)
 
 
 def _rates(file: Path | None) -> dict[str, object]:

@@ -74,6 +74,8 @@ class Summary:
         hold.
     seconds
         Wall time from the first batch to the last, without loading the model.
+    device
+        What it ran on: `CPU`, or the name of a GPU; empty if nothing was computed.
     resumed
         What an earlier process computed of it; the rest ran in this one.
     already_whole
@@ -93,6 +95,7 @@ class Summary:
     reuses: bool
     n_reused: int
     seconds: float
+    device: str = ""
     resumed: Amount = NOTHING
     n_regions: int = 0
     already_whole: bool = False
@@ -126,7 +129,8 @@ class Summary:
             return f"{', '.join(parts)}; already complete: {self.output}"
         ran = self.computed - self.resumed
         rate = ran.residues / self.seconds if self.seconds else 0.0
-        speed = f"{self.seconds:.1f} s, {rate:,.0f} residues/s: {self.output}"
+        on_device = f" on {self.device}" if self.device else ""
+        speed = f"{self.seconds:.1f} s, {rate:,.0f} residues/s{on_device}: {self.output}"
         if self.resumed == NOTHING:
             return f"{', '.join(parts)}; {speed}"
         return f"{', '.join(parts)}; {self.resumed} resumed, {ran} run in {speed}"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.fasta.census import CountedInput
@@ -34,6 +34,9 @@ from protrna_cli.run.workers import Workers
 from protrna_cli.text import counted, shortened, size_text
 from protrna_cli.weights.checkpoint import Checkpoint
 
+if TYPE_CHECKING:
+    from protrna_cli.model.transformer import ProtRNA
+
 MEASURABLE_SECONDS = 5.0
 """A shorter run does not measure the machine's speed well; nor does one that mostly reads what is resumed."""
 
@@ -58,6 +61,8 @@ class Run:
         What earlier outputs hold of the shard, likewise.
     copies
         Finds the records that need not run.
+    device
+        What it runs on, once the model is loaded; empty before, and if nothing is to be computed.
     seconds, resumed, n_reused
         How long it ran, what an earlier process had computed, and how many records were reused.
     """
@@ -71,7 +76,8 @@ class Run:
         across_chunks: bool = True,
     ) -> None:
         self.targets, self.options = targets, options
-        self._input, self._checkpoint, self._across_chunks = counted_input, checkpoint, across_chunks
+        self.checkpoint = checkpoint
+        self._input, self._across_chunks = counted_input, across_chunks
         self.size = checkpoint.size() if checkpoint.is_there else PUBLISHED_SIZE
         self.layers = self.size.layer_indices(options.layers)
         self.shard = counted_input.of_shard(options.shard, self.size.width, across_chunks)
@@ -80,6 +86,7 @@ class Run:
         self.copies = Copies(options.rules, self.shard.distinct)
         self.headers: dict[Target, Header] = {}
         self.reuse: Reuse | None = None
+        self.device = ""
         self.seconds, self.resumed, self.n_reused = 0.0, NOTHING, 0
 
     @classmethod
@@ -116,6 +123,9 @@ class Run:
             for target, header in self.headers.items()
         }
 
+    def _on_device(self, header: Header) -> Header:
+        return replace(header, provenance={**header.provenance, "device": self.device})
+
     def records(self) -> Iterator[Record | Skipped]:
         """Read the records of the shard, in input order."""
         return self._input.records(self.options.shard, self.size.width)
@@ -129,7 +139,7 @@ class Run:
     def seats(self) -> list[Seat]:
         """Choose what each process of the run gets."""
         weight_bytes, precision = 0, self.options.precision
-        if not self._checkpoint.mapped_copy(precision):
+        if not self.checkpoint.mapped_copy(precision):
             weight_bytes = self.size.parameters * (2 if precision == "bfloat16" else 4)
         return choose_seats(self.options, self.amount.residues, weight_bytes)
 
@@ -169,7 +179,7 @@ class Run:
         if not self.amount.records:
             yield Absent()
             return
-        checkpoint, precision, seats = self._checkpoint, self.options.precision, self.seats()
+        checkpoint, precision, seats = self.checkpoint, self.options.precision, self.seats()
         with ExitStack() as stack:
             with stop.abandoning():
                 already = checkpoint.mapped_copy(precision)
@@ -177,12 +187,15 @@ class Run:
                     [seat] = seats
                     loaded = checkpoint.load(precision, seat.device, seat.threads, progress.note)
                     model: Embedder = stack.enter_context(InProcess(loaded))
+                    self.device = _name_of(loaded)
                     recommend_bfloat16(self.size, self.options, progress)
                 else:
                     model = workers = stack.enter_context(
                         Workers(checkpoint, precision, seats, progress.note)
                     )
                     workers.wait()
+                    self.device = counted(len(seats), "GPU") if seats[0].gpu else "CPU"
+            self.headers = {target: self._on_device(header) for target, header in self.headers.items()}
             if not already and (copy := checkpoint.mapped_copy(precision)):
                 progress.note(
                     f"laid out the weights in {copy.parent} ({size_text(copy.stat().st_size)}): "
@@ -230,6 +243,7 @@ class Run:
             reuses=bool(self.options.reuse),
             n_reused=self.n_reused,
             seconds=self.seconds,
+            device=self.device,
             resumed=self.amount if already_whole else self.resumed,
             already_whole=already_whole,
         )
@@ -265,6 +279,8 @@ def embed_shard(
             run.fill_reused(partials, progress, stop)
             run.resumed = saved(outputs)
             model = stack.enter_context(run.model(progress, stop))
+            for target, partial in partials.items():
+                partial.header = run.headers[target]
             run.embed(model, outputs, progress, stop)
             for partial in outputs:
                 partial.complete()
@@ -282,6 +298,12 @@ def saved(outputs: Sequence[Output]) -> Amount:
     """Count what is durable in all outputs of a run."""
     position = min((each.position for each in outputs), key=lambda at: (at.chunks, at.batches))
     return Amount(position.records, position.residues)
+
+
+def _name_of(model: ProtRNA) -> str:
+    from protrna_cli.model import runtime  # TensorFlow is loaded with the model
+
+    return runtime.device_name(model.device)
 
 
 def rate_key(size: ModelSize, options: EmbedOptions) -> str:

@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         work.mkdir()
         monkeypatch.chdir(work)
         install_command(tmp_path / "bin", monkeypatch, "--model", "demo")
-        for name in ("embed", "merge"):
+        for name in ("gpu", "embed", "merge"):
             (work / f"{name}.sbatch").write_text(block("bash", f"#SBATCH --job-name={name}\n"))
         yield work
     finally:
@@ -139,6 +139,20 @@ def test_an_array_survives_a_signal_and_a_kill(folder: Path) -> None:
     assert merged.rows == alone.rows
     values = [np.frombuffer(each.values[0], "<f4") for each in (merged, alone)]
     np.testing.assert_allclose(*values, rtol=0, atol=1e-5)
+
+
+def test_the_first_hour(folder: Path) -> None:
+    """The node only pretends to have a GPU, and the script says so instead of computing on the CPU."""
+    Path("input.fa").write_text(">a\n" + "ACGU" * 20 + "\n")
+    told = subprocess.run(
+        ["bash", "-e", "-c", block("bash", "srun ")], capture_output=True, text=True, timeout=300, check=True
+    ).stdout
+    assert re.search(r"^time .* to .*, as fast as a short trial$", told, re.MULTILINE)
+    job = slurm("sbatch", "--parsable", "gpu.sbatch").strip()
+    wait_until(lambda: job_state(job)["JobState"] == "FAILED", "gpu.sbatch fails")
+    assert job_state(job)["ExitCode"] == "2:0"
+    assert "there is no gpu: TensorFlow sees 0 GPUs" in Path(f"gpu.{job}.log").read_text()
+    assert not list(Path().glob("out*"))
 
 
 def test_the_variant_for_gpus_gets_one_gpu_per_task(folder: Path) -> None:

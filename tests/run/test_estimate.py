@@ -13,6 +13,7 @@ from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.api.files import estimate_fasta
 from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
+from protrna_cli.model.transformer import ProtRNA
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run import rates
 from protrna_cli.run.run import rate_key
@@ -73,8 +74,53 @@ def test_a_dry_run_uses_the_last_speed_and_needs_no_weights(tmp_path: Path, run:
     words = ["embed", path, "-o", tmp_path / "out.npy", "--dry-run", "--threads", 3]
     found = json.loads(run(*words, "--json").out)
     assert found["seconds"] == pytest.approx(12_000 + 33 * 0.002 + 0.4)
+    assert found["seconds_range"] == pytest.approx([0.75 * found["seconds"], 1.4 * found["seconds"]])
+    assert found["seconds_from"] == "runs"
     assert found["output_bytes"] == 1280 * 4
-    assert "3 h 20 min" in run(*words).out
+    assert "2 h 30 min to 4 h 40 min, as fast as the last runs like it" in run(*words).out
+
+
+def test_one_run_on_a_busy_machine_does_not_spoil_the_estimates(home: Path) -> None:
+    file = home / "rates.json"
+    for rate in (100.0, 101.0, 7.0):
+        rates.remember(file, "key", rate)
+    assert (rates.recall(file, "key"), rates.recall(file, "other")) == ([7.0, 101.0, 100.0], [])
+    for rate in range(1, 9):
+        rates.remember(file, "key", rate)
+    assert rates.recall(file, "key") == [8, 7, 6, 5, 4]
+    file.write_text('{"key": 12.5}')  # as version 0.2.0 kept it
+    rates.remember(file, "key", 13.0)
+    assert rates.recall(file, "key") == [13.0, 12.5]
+
+
+def test_without_a_run_the_doctor_knows_and_without_it_a_trial(
+    tmp_path: Path, run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_fasta(tmp_path / "in.fa", ["acgu" * 30] * 3 + ["acgu"])
+    words = ["embed", path, "--model", "demo", "--threads", 2, "--dry-run", "--json"]
+    asked = []
+
+    def measured(model: ProtRNA, length: int, count: int) -> float:
+        asked.append((length, count))
+        return 0.5
+
+    monkeypatch.setattr("protrna_cli.model.trial.quick_seconds", measured)
+    tried = json.loads(run(*words).out)
+    operations = 6 * (24 * 320**2 * 64 + (4 * 320 + 70 * 20) * 64**2)  # a batch of one piece of the median
+    assert (tried["seconds_from"], asked) == ("trial", [(62, 2)])
+    total = Work()
+    total.add([122])
+    total.add([6])
+    assert tried["seconds"] == pytest.approx(
+        total.seconds(ModelSize(6, 320, 20), 6, 2 * 2 * operations), rel=0.01
+    )
+    untried = json.loads(run(*words, "--no-trial").out)
+    assert (untried["seconds"], untried["seconds_range"], untried["seconds_from"]) == (None, None, None)
+    assert run("doctor", "--model", "demo", "--threads", 2).code == 0
+    examined = json.loads(run(*words, "--no-trial").out)
+    assert (examined["seconds_from"], len(asked)) == ("doctor", 1)
+    assert examined["seconds_range"][0] < examined["seconds"] < examined["seconds_range"][1]
+    assert run("embed", path, "-o", tmp_path / "out.npy", "--model", "demo", "--no-trial").code == 2
 
 
 @pytest.mark.parametrize(

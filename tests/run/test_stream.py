@@ -262,6 +262,19 @@ def test_a_log_file_gets_a_line_a_minute_and_none_before(
     ]
 
 
+def test_the_first_batch_does_not_decide_how_long_is_left(clock: Clock) -> None:
+    meter = progress.Meter(every=60)
+    meter.start(Amount(100, 1000))
+    told = []
+    for second in (20, 24, 28, 32, 36, 40):  # the first batch takes 20 s, each other one 4
+        clock.now = second
+        for _ in range(4):
+            meter.advance(Amount(1, 10))
+        told.append(meter.seconds_left())
+    assert told[0] == pytest.approx(960 * 20 / 40)  # all that is known after one batch
+    assert told[3:] == pytest.approx([84, 80, 76])
+
+
 def test_json_comes_every_five_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     meter = progress.progress_for("json", quiet=True)
     meter.start(Amount(100, 1000))

@@ -110,7 +110,8 @@ def test_one_command_fills_in_the_address_of_the_repository(tmp_path: Path) -> N
     _, _, script, *files = shlex.split(command)
     placeholder = script.split("|")[1]
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    texts = [name for name in tracked if Path(name).suffix in (".md", ".py", ".toml", ".cff", ".yml", ".yaml")]
+    kinds = (".md", ".py", ".toml", ".cff", ".yml", ".yaml")
+    texts = [name for name in tracked if Path(name).suffix in kinds]
     holding = [name for name in texts if placeholder in (ROOT / name).read_text(encoding="utf-8")]
     if not tracked or placeholder not in (ROOT / "pyproject.toml").read_text(encoding="utf-8"):
         pytest.skip("not a clone, or the address is filled in")

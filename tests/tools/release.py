@@ -1,5 +1,7 @@
 """Check what would be published: build it, look into it, install it elsewhere, run it. Nothing is published.
 
+The site is built as well, in which a broken link is an error.
+
     python -m tests.tools.release
     python -m tests.tools.release newest lowest tensorflow-cpu
 
@@ -24,6 +26,7 @@ from pathlib import Path
 from protrna_cli.cli.main import protrna
 from tests.conftest import ROOT, SAMPLE
 from tests.test_manual import block
+from tests.tools import site
 
 ENVIRONMENTS = {
     "newest": "uv pip install -q .",
@@ -132,6 +135,7 @@ def main() -> None:
     parser.add_argument("environments", nargs="*", metavar="ENVIRONMENT", default=["newest"], help=names)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
+        site.build(Path(name) / "site")
         sdist, wheel = build(Path(name))
         compare(sdist, wheel)
         examine(sdist, wheel)

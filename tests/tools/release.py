@@ -78,12 +78,14 @@ def compare(sdist: Path, wheel: Path) -> None:
     """Check that both hold all their files, and that the repository gives the same wheel, byte for byte."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     files = {name for name in listed.splitlines() if not name.startswith(".")}
+    pages = {name for name in listed.splitlines() if name.startswith(".github/man/")}
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    assert packed - {"PKG-INFO"} == files, packed ^ files
+    assert packed - {"PKG-INFO"} == files | pages, packed ^ (files | pages)
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     package = {name for name in files if name.startswith("protrna_cli/")}
+    package |= {name.replace(".github/man", f"{wheel.stem.rsplit('-', 3)[0]}.data/data") for name in pages}
     assert packed == package, packed ^ package
     again = wheel.parent / "again"
     call(sys.executable, "-m", "build", "-q", "--installer=uv", "--wheel", "--outdir", again)

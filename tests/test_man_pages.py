@@ -29,6 +29,12 @@ def test_every_command_has_a_page() -> None:
     assert sorted(path.stem for path in man.FOLDER.iterdir()) == sorted(CONTEXTS), HINT
 
 
+def test_an_image_and_an_installation_get_the_pages() -> None:
+    [directory] = re.findall(r'^directory = "(.+?)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert man.FOLDER == ROOT / directory / "share" / "man" / "man1"
+    assert f"!{directory}\n" in (ROOT / ".dockerignore").read_text()
+
+
 @pytest.mark.parametrize("name", CONTEXTS)
 def test_a_page_has_every_word_of_the_help_and_no_other_option(name: str) -> None:
     command = CONTEXTS[name].command

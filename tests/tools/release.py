@@ -110,6 +110,7 @@ def try_out(folder: Path) -> None:
     """Run every command of the installed wheel in `folder`, which has nothing else but the sample."""
     tried = {line.split()[1] for line in [*COMMANDS.splitlines(), *REFUSED]}
     assert tried >= set(protrna.commands), set(protrna.commands) - tried
+    assert (folder / "venv" / "share" / "man" / "man1" / "protrna-embed.1").exists()
     (folder / SAMPLE.name).write_bytes(SAMPLE.read_bytes())
     for line in COMMANDS.splitlines():
         done = run(line, folder)

@@ -31,7 +31,7 @@ def test_every_command_has_a_page() -> None:
 
 def test_an_image_and_an_installation_get_the_pages() -> None:
     [directory] = re.findall(r'^directory = "(.+?)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert man.FOLDER == ROOT / directory / "share" / "man" / "man1"
+    assert man.FOLDER.relative_to(ROOT / directory).as_posix() == "share/man/man1"
     assert f"!{directory}\n" in (ROOT / ".dockerignore").read_text()
 
 

@@ -38,6 +38,7 @@ BAR = "\ue000"
 
 STYLE = """\
 .md-grid { max-width: 68rem; } /* the longest line of a command fits */
+@media (min-width: 60em) { .md-typeset :is(p, li) > code { white-space: nowrap; } } /* no break after -- */
 thead:not(:has(th:not(:empty))) { display: none; } /* a table whose head is empty, as GitHub needs one */
 """
 

@@ -2,6 +2,7 @@
 
 import configparser
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,23 @@ def test_the_names_of_the_guide_are_in_the_files_that_it_names() -> None:
     for name, path in named + other:
         pattern = rf"^(?:class |def )?{name}\b"
         assert re.search(pattern, (ROOT / path).read_text(), re.MULTILINE), (name, path)
+
+
+def test_one_command_fills_in_the_address_of_the_repository(tmp_path: Path) -> None:
+    [command] = re.findall(r"^sed .*$", CONTRIBUTING, re.MULTILINE)
+    _, _, script, *files = shlex.split(command)
+    placeholder = script.split("|")[1]
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    kinds = (".md", ".py", ".toml", ".cff", ".yml", ".yaml")
+    texts = [name for name in tracked if Path(name).suffix in kinds]
+    holding = [name for name in texts if placeholder in (ROOT / name).read_text(encoding="utf-8")]
+    if not tracked or placeholder not in (ROOT / "pyproject.toml").read_text(encoding="utf-8"):
+        pytest.skip("not a clone, or the address is filled in")
+    assert sorted(holding) == sorted([*files, ".github/CONTRIBUTING.md"])
+    for name in files:
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"))
+    subprocess.run(shlex.split(command), cwd=tmp_path, check=True)
+    assert not any("example.org" in (tmp_path / name).read_text() for name in files)
 
 
 def test_the_guide_lists_the_rooms_and_the_markers() -> None:

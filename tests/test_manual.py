@@ -182,6 +182,16 @@ def test_the_metadata_for_nf_core_are_those_of_the_package(run: Run) -> None:
     assert (outcome.code, outcome.out.split()) == (0, [f"{name},", "version", about["Version"]])
 
 
+def test_the_repository_has_one_address() -> None:
+    """That of `[project.urls]`, so that whoever publishes it edits one text."""
+    metadata_of_the_project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    [address] = re.findall(r'^Source = "(https://.+)"', metadata_of_the_project, re.MULTILINE)
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r'^repository-code: "(.+)"', citation, re.MULTILINE) == [address]
+    assert re.findall(r"`git clone (\S+?)`", README) == [address]
+    assert re.findall(r"The code lives at <(.+?)>", README) == [address]
+
+
 def test_the_front_page_is_short_and_names_every_topic() -> None:
     assert len(README.splitlines()) <= 200
     assert re.findall(r"^\| \[([a-z-]+)\]", README, re.MULTILINE) == list(manual.TOPICS)
@@ -195,6 +205,13 @@ def test_links_and_topics_of_a_page_exist(topic: str) -> None:
         assert (ROOT / "protrna_cli" / "manual" / link).exists(), link
     for named in re.findall(r"`protrna help ([a-z-]+)`", PAGES[topic]):
         assert named in manual.TOPICS
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_prose_is_wrapped(page: str) -> None:
+    """At 120 characters, as the code; tables and code are not."""
+    prose = re.sub(r"^```.*?^```|^    .*?$|^\|.*?$", "", PAGES[page], flags=re.DOTALL | re.MULTILINE)
+    assert [line for line in prose.splitlines() if len(line) > 120] == []
 
 
 def test_every_page_of_the_folder_is_a_topic() -> None:

@@ -73,7 +73,7 @@ PANELS = {
     "--output",
     metavar="OUT",
     type=ANY_PATH,
-    help=".parquet, .h5 or .npy; - is a pipe.  [required but for --dry-run]",
+    help=".parquet, .h5 or .npy; - is a pipe.  [required unless --dry-run]",
 )
 @options_of(EmbedOptions)
 @options_of(Rules)

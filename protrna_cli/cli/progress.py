@@ -92,10 +92,11 @@ class Lines(Meter):
     """One line every `every` seconds, for log files."""
 
     def show(self) -> None:
+        line = f"{self.done.records:,} of {counted(self._total.records, 'record')}"
         left = self.seconds_left()
-        time_left = "" if left is None else f", {counted(ceil(left / 60), 'minute')} left"
-        records = f"{self.done.records:,} of {counted(self._total.records, 'record')}"
-        say(f"{records}, {self.rate():,.0f} residues/s{time_left}")
+        if left is not None:
+            line += f", {self.rate():,.0f} residues/s, {counted(ceil(left / 60), 'minute')} left"
+        say(line)
 
 
 class JsonLines(Meter):

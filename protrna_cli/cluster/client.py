@@ -81,7 +81,9 @@ def _import_distributed() -> None:
         with dask.config.set(logging={"distributed": "critical", "distributed.client": "critical"}):
             import distributed  # noqa: F401
     except ImportError:
-        raise MissingExtra('--dask needs Dask; run: pip install "protrna-cli[dask]"') from None
+        raise MissingExtra(
+            '--dask needs Dask; run: pip install "protrna-cli[dask]" (from a clone pip install ".[dask]")'
+        ) from None
 
 
 def worker_processes(client: Client, progress: Progress) -> int:

@@ -118,7 +118,7 @@ def _require_libraries(method: str, suffix: str) -> None:
     if missing:
         raise MissingExtra(
             f"protrna map needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
-            'installed; run: pip install "protrna-cli[plot]"'
+            'installed; run: pip install "protrna-cli[plot]" (from a clone pip install ".[plot]")'
         )
 
 

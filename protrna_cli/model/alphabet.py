@@ -30,6 +30,8 @@ Tokens = npt.NDArray[np.int32]
 class Alphabet:
     """The vocabulary of ProtRNA: 38 tokens, RNA in lower case, protein in upper case.
 
+    Examples
+    --------
     >>> alphabet = Alphabet()
     >>> alphabet.get_idx("a"), alphabet.get_tok(36)
     (33, 'c')
@@ -100,6 +102,8 @@ class Alphabet:
 
         White space separates; what is not in the vocabulary stays as it is.
 
+        Examples
+        --------
         >>> Alphabet().tokenize("<cls>augc MK 12")
         ['<cls>', 'a', 'u', 'g', 'c', 'M', 'K', '12']
         """
@@ -170,6 +174,8 @@ class Alphabet:
 class BatchConverter:
     """Convert sequences to a padded token matrix, as published.
 
+    Examples
+    --------
     >>> Alphabet().get_batch_converter()(["GC", "A"]).tolist()
     [[0, 35, 36, 2], [0, 33, 2, 1]]
     """

@@ -108,7 +108,7 @@ class Rules:
 
     on_invalid: str = choice(ON_INVALID, "error", "What to do with a letter that is not RNA or DNA.")
     gaps: str = choice(GAPS, "error", "What to do with gaps: - . and ~")
-    long: str = choice(LONG, "window", "How to embed longer ones; whole: in one piece.")
+    long: str = choice(LONG, "window", "How to embed longer records; whole: in one piece.")
     max_length: int = number(TRAINED_LENGTH, "Longest piece, in residues.")
     overlap: int | None = number(None, "Residues that windows share.  [default: a quarter]")
     skip_unknown: bool = flag("Leave unknown residues out of the mean.")

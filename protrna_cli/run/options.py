@@ -124,7 +124,7 @@ class EmbedOptions:
     per_token: bool = flag("One vector per residue instead of one per record.")
     per_token_output: str | None = path(None, "Also write one vector per residue, here.", "OUT2")
     pool: str = choice(POOLS, "mean", "How residues become one vector; cls: that of <cls>.")
-    precision: str = choice(PRECISIONS, "float32", "Of matmuls; auto: bfloat16 where it is faster.")
+    precision: str = choice(PRECISIONS, "float32", "Of matrix multiplication; auto: bfloat16 if faster.")
     dtype: str = choice(tuple(DTYPE_BYTES), "float32", "Type of the numbers in OUT.")
     format: str | None = choice(RUN_FORMATS, None, "Format of OUT.  [default: by its suffix]")
     h5_layout: str = choice(H5_LAYOUTS, "flat", "HDF5: a dataset per record, or one matrix.")

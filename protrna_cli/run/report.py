@@ -128,9 +128,12 @@ class Summary:
         if self.already_whole:
             return f"{', '.join(parts)}; already complete: {self.output}"
         ran = self.computed - self.resumed
-        rate = ran.residues / self.seconds if self.seconds else 0.0
-        on_device = f" on {self.device}" if self.device else ""
-        speed = f"{self.seconds:.1f} s, {rate:,.0f} residues/s{on_device}: {self.output}"
+        speed = f"{self.seconds:.1f} s"
+        if ran.residues and self.seconds:
+            speed += f", {ran.residues / self.seconds:,.0f} residues/s"
+        if self.device:
+            speed += f" on {self.device}"
+        speed += f": {self.output}"
         if self.resumed == NOTHING:
             return f"{', '.join(parts)}; {speed}"
         return f"{', '.join(parts)}; {self.resumed} resumed, {ran} run in {speed}"

@@ -310,7 +310,7 @@ def test_without_dask_the_error_shows_what_to_install(
     monkeypatch.setitem(sys.modules, "dask", None)
     outcome = run("embed", SAMPLE, "-o", tmp_path / "out", "--model", "demo", "--dask", "local:1", "-q")
     assert outcome.code == 69
-    assert 'pip install "protrna-cli[dask]"' in outcome.err
+    assert 'pip install "protrna-cli[dask]" (from a clone pip install ".[dask]")' in outcome.err
 
 
 @pytest.mark.slow

@@ -588,8 +588,8 @@ def test_a_missing_extra_is_named(
     outcome = run("map", output, *words)
     assert outcome.code == 69
     assert (
-        f'protrna map needs {library}, which is not installed; run: pip install "protrna-cli[plot]"'
-        in outcome.err
+        f'protrna map needs {library}, which is not installed; run: pip install "protrna-cli[plot]" '
+        '(from a clone pip install ".[plot]")' in outcome.err
     )
     assert util.find_spec(library), "the tests themselves need it"
 

@@ -246,6 +246,8 @@ def test_without_new_sequences_no_model_is_loaded(
     monkeypatch.setattr("protrna_cli.model.load.load_checkpoint", None)
     summary = embed_fasta(tmp_path / "old.fa", tmp_path / "new.npy", replace(OPTIONS, reuse=(str(old),)))
     assert (summary.n_reused, summary.computed) == (40, Amount())
+    assert "40 reused, 0 new; " in summary.text()
+    assert "residues/s" not in summary.text()
     assert np.load(tmp_path / "new.npy").tobytes() == np.load(old).tobytes()
     assert run("verify", tmp_path / "new.npy", tmp_path / "old.fa").code == 0
 

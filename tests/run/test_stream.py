@@ -275,6 +275,16 @@ def test_the_first_batch_does_not_decide_how_long_is_left(clock: Clock) -> None:
     assert told[3:] == pytest.approx([84, 80, 76])
 
 
+def test_a_line_without_anything_computed_has_no_rate(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = progress.progress_for("auto", quiet=False)
+    lines.start(Amount(1000, 100_000), Amount(1000, 100_000))
+    clock.now = 61
+    lines.advance(Amount())
+    assert capsys.readouterr().err == "protrna: 1,000 of 1,000 records\n"
+
+
 def test_json_comes_every_five_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     meter = progress.progress_for("json", quiet=True)
     meter.start(Amount(100, 1000))

@@ -1,5 +1,7 @@
 """Check what would be published: build it, look into it, install it elsewhere, run it. Nothing is published.
 
+The site is built as well, in which a broken link is an error.
+
     python -m tests.tools.release
     python -m tests.tools.release newest lowest tensorflow-cpu
 
@@ -24,6 +26,7 @@ from pathlib import Path
 from protrna_cli.cli.main import protrna
 from tests.conftest import ROOT, SAMPLE
 from tests.test_manual import block
+from tests.tools import site
 
 ENVIRONMENTS = {
     "newest": "uv pip install -q .",
@@ -75,12 +78,14 @@ def compare(sdist: Path, wheel: Path) -> None:
     """Check that both hold all their files, and that the repository gives the same wheel, byte for byte."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     files = {name for name in listed.splitlines() if not name.startswith(".")}
+    pages = {name for name in listed.splitlines() if name.startswith(".github/man/")}
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    assert packed - {"PKG-INFO"} == files, packed ^ files
+    assert packed - {"PKG-INFO"} == files | pages, packed ^ (files | pages)
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     package = {name for name in files if name.startswith("protrna_cli/")}
+    package |= {name.replace(".github/man", f"{wheel.stem.rsplit('-', 3)[0]}.data/data") for name in pages}
     assert packed == package, packed ^ package
     again = wheel.parent / "again"
     call(sys.executable, "-m", "build", "-q", "--installer=uv", "--wheel", "--outdir", again)
@@ -105,6 +110,7 @@ def try_out(folder: Path) -> None:
     """Run every command of the installed wheel in `folder`, which has nothing else but the sample."""
     tried = {line.split()[1] for line in [*COMMANDS.splitlines(), *REFUSED]}
     assert tried >= set(protrna.commands), set(protrna.commands) - tried
+    assert (folder / "venv" / "share" / "man" / "man1" / "protrna-embed.1").exists()
     (folder / SAMPLE.name).write_bytes(SAMPLE.read_bytes())
     for line in COMMANDS.splitlines():
         done = run(line, folder)
@@ -132,6 +138,7 @@ def main() -> None:
     parser.add_argument("environments", nargs="*", metavar="ENVIRONMENT", default=["newest"], help=names)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
+        site.build(Path(name) / "site")
         sdist, wheel = build(Path(name))
         compare(sdist, wheel)
         examine(sdist, wheel)

@@ -22,7 +22,6 @@ COLUMNS = 100
 
 COMMANDS = [
     "protrna embed rna_families.fa -o families.parquet --model demo",
-    "protrna info families.parquet",
     "protrna embed protein.fa -o protein.parquet --model demo",
 ]
 

@@ -9,7 +9,19 @@ from importlib.resources import files
 
 TOPICS = (
     *("start", "install", "inputs", "long-records", "regions", "outputs", "reading", "neighbours"),
-    *("python", "options", "precision", "speed", "resume", "reuse", "shards", "slurm", "workflows", "dask"),
+    *(
+        "python",
+        "pytorch",
+        "options",
+        "precision",
+        "speed",
+        "resume",
+        "reuse",
+        "shards",
+        "slurm",
+        "workflows",
+        "dask",
+    ),
     *("containers", "weights", "pictures", "exit-codes", "citing"),
 )
 """Every topic, in reading order."""

@@ -17,7 +17,7 @@ from tests.conftest import ROOT, Run
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {"README": README} | {topic: manual.page(topic) for topic in manual.TOPICS}
 ALL = "\n".join(PAGES.values())
-FEW = ["outputs", "shards"]
+FEW = ["outputs", "shards", "pytorch"]
 """Pages that take seconds."""
 
 
@@ -120,6 +120,7 @@ def test_every_block_is_of_a_language_that_a_test_runs() -> None:
         "python",
         "python consumers",
         "python neighbours",
+        "python pytorch",
         "snakemake",
         "groovy",
         "yaml",

@@ -34,7 +34,7 @@ def load_model(
     ----------
     name
         `protrna` (the published weights, downloaded if they are missing), `demo` (synthetic weights, for
-        trying the tool), or the path of a checkpoint.
+        trying the tool), or the path of a checkpoint or of the folder of an export.
     path
         A folder: `name` is then the name of a file in it, as in the published code. The published weights,
         `ProtRNA_pretrained.h5`, are downloaded into it if they are missing.

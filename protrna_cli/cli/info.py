@@ -14,6 +14,7 @@ from protrna_cli.cli.terminal import note_unproven, show
 from protrna_cli.errors import InputError
 from protrna_cli.output.formats.table import H5_SUFFIXES
 from protrna_cli.text import aligned, printable, size_text
+from protrna_cli.weights.locate import weights_in
 
 
 @click.command(
@@ -22,6 +23,7 @@ from protrna_cli.text import aligned, printable, size_text
         "protrna info out.parquet",
         "protrna info out.h5 --json",
         "protrna info ProtRNA_pretrained.h5",
+        "protrna info protrna-pytorch",
         topics="outputs",
     ),
 )
@@ -32,7 +34,7 @@ from protrna_cli.text import aligned, printable, size_text
 @as_json
 @verbosity
 def info(file: str, whole: bool, as_json: bool, quiet: bool, verbose: bool) -> None:
-    """Describe an output or a checkpoint.
+    """Describe an output, a checkpoint or an export.
 
     For an output (a file, or a folder made by --dask): how it was made, its columns, first rows, vector
     norms, and repeated ids and embeddings. A large output is not read to its end; the text shows how many
@@ -42,7 +44,7 @@ def info(file: str, whole: bool, as_json: bool, quiet: bool, verbose: bool) -> N
     from protrna_cli.model.checkpoint import explain_damage, is_checkpoint
     from protrna_cli.output.read import refuse_changed_bytes
 
-    path = Path(file)
+    path = weights_in(Path(file))
     refuse_changed_bytes(path)  # before libhdf5, which can crash on them, opens it
     if is_checkpoint(path):
         described = _checkpoint(path)

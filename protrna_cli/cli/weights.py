@@ -1,4 +1,4 @@
-"""`protrna weights`: fetch, verify, path, list, prune."""
+"""`protrna weights`: fetch, verify, path, list, prune, export."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 import click
 
 from protrna_cli.cli.help_text import Group, epilog
-from protrna_cli.cli.options import as_json, options_of, verbosity
+from protrna_cli.cli.options import ANY_PATH, as_json, options_of, verbosity
 from protrna_cli.cli.progress import watcher_for
 from protrna_cli.cli.terminal import say, show
 from protrna_cli.errors import UsageError, WeightsError
 from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.stop import SignalStop
 from protrna_cli.text import size_text
 from protrna_cli.weights.checkpoint import CheckpointFile
 from protrna_cli.weights.locate import locate, weights_folder, weights_folder_if_any
@@ -26,7 +27,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 @click.group(cls=Group, epilog=epilog("protrna weights fetch", topics="weights"))
 def weights() -> None:
-    """Fetch, verify and find the published weights."""
+    """Fetch, verify, find and export the weights."""
 
 
 def _name(command: _F) -> _F:
@@ -196,6 +197,50 @@ def prune_(weights_dir: str | None, quiet: bool, verbose: bool) -> None:
     freed = prune(home)
     if not quiet:
         say(f"removed {size_text(freed)} of mapped copies in {home}")
+
+
+@weights.command(
+    "export",
+    epilog=epilog(
+        "protrna weights export protrna-pytorch",
+        "protrna weights export half --precision bfloat16 --model ProtRNA_pretrained.h5",
+        topics="pytorch, weights",
+    ),
+)
+@click.argument("folder", metavar="DIR", type=ANY_PATH)
+@options_of(EmbedOptions, "model", "weights_dir", "offline")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the kernels; bfloat16 takes half the space.",
+)
+@verbosity
+def export_(
+    folder: str,
+    model: str,
+    weights_dir: str | None,
+    offline: bool,
+    precision: str,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Write a model to a folder that PyTorch users load.
+
+    DIR, which must not exist yet, gets what Hugging Face transformers loads as EsmForMaskedLM: the weights
+    (safetensors), the config, the tokenizer and a model card. PyTorch is not needed. protrna embed --model
+    DIR reads such a folder, also one with a model that you trained further.
+    """
+    del verbose
+    from protrna_cli.weights.export import export
+
+    with SignalStop() as stop, stop.abandoning():
+        checkpoint = locate(model, weights_dir)
+        checkpoint.obtain(watcher_for("auto", quiet), offline)
+        n_bytes = export(checkpoint, Path(folder), precision)
+    if not quiet:
+        say(f"exported: {folder}, {size_text(n_bytes)} in {precision}")
 
 
 def _existing_file(name_or_path: str, weights_dir: str | None) -> Path:

@@ -9,8 +9,8 @@ from importlib.resources import files
 
 TOPICS = (
     *("start", "install", "inputs", "long-records", "regions", "outputs", "reading", "neighbours"),
-    *("python", "options", "precision", "speed", "benchmarks", "resume", "reuse", "shards", "slurm"),
-    *("workflows", "dask", "containers", "weights", "pictures", "exit-codes", "citing"),
+    *("python", "pytorch", "options", "precision", "speed", "benchmarks", "resume", "reuse", "shards"),
+    *("slurm", "workflows", "dask", "containers", "weights", "pictures", "exit-codes", "citing"),
 )
 """Every topic, in reading order."""
 

@@ -1,6 +1,6 @@
-"""Read and check checkpoints in the published Keras 2 HDF5 "weights" layout.
+"""Read and check checkpoints: in the published Keras 2 HDF5 "weights" layout, or exported (see `exported`).
 
-Layout: the root attribute `layer_names` lists the groups `embedding`, `layer_._0` …,
+Published layout: the root attribute `layer_names` lists the groups `embedding`, `layer_._0` …,
 `emb_layer_norm_after`, `lm_head`; each group's attribute `weight_names` lists its datasets in order.
 Weights are identified by this order, never by name, because the counters in the names depend on what else
 the saving process had created. Every shape is checked, and every dataset must be used exactly once.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -19,6 +19,8 @@ import numpy as np
 
 from protrna_cli.disk import open_regular
 from protrna_cli.errors import WeightsError
+from protrna_cli.model.exported import is_export, read_export, read_export_size
+from protrna_cli.model.reading import FETCH, Flaw, find_foreign, finite_float32, naming, not_protrna
 from protrna_cli.model.structure import (
     VOCABULARY,
     HeadWeights,
@@ -28,11 +30,11 @@ from protrna_cli.model.structure import (
     NormWeights,
     Placer,
     Shape,
+    weight_names,
     weight_shapes,
 )
-from protrna_cli.text import counted, printable, size_text
+from protrna_cli.text import counted, size_text
 
-LONGEST_REASON = 500
 DEEPEST = 16
 """Groups inside each other; the published checkpoint has five."""
 
@@ -51,19 +53,23 @@ def read_checkpoint(path: Path, place: Placer) -> tuple[ModelSize, ModelWeights]
     Parameters
     ----------
     path
-        HDF5 file in the published layout.
+        HDF5 file in the published layout, or `model.safetensors` of an export.
     place
         Called with the name and values (float32) of each weight as soon as it is read, so that at most one
         weight is in memory twice. Its return values make up the result.
     """
-    with _naming(path), _opened(path) as file:
+    if is_export(path):
+        return read_export(path, place)
+    with naming(path), _opened(path) as file:
         size, groups = _survey(file)
         return size, _read_all(size, groups, place)
 
 
 def read_size(path: Path) -> tuple[ModelSize, str]:
     """Read the size and dtype of a checkpoint without reading its values."""
-    with _naming(path), _opened(path) as file:
+    if is_export(path):
+        return read_export_size(path)
+    with naming(path), _opened(path) as file:
         size, groups = _survey(file)
         dtypes = {str(dataset.dtype) for datasets in groups.values() for dataset in datasets}
         return size, ", ".join(sorted(dtypes))
@@ -84,13 +90,15 @@ def find_flaw(path: Path, size: ModelSize) -> str | None:
             if found != size:
                 return _another_size(found, size)
             _read_all(found, groups, lambda name, values: None)
-    except _Flaw as flaw:
+    except Flaw as flaw:
         return str(flaw)
     return None
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file looks like a checkpoint: HDF5 with the attribute `layer_names`."""
+    """Whether a file looks like a checkpoint: HDF5 with the attribute `layer_names`, or safetensors."""
+    if is_export(path):
+        return True
     try:
         with _open(path) as file:
             return "layer_names" in file.attrs
@@ -103,37 +111,20 @@ def explain_damage(path: Path) -> str | None:
     try:
         with _opened(path):
             return None
-    except _Flaw as flaw:
-        return f"{flaw}; {flaw.remedy}" if path.is_file() else None
-
-
-class _Flaw(Exception):
-    """What is wrong with a file and how to fix it, without the file's name."""
-
-    def __init__(self, reason: str, remedy: str = "run protrna weights fetch") -> None:
-        super().__init__(printable(reason[:LONGEST_REASON]))  # it may quote names from the file
-        self.remedy = remedy
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn a flaw into a WeightsError that names the file."""
-    try:
-        yield
-    except _Flaw as flaw:
-        raise WeightsError(f"{path}: {flaw}; {flaw.remedy}, or name another with --model") from flaw.__cause__
+    except Flaw as flaw:
+        return f"{flaw}; {flaw.remedy or FETCH}" if path.is_file() else None
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
-    """Open a checkpoint; raise `_Flaw` if that fails."""
+    """Open a checkpoint; raise `Flaw` if that fails."""
     try:
         with _open(path) as file:
             yield file
     except FileNotFoundError:
-        raise _Flaw("no such checkpoint") from None
+        raise Flaw("no such checkpoint") from None
     except MemoryError as error:
-        raise _Flaw("does not fit into memory", "use a machine with more memory") from error
+        raise Flaw("does not fit into memory", "use a machine with more memory") from error
     except (OSError, RuntimeError) as error:
         raise _why_unreadable(path, error) from error
 
@@ -144,29 +135,18 @@ def _open(path: Path) -> h5py.File:
     return h5py.File(path, "r", locking=False)
 
 
-def _why_unreadable(path: Path, error: Exception) -> _Flaw:
-    try:
-        if path.is_dir():
-            return _Flaw("a folder, not a checkpoint")
-        with open_regular(path) as file:
-            start = file.read(512)
-    except OSError as denied:
-        return _Flaw(f"cannot be read ({denied.strerror})")
-    if start.startswith(b"version https://git-lfs.github.com/"):
-        return _Flaw(
-            "a Git LFS pointer, not the weights themselves",
-            "run git lfs pull in its repository, or protrna weights fetch",
-        )
-    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return _Flaw("an HTML page, such as a server's error or login page, saved as this file")
-    if not start.startswith(b"\x89HDF\r\n\x1a\n"):
-        return _Flaw("not an HDF5 file" if start else "an empty file")
+def _why_unreadable(path: Path, error: Exception) -> Flaw:
+    if foreign := find_foreign(path):
+        return foreign
+    with suppress(OSError), open_regular(path) as file:
+        if file.read(8) != b"\x89HDF\r\n\x1a\n":
+            return Flaw("not an HDF5 file")
     if isinstance(error, OSError) and error.errno:  # from the system, so the file need not be damaged
         cause = os.strerror(error.errno)
         if "unable to lock" in str(error):
-            return _Flaw(f"cannot be locked ({cause})", "unset HDF5_USE_FILE_LOCKING")
-        return _Flaw(f"cannot be read ({cause})")
-    return _Flaw(f"truncated or damaged HDF5 ({str(error).splitlines()[0]})")
+            return Flaw(f"cannot be locked ({cause})", "unset HDF5_USE_FILE_LOCKING")
+        return Flaw(f"cannot be read ({cause})")
+    return Flaw(f"truncated or damaged HDF5 ({str(error).splitlines()[0]})")
 
 
 def _another_size(found: ModelSize, published: ModelSize) -> str:
@@ -177,14 +157,16 @@ def _another_size(found: ModelSize, published: ModelSize) -> str:
 
 
 def _read_all(size: ModelSize, groups: dict[str, list[h5py.Dataset]], place: Placer) -> ModelWeights:
+    names = weight_names(size)
     layers = [
-        LayerWeights(*_read(groups[f"layer_._{i}"], LayerWeights._fields, place)) for i in range(size.layers)
+        LayerWeights(*_read(groups[f"layer_._{i}"], names.layers[i], place)) for i in range(size.layers)
     ]
-    tied_embedding, *head = _read(groups["lm_head"], ("embedding", *HeadWeights._fields), place)
-    del tied_embedding  # a second copy of the embedding
-    [embedding] = _read(groups["embedding"], ("embedding",), place)
-    final_norm = NormWeights(*_read(groups["emb_layer_norm_after"], NormWeights._fields, place))
-    return ModelWeights(embedding, tuple(layers), final_norm, HeadWeights(*head))
+    tied_embedding, *head = groups["lm_head"]
+    finite_float32(tied_embedding.name, tied_embedding[()])  # a second copy of the embedding
+    lm_head = HeadWeights(*_read(head, names.lm_head, place))
+    [embedding] = _read(groups["embedding"], [names.embedding], place)
+    final_norm = NormWeights(*_read(groups["emb_layer_norm_after"], names.final_norm, place))
+    return ModelWeights(embedding, tuple(layers), final_norm, lm_head)
 
 
 def _survey(file: h5py.File) -> tuple[ModelSize, dict[str, list[h5py.Dataset]]]:
@@ -196,7 +178,7 @@ def _survey(file: h5py.File) -> tuple[ModelSize, dict[str, list[h5py.Dataset]]]:
         _check_shapes(groups, weight_shapes(size))
         _check_stored(groups)
     except _DAMAGE as error:
-        raise _Flaw(f"damaged HDF5 ({str(error).splitlines()[0]})") from error
+        raise Flaw(f"damaged HDF5 ({str(error).splitlines()[0]})") from error
     return size, groups
 
 
@@ -210,7 +192,7 @@ def _check_shapes(groups: dict[str, list[h5py.Dataset]], shapes: ModelWeights) -
 
 def _names(node: h5py.File | h5py.Group, attribute: str) -> list[str]:
     if attribute not in node.attrs:
-        raise _not_protrna(f"{node.name} has no attribute {attribute}")
+        raise not_protrna(f"{node.name} has no attribute {attribute}")
     names = np.atleast_1d(node.attrs[attribute])
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
@@ -221,7 +203,7 @@ def _group_names(file: h5py.File) -> list[str]:
     expected = [*_FIRST, *(f"layer_._{i}" for i in range(count)), *_LAST]
     if count < 1 or sorted(names) != sorted(expected):
         odd = sorted(set(names).symmetric_difference(expected)) or names
-        raise _not_protrna(
+        raise not_protrna(
             f"its groups are not embedding, layer_._0 …, {', '.join(_LAST)} (look at {', '.join(odd[:3])})"
         )
     return expected
@@ -231,14 +213,14 @@ def _datasets(file: h5py.File, name: str) -> list[h5py.Dataset]:
     """List the datasets of a group in order, with `inv_freq` in its published position."""
     group = _member(file, name)
     if not isinstance(group, h5py.Group):
-        raise _not_protrna(f"group {name} is missing")
+        raise not_protrna(f"group {name} is missing")
     datasets = []
     for weight in _names(group, "weight_names"):
         dataset = _member(group, weight)
         if not isinstance(dataset, h5py.Dataset):
-            raise _not_protrna(f"{name}/{weight} is missing")
+            raise not_protrna(f"{name}/{weight} is missing")
         if dataset.is_virtual or dataset.external:
-            raise _not_protrna(f"{name}/{weight} is stored outside the file")
+            raise not_protrna(f"{name}/{weight} is stored outside the file")
         datasets.append(dataset)
     if name.startswith("layer_._"):
         # Files saved from a trainable model list it last.
@@ -262,7 +244,7 @@ def _member(group: h5py.Group, path: str) -> object:
         if not links.exists(key):
             return None
         if links.get_info(key).type != h5py.h5l.TYPE_HARD:
-            raise _not_protrna(f"{path} is a link, which may name what is stored outside the file")
+            raise not_protrna(f"{path} is a link, which may name what is stored outside the file")
         node = node[name]
     return node
 
@@ -271,39 +253,39 @@ def _size(groups: dict[str, list[h5py.Dataset]]) -> ModelSize:
     layers = len(groups) - len(_FIRST) - len(_LAST)
     for i in range(layers):
         if len(groups[f"layer_._{i}"]) != len(LayerWeights._fields):
-            raise _not_protrna(
+            raise not_protrna(
                 f"layer_._{i} has {len(groups[f'layer_._{i}'])} weights, not {len(LayerWeights._fields)}"
             )
     if len(groups["embedding"]) != 1 or groups["embedding"][0].ndim != 2:
-        raise _not_protrna("embedding is not a single matrix")
+        raise not_protrna("embedding is not a single matrix")
     vocabulary, width = groups["embedding"][0].shape
     if vocabulary != VOCABULARY:
-        raise _not_protrna(f"its vocabulary has {vocabulary} tokens, not {VOCABULARY}")
+        raise not_protrna(f"its vocabulary has {vocabulary} tokens, not {VOCABULARY}")
     inv_freq = groups["layer_._0"][LayerWeights._fields.index("inv_freq")].shape
     if inv_freq is None or len(inv_freq) != 1:
-        raise _not_protrna("inv_freq of layer_._0 is not a vector")
+        raise not_protrna("inv_freq of layer_._0 is not a vector")
     head_width = 2 * inv_freq[0]
     if not head_width or not width or width % head_width:
-        raise _not_protrna(f"width {width} does not divide into heads of {head_width}")
+        raise not_protrna(f"width {width} does not divide into heads of {head_width}")
     return ModelSize(layers, width, width // head_width)
 
 
 def _check_all_used(file: h5py.File, groups: dict[str, list[h5py.Dataset]]) -> None:
     used = [dataset for datasets in groups.values() for dataset in datasets]
     if repeated := [name for name, n in Counter(dataset.name for dataset in used).items() if n > 1]:
-        raise _not_protrna(f"{repeated[0]} is listed twice")
+        raise not_protrna(f"{repeated[0]} is listed twice")
     places = {h5py.h5o.get_info(dataset.id).addr for dataset in used}
     extra: list[str] = []
 
     def look(name: bytes, found: h5py.h5o.ObjInfo) -> None:
         if name.count(b"/") >= DEEPEST:
-            raise _not_protrna(f"it has more than {DEEPEST} groups inside each other")
+            raise not_protrna(f"it has more than {DEEPEST} groups inside each other")
         if found.type == h5py.h5o.TYPE_DATASET and found.addr not in places:
             extra.append(f"/{name.decode(errors='replace')}")
 
     h5py.h5o.visit(file.id, look, info=True)  # opens nothing, so that links and damaged objects do no harm
     if extra:
-        raise _not_protrna(
+        raise not_protrna(
             f"it has {counted(len(extra), 'weight')} that the model does not use, such as {min(extra)}"
         )
 
@@ -315,40 +297,30 @@ def _check_stored(groups: dict[str, list[h5py.Dataset]]) -> None:
         properties = dataset.id.get_create_plist()
         filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
         if missing := [code for code in filters if not h5py.h5z.filter_avail(code)]:
-            raise _Flaw(
+            raise Flaw(
                 f"{dataset.name} is compressed with HDF5 filter {missing[0]}, which is not installed here",
                 "save it without compression (h5repack -f NONE)",
             )
     stored = [dataset.id.get_storage_size() for dataset in used]
     if 0 in stored:
-        raise _not_protrna(f"{used[stored.index(0)].name} has no values")
+        raise not_protrna(f"{used[stored.index(0)].name} has no values")
     stated = sum(dataset.nbytes for dataset in used)
     if stated > LARGEST_RATIO * sum(stored):
-        raise _not_protrna(f"it states {size_text(stated)} of values, but stores {size_text(sum(stored))}")
+        raise not_protrna(f"it states {size_text(stated)} of values, but stores {size_text(sum(stored))}")
 
 
 def _check_group(datasets: list[h5py.Dataset], shapes: tuple[Shape, ...]) -> None:
     if len(datasets) != len(shapes):
-        raise _not_protrna(
+        raise not_protrna(
             f"{datasets[0].parent.name if datasets else 'a group'} does not have {len(shapes)} weights"
         )
     for dataset, shape in zip(datasets, shapes, strict=True):
         if dataset.shape != shape:
-            raise _not_protrna(f"{dataset.name} has shape {dataset.shape}, not {shape}")
+            raise not_protrna(f"{dataset.name} has shape {dataset.shape}, not {shape}")
         if dataset.dtype.kind != "f":
-            raise _not_protrna(f"{dataset.name} has dtype {dataset.dtype}, not floating point")
+            raise not_protrna(f"{dataset.name} has dtype {dataset.dtype}, not floating point")
 
 
 def _read(datasets: list[h5py.Dataset], names: Sequence[str], place: Placer) -> Iterator[object]:
     for name, dataset in zip(names, datasets, strict=True):
-        with np.errstate(over="ignore", invalid="ignore"):  # found below
-            values = dataset[()].astype(np.float32, copy=False)
-            # The sum costs a tenth of isfinite over every value; any value that is not finite shows in it.
-            total = values.sum()
-        if not np.isfinite(total):
-            raise _not_protrna(f"{dataset.name} has values that are not finite")
-        yield place(name, values)
-
-
-def _not_protrna(reason: str) -> _Flaw:
-    return _Flaw(f"not a ProtRNA checkpoint: {reason}")
+        yield place(name, finite_float32(dataset.name, dataset[()]))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import numpy as np
 
 from protrna_cli.model.structure import (
-    HeadWeights,
-    LayerWeights,
     ModelSize,
     ModelWeights,
-    NormWeights,
     Placer,
     Shape,
+    for_each_weight,
+    rotary_frequencies,
+    weight_names,
     weight_shapes,
 )
 
@@ -34,9 +34,9 @@ def demo_weights(place: Placer) -> tuple[ModelSize, ModelWeights]:
     rng = np.random.RandomState(SEED)
 
     def make(name: str, shape: Shape) -> object:
-        if name == "inv_freq":
-            values = 10000.0 ** -(np.arange(*shape) / shape[0])
-        elif name.endswith("kernel"):
+        if name.endswith("inv_freq"):
+            return place(name, rotary_frequencies(SIZE.head_width))
+        if name.endswith("kernel"):
             values = rng.standard_normal(shape) * shape[0] ** -0.5
         elif name.endswith("gamma"):
             values = 1 + 0.1 * rng.standard_normal(shape)
@@ -44,10 +44,4 @@ def demo_weights(place: Placer) -> tuple[ModelSize, ModelWeights]:
             values = (1.0 if name == "embedding" else 0.02) * rng.standard_normal(shape)
         return place(name, values.astype(np.float32))
 
-    shapes = weight_shapes(SIZE)
-    return SIZE, ModelWeights(
-        make("embedding", shapes.embedding),
-        tuple(LayerWeights(*map(make, LayerWeights._fields, layer)) for layer in shapes.layers),
-        NormWeights(*map(make, NormWeights._fields, shapes.final_norm)),
-        HeadWeights(*map(make, HeadWeights._fields, shapes.lm_head)),
-    )
+    return SIZE, for_each_weight(make, weight_names(SIZE), weight_shapes(SIZE))

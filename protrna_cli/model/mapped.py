@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from protrna_cli.model.checkpoint import read_checkpoint
+from protrna_cli.model.reading import WriteError
 from protrna_cli.model.runtime import placer, running_on
 from protrna_cli.model.structure import HeadWeights, LayerWeights, ModelSize, ModelWeights, NormWeights
 
@@ -53,14 +54,6 @@ class Layout(TypedDict):
     sha256: str
 
 
-class _WriteError(Exception):
-    """The file of weights cannot be written."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 def lay_out(checkpoint: Path, precision: str, target: BinaryIO) -> Layout:
     """Write the weights of a checkpoint to a file, in the precision in which the model computes.
 
@@ -77,7 +70,7 @@ def lay_out(checkpoint: Path, precision: str, target: BinaryIO) -> Layout:
         try:
             target.write(data)
         except OSError as error:  # not one of reading the checkpoint, in which it happens
-            raise _WriteError(error) from error
+            raise WriteError(error) from error
         digest.update(data)
 
     make = placer(precision)
@@ -92,7 +85,7 @@ def lay_out(checkpoint: Path, precision: str, target: BinaryIO) -> Layout:
     try:
         with running_on("/device:CPU:0"):  # in a program with a GPU, that would be the default
             size, weights = read_checkpoint(checkpoint, place)
-    except _WriteError as failed:
+    except WriteError as failed:
         raise failed.error from None
     return Layout(
         size=[size.layers, size.width, size.heads], weights=list(weights), sha256=digest.hexdigest()

@@ -20,7 +20,8 @@ VOCABULARY = 38
 
 Shape = tuple[int, ...]
 Placer = Callable[[str, npt.NDArray[np.float32]], Any]
-"""Called with the name and values of each weight as it is read; returns what the model computes with."""
+"""Called with the name (see `weight_names`) and values of each weight as it is read; returns what the model
+computes with."""
 
 _T = TypeVar("_T")
 
@@ -174,3 +175,35 @@ def weight_shapes(size: ModelSize) -> ModelWeights:
         final_norm=NormWeights(vector, vector),
         lm_head=HeadWeights((VOCABULARY,), square, vector, vector, vector),
     )
+
+
+def weight_names(size: ModelSize) -> ModelWeights:
+    """Return the name of every weight of a model of this size, such as `layers.0.query_kernel`."""
+    return ModelWeights(
+        embedding="embedding",
+        layers=tuple(
+            LayerWeights(*(f"layers.{i}.{field}" for field in LayerWeights._fields))
+            for i in range(size.layers)
+        ),
+        final_norm=NormWeights(*(f"final_norm.{field}" for field in NormWeights._fields)),
+        lm_head=HeadWeights(*(f"lm_head.{field}" for field in HeadWeights._fields)),
+    )
+
+
+def for_each_weight(function: Callable[..., Any], *models: ModelWeights) -> ModelWeights:
+    """Call a function with each weight, or with what several models of one size have in its place."""
+    return ModelWeights(
+        function(*(model.embedding for model in models)),
+        tuple(
+            LayerWeights(*map(function, *layers))
+            for layers in zip(*(model.layers for model in models), strict=True)
+        ),
+        NormWeights(*map(function, *(model.final_norm for model in models))),
+        HeadWeights(*map(function, *(model.lm_head for model in models))),
+    )
+
+
+def rotary_frequencies(head_width: int) -> npt.NDArray[np.float32]:
+    """Return the inverse frequencies of the rotary positions, 10000^(-2i / C): float32 (C / 2,)."""
+    half = head_width // 2
+    return (10000.0 ** -(np.arange(half) / half)).astype(np.float32)

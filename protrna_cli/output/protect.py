@@ -160,13 +160,13 @@ def _is_skipped_list(path: Path) -> bool:
         return False
 
 
-def refuse_foreign_partial(target: Path) -> None:
+def refuse_foreign_partial(target: Path, remedy: str = MOVE_AWAY) -> None:
     """Refuse to use what has the name of an output's `OUT.partial`, but was not made by protrna."""
     folder = partial_path(target)
     kind = _kind(folder)
     if kind is None or (kind == FOLDER and _is_ours(target)):
         return
-    raise OutputUnwritable(f"{folder}: {kind} that protrna did not make; {MOVE_AWAY}")
+    raise OutputUnwritable(f"{folder}: {kind} that protrna did not make; {remedy}")
 
 
 def _is_ours(target: Path) -> bool:

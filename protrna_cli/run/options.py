@@ -66,7 +66,7 @@ class EmbedOptions:
     Attributes
     ----------
     model
-        `protrna` (the published weights), `demo`, or the path of a checkpoint.
+        `protrna` (the published weights), `demo`, or the path of a checkpoint or of the folder of an export.
     layers
         Layers to take, all from one run of the model: 0 is the embedding, negatives count from the end.
     per_token

@@ -1,4 +1,4 @@
-"""A checkpoint: a file in the published layout, or the built-in demo model.
+"""A checkpoint: a file in the published layout, an export, or the built-in demo model.
 
 The methods use TensorFlow, h5py and the network, and import them only when called.
 """
@@ -104,7 +104,7 @@ class CheckpointFile(Checkpoint):
     Attributes
     ----------
     path
-        Where it is, or where it will be downloaded to.
+        Where it is, or where it will be downloaded to; of an export, its `model.safetensors`.
     is_published
         Whether it is the published checkpoint, which can be downloaded.
     home
@@ -187,7 +187,16 @@ class CheckpointFile(Checkpoint):
         sha256 = self._trusted_sha256()
         if sha256 is None or self.home is None:
             return None
-        return mapped.find_or_make(self.path, sha256, precision, self.home, self.check, note)
+        copy = mapped.find_or_make(self.path, sha256, precision, self.home, self.check, note)
+        if copy and self._size_is_apart() and [*vars(self.size()).values()] != copy.layout["size"]:
+            return None  # the config has changed since the copy was made
+        return copy
+
+    def _size_is_apart(self) -> bool:
+        """Whether part of the size is in a file that the SHA-256 does not cover: the config of an export."""
+        from protrna_cli.model.exported import is_export
+
+        return is_export(self.path)
 
 
 class RememberedCheckpoint(Checkpoint):

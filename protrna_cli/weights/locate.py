@@ -43,7 +43,8 @@ def locate(name_or_path: str, weights_dir: str | None = None, check: bool = Fals
     Parameters
     ----------
     name_or_path
-        `protrna` (the published checkpoint, which need not be downloaded yet), `demo`, or a path.
+        `protrna` (the published checkpoint, which need not be downloaded yet), `demo`, or the path of a
+        checkpoint or of the folder of an export.
     weights_dir
         The argument of `weights_folder`.
     check
@@ -54,9 +55,16 @@ def locate(name_or_path: str, weights_dir: str | None = None, check: bool = Fals
     if name_or_path == PUBLISHED:
         home = weights_folder(weights_dir)
         return CheckpointFile(home / PUBLISHED_FILE, is_published=True, home=home, check=check)
-    checkpoint = CheckpointFile(Path(name_or_path), home=weights_folder_if_any(weights_dir), check=check)
+    path = weights_in(Path(name_or_path))
+    checkpoint = CheckpointFile(path, home=weights_folder_if_any(weights_dir), check=check)
     if not checkpoint.is_there:
         raise WeightsError(
             f"{name_or_path}: no such checkpoint; --model takes protrna, demo or the path of a checkpoint"
         )
     return checkpoint
+
+
+def weights_in(path: Path) -> Path:
+    """Find the weights in the folder of an export; any other path stays."""
+    weights = path / "model.safetensors"
+    return weights if os.path.isfile(weights) else path  # noqa: PTH113 (False in a closed folder, too)

@@ -17,6 +17,7 @@ from protrna_cli.disk import open_regular, write_whole
 from protrna_cli.errors import WeightsError
 from protrna_cli.model import structure
 from protrna_cli.model.checkpoint import check_size, read_checkpoint
+from protrna_cli.model.reading import find_foreign
 
 READ_BYTES = 1 << 20
 
@@ -84,9 +85,8 @@ def checked_sha256(checkpoint: Path) -> str:
     try:
         found = file_hash(checkpoint, "sha256")
     except OSError as error:
-        raise WeightsError(
-            f"{checkpoint}: cannot be read ({error.strerror}); name another with --model"
-        ) from error
+        flaw = find_foreign(checkpoint) or f"cannot be read ({error.strerror})"
+        raise WeightsError(f"{checkpoint}: {flaw}; name another with --model") from error
     record = read_verification(checkpoint)
     if record and record.sha256 != found:
         raise WeightsError(

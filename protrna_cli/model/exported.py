@@ -1,0 +1,334 @@
+"""The layout of exports: `model.safetensors` under Hugging Face's names, with `config.json` beside it.
+
+A safetensors file is the length of its header (8 bytes), the header (JSON: dtype, shape and place of each
+tensor), and the tensors without gaps. Kernels are (out, in), as in PyTorch and as in our model.
+https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from protrna_cli.disk import open_regular
+from protrna_cli.model.hugging_face import (
+    EMBEDDING,
+    LAYER,
+    SHARED_FREQUENCIES,
+    TIED,
+    VOCABULARY_TEXT,
+    find_contradiction,
+    stored_names,
+    today_name,
+)
+from protrna_cli.model.reading import Flaw, WriteError, find_foreign, finite_float32, naming, not_protrna
+from protrna_cli.model.structure import (
+    ModelSize,
+    ModelWeights,
+    Placer,
+    Shape,
+    for_each_weight,
+    rotary_frequencies,
+    weight_names,
+    weight_shapes,
+)
+from protrna_cli.text import counted
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+VOCABULARY_FILE = "vocab.txt"
+
+SAVE_AGAIN = "save or export it again (protrna help pytorch)"
+
+LARGEST_TEXT = 1 << 20
+"""Bytes of the largest config or vocabulary that is read; ours have a thousand."""
+
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Floating-point dtypes of safetensors."""
+
+FREQUENCY_TOLERANCE = 1e-5
+"""How far rotary frequencies may be from ours, relatively: float32 arithmetic differs by less."""
+
+
+class Tensor(NamedTuple):
+    """A tensor in a safetensors file; `start` is its first byte, counted from the end of the header."""
+
+    dtype: str
+    shape: Shape
+    start: int
+
+    @property
+    def n_values(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape))
+
+    @property
+    def end(self) -> int:
+        """First byte after it."""
+        return self.start + self.n_values * _BYTES[self.dtype]
+
+
+def is_export(path: Path) -> bool:
+    """Whether a file is the weights of an export, or of a model that transformers saved, by its name."""
+    return path.suffix == ".safetensors"
+
+
+def read_export(path: Path, place: Placer) -> tuple[ModelSize, ModelWeights]:
+    """Read an export of any size; parameters as of `read_checkpoint`."""
+    with naming(path, SAVE_AGAIN):
+        export = _survey(path)
+        names = stored_names(export.size)
+        with open_regular(path) as file:
+
+            def read(name: str) -> Any:
+                values = _values(file, export, names[name])
+                return place(name, values.T if name.endswith("_kernel") else values)
+
+            weights = for_each_weight(read, weight_names(export.size))
+            if TIED in export.tensors and not np.array_equal(
+                _values(file, export, TIED), _values(file, export, EMBEDDING)
+            ):
+                raise not_protrna(f"{TIED} is not the embedding, to which it is tied in ProtRNA")
+        return export.size, weights
+
+
+def read_export_size(path: Path) -> tuple[ModelSize, str]:
+    """Read the size and dtypes of an export, as `read_size` does."""
+    with naming(path, SAVE_AGAIN):
+        export = _survey(path)
+        return export.size, ", ".join(sorted({_NAMES[tensor.dtype] for tensor in export.tensors.values()}))
+
+
+@dataclass(frozen=True)
+class _Export:
+    """What is in an export: its size, its tensors by their names of today, and the end of the header."""
+
+    size: ModelSize
+    tensors: dict[str, Tensor]
+    body: int
+
+
+def _survey(path: Path) -> _Export:
+    """Find every weight, and check everything that does not need its values."""
+    stored, body = _header(path)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in stored.items():
+        if (today := today_name(name)) is None:
+            continue
+        if today in tensors:
+            raise not_protrna(f"{today} is there twice, once as {name}")
+        if tensor.dtype not in _BYTES:
+            raise not_protrna(f"{name} has dtype {tensor.dtype}, not floating point")
+        tensors[today] = tensor
+    settings = _settings(path.with_name(CONFIG_FILE))
+    size = _size(tensors, settings)
+    if contradiction := find_contradiction(settings, size):
+        raise not_protrna(f"in its {CONFIG_FILE}, {contradiction}")
+    _check_vocabulary(path.with_name(VOCABULARY_FILE))
+    _check_tensors(tensors, size)
+    return _Export(size, tensors, body)
+
+
+def _header(path: Path) -> tuple[dict[str, Tensor], int]:
+    """Read the header of a safetensors file, which its library checks; returns also where it ends."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        raise Flaw("no such checkpoint")
+    if foreign := find_foreign(path):
+        raise foreign
+    try:
+        # Offsets without gaps that end with the file, and sizes that fit the shapes.
+        with safe_open(path, framework="np"):
+            pass
+        with open_regular(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise Flaw(f"truncated or damaged safetensors ({str(error).splitlines()[0]})") from error
+    header.pop("__metadata__", None)
+    tensors = {
+        name: Tensor(each["dtype"], tuple(each["shape"]), each["data_offsets"][0])
+        for name, each in header.items()
+    }
+    return tensors, 8 + length
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Read a config."""
+    try:
+        settings = json.loads(_text(path))
+    except FileNotFoundError:
+        raise Flaw(f"there is no {path.name} beside it, which says how many heads the model has") from None
+    except (ValueError, RecursionError) as error:
+        raise Flaw(f"the {path.name} beside it is damaged ({error})") from error
+    if not isinstance(settings, dict):
+        raise Flaw(f"the {path.name} beside it is damaged (not an object of JSON)")
+    return settings
+
+
+def _text(path: Path) -> str:
+    try:
+        with open_regular(path) as file:
+            return file.read(LARGEST_TEXT).decode()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Flaw(f"the {path.name} beside it cannot be read ({error.strerror})") from error
+
+
+def _check_vocabulary(path: Path) -> None:
+    """Refuse tokens in another order than ours, if a file beside the weights lists them."""
+    try:
+        listed = _text(path)
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise Flaw(f"the {path.name} beside it is damaged ({error})") from error
+    if listed.split() != VOCABULARY_TEXT.split():
+        raise not_protrna(f"its {path.name} has other tokens than ProtRNA, or another order")
+
+
+def _size(tensors: dict[str, Tensor], settings: dict[str, Any]) -> ModelSize:
+    """Find the size of a model: layers and width from its weights, heads from its config."""
+    if EMBEDDING not in tensors or len(tensors[EMBEDDING].shape) != 2:
+        raise not_protrna(f"it has no matrix {EMBEDDING}, as models saved as EsmForMaskedLM have")
+    found = [int(match[1]) for match in map(LAYER.match, tensors) if match]
+    if len(set(found)) != max(found, default=-1) + 1 or not found:
+        raise not_protrna(f"its layers are not esm.encoder.layer.0 … {max(found, default=0)}")
+    heads, width = settings.get("num_attention_heads"), tensors[EMBEDDING].shape[1]
+    if type(heads) is not int or heads < 1 or not width or width % (2 * heads):
+        raise not_protrna(
+            f"in its {CONFIG_FILE}, num_attention_heads is {heads!r}; width {width} does not divide into so "
+            "many heads of an even width"
+        )
+    return ModelSize(max(found) + 1, width, heads)
+
+
+def _check_tensors(tensors: dict[str, Tensor], size: ModelSize) -> None:
+    shapes = _stored_shapes(size)
+    missing = [name for name in shapes if name not in tensors and not name.endswith("inv_freq")]
+    if missing:
+        raise not_protrna(f"it lacks {counted(len(missing), 'weight')}, such as {missing[0]}")
+    shapes[TIED] = shapes[EMBEDDING]
+    shapes[SHARED_FREQUENCIES] = (size.head_width // 2,)
+    extra = sorted(tensors.keys() - shapes.keys())
+    if extra:
+        raise not_protrna(
+            f"it has {counted(len(extra), 'weight')} that the model does not use, such as {extra[0]}"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != shapes[name]:
+            raise not_protrna(f"{name} has shape {tensor.shape}, not {shapes[name]}")
+
+
+def _stored_shapes(size: ModelSize) -> dict[str, Shape]:
+    """Map the stored name of each weight to its shape: kernels are (out, in)."""
+    names, shapes = stored_names(size), {}
+
+    def add(name: str, shape: Shape) -> None:
+        shapes[names[name]] = shape[::-1] if name.endswith("_kernel") else shape
+
+    for_each_weight(add, weight_names(size), weight_shapes(size))
+    return shapes
+
+
+def _values(file: BinaryIO, export: _Export, name: str) -> npt.NDArray[np.float32]:
+    """Read one tensor. NumPy has no bfloat16, so that the library cannot: it is the upper half of float32."""
+    if name.endswith("inv_freq") and name not in export.tensors:
+        name = SHARED_FREQUENCIES
+        if name not in export.tensors:
+            return rotary_frequencies(export.size.head_width)
+    dtype, shape, start = tensor = export.tensors[name]
+    file.seek(export.body + start)
+    stored = np.fromfile(file, {"BF16": "<u2"}.get(dtype, f"<f{_BYTES[dtype]}"), tensor.n_values)
+    if len(stored) != tensor.n_values:
+        raise Flaw("it became shorter while it was read")
+    values = (stored.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else stored
+    return finite_float32(name, values.reshape(shape))
+
+
+def export_bytes(size: ModelSize, precision: str) -> int:
+    """Size of the weights of an export."""
+    return max(tensor.end for tensor in _plan(size, precision).values())
+
+
+def write_weights(file: BinaryIO, size: ModelSize, precision: str, read: Callable[[Placer], object]) -> None:
+    """Write `model.safetensors`, one weight at a time; equal weights give equal bytes.
+
+    Parameters
+    ----------
+    precision
+        Of kernels: `float32` or `bfloat16`. All others are in float32, as in our model.
+    read
+        Calls a placer with each weight of the model, in any order.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    Flaw
+        The weights are not those of a model that Hugging Face's config can describe.
+    """
+    tensors, names = _plan(size, precision), stored_names(size)
+    entries = {
+        name: {"dtype": each.dtype, "shape": each.shape, "data_offsets": [each.start, each.end]}
+        for name, each in tensors.items()
+    }
+    header = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    file.write(len(header).to_bytes(8, "little") + header)
+    body = file.tell()
+    frequencies = rotary_frequencies(size.head_width)
+
+    def place(name: str, values: npt.NDArray[np.float32]) -> None:
+        if name.endswith("inv_freq") and not np.allclose(
+            values, frequencies, rtol=FREQUENCY_TOLERANCE, atol=0
+        ):
+            raise not_protrna(f"{name} is not 10000^(-2i / {size.head_width}), which other programs expect")
+        tensor = tensors[names[name]]
+        stored = np.ascontiguousarray(values.T if name.endswith("_kernel") else values)
+        try:
+            file.seek(body + tensor.start)
+            file.write((rounded_to_bfloat16(stored) if tensor.dtype == "BF16" else stored).data)
+        except OSError as error:
+            raise WriteError(error) from error
+
+    try:
+        read(place)
+    except WriteError as failed:
+        raise failed.error from None
+
+
+def _plan(size: ModelSize, precision: str) -> dict[str, Tensor]:
+    """Place all tensors in the file in the order of the library: the widest dtype first, then by name."""
+    kernels = {their for our, their in stored_names(size).items() if our.endswith("_kernel")}
+    narrow = "BF16" if precision == "bfloat16" else "F32"
+    dtypes = {name: narrow if name in kernels else "F32" for name in _stored_shapes(size)}
+    tensors, shapes, start = {}, _stored_shapes(size), 0
+    for name in sorted(dtypes, key=lambda name: (-_BYTES[dtypes[name]], name)):
+        tensors[name] = Tensor(dtypes[name], shapes[name], start)
+        start = tensors[name].end
+    return tensors
+
+
+def rounded_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Round finite values to the nearest bfloat16, ties to even, as TensorFlow and PyTorch do: its 16 bits.
+
+    >>> rounded_to_bfloat16(np.array([1.0, -2.0, 1 + 2**-8, 1 + 3 * 2**-8], np.float32)).tolist()
+    [16256, 49152, 16256, 16258]
+    """
+    bits = values.view(np.uint32)
+    rounded = bits >> 16
+    rounded &= 1  # in place, as the largest weights take nearly all memory of an export
+    rounded += 0x7FFF
+    rounded += bits
+    rounded >>= 16
+    return rounded.astype(np.uint16)

@@ -32,7 +32,6 @@ ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / ".github" / "mkdocs.yml"
 FOLDER = ROOT / "build" / "site"
 
-
 BAR = "\ue000"
 """Stands for a bar in the code of a table: Python-Markdown would show the backslash that GitHub asks for."""
 
@@ -83,7 +82,8 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     }
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
-    for picture in sorted((ROOT / "sample_data").glob("*.*g")):
+    pictures = [path for path in (ROOT / "sample_data").iterdir() if path.suffix in (".png", ".svg")]
+    for picture in pictures:
         files.append(File.generated(config, f"sample_data/{picture.name}", abs_src_path=str(picture)))
 
 
@@ -91,7 +91,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Make the links of a page of the repository those of the site, and `protrna help TOPIC` a link."""
     text = re.sub(r"\]\((?:protrna_cli/manual/|\.\./\.\./(?=sample_data/))", "](", markdown)
     text = re.sub(r"^```(\w+) \w+$", r"```\1", text, flags=re.MULTILINE)
-    text = text.replace("\\|", BAR)
+    text = re.sub(r"^\|.*$", lambda row: row[0].replace("\\|", BAR), text, flags=re.MULTILINE)
     topics = "|".join(TOPICS)
     return re.sub(rf"`protrna help ({topics})`", r"[`protrna help \1`](\1.md)", text)
 

@@ -8,6 +8,7 @@ https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,15 @@ from protrna_cli.model.hugging_face import (
     stored_names,
     today_name,
 )
-from protrna_cli.model.reading import Flaw, WriteError, find_foreign, finite_float32, naming, not_protrna
+from protrna_cli.model.reading import (
+    Flaw,
+    WriteError,
+    find_foreign,
+    finite_float32,
+    naming,
+    not_protrna,
+    reading,
+)
 from protrna_cli.model.structure import (
     ModelSize,
     ModelWeights,
@@ -67,7 +76,7 @@ class Tensor(NamedTuple):
     @property
     def n_values(self) -> int:
         """Number of values."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     @property
     def end(self) -> int:
@@ -82,7 +91,7 @@ def is_export(path: Path) -> bool:
 
 def read_export(path: Path, place: Placer) -> tuple[ModelSize, ModelWeights]:
     """Read an export of any size; parameters as of `read_checkpoint`."""
-    with naming(path, SAVE_AGAIN):
+    with naming(path, SAVE_AGAIN), reading():
         export = _survey(path)
         names = stored_names(export.size)
         with open_regular(path) as file:
@@ -101,7 +110,7 @@ def read_export(path: Path, place: Placer) -> tuple[ModelSize, ModelWeights]:
 
 def read_export_size(path: Path) -> tuple[ModelSize, str]:
     """Read the size and dtypes of an export, as `read_size` does."""
-    with naming(path, SAVE_AGAIN):
+    with naming(path, SAVE_AGAIN), reading():
         export = _survey(path)
         return export.size, ", ".join(sorted({_NAMES[tensor.dtype] for tensor in export.tensors.values()}))
 
@@ -269,13 +278,6 @@ def write_weights(file: BinaryIO, size: ModelSize, precision: str, read: Callabl
         Of kernels: `float32` or `bfloat16`. All others are in float32, as in our model.
     read
         Calls a placer with each weight of the model, in any order.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-    Flaw
-        The weights are not those of a model that Hugging Face's config can describe.
     """
     tensors, names = _plan(size, precision), stored_names(size)
     entries = {
@@ -309,9 +311,10 @@ def write_weights(file: BinaryIO, size: ModelSize, precision: str, read: Callabl
 
 def _plan(size: ModelSize, precision: str) -> dict[str, Tensor]:
     """Place all tensors in the file in the order of the library: the widest dtype first, then by name."""
-    kernels = {their for our, their in stored_names(size).items() if our.endswith("_kernel")}
-    narrow = "BF16" if precision == "bfloat16" else "F32"
-    dtypes = {name: narrow if name in kernels else "F32" for name in _stored_shapes(size)}
+    kernel = "BF16" if precision == "bfloat16" else "F32"
+    dtypes = {
+        their: kernel if our.endswith("_kernel") else "F32" for our, their in stored_names(size).items()
+    }
     tensors, shapes, start = {}, _stored_shapes(size), 0
     for name in sorted(dtypes, key=lambda name: (-_BYTES[dtypes[name]], name)):
         tensors[name] = Tensor(dtypes[name], shapes[name], start)

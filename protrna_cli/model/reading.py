@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from protrna_cli.disk import open_regular
 from protrna_cli.errors import WeightsError
-from protrna_cli.text import printable
+from protrna_cli.text import printable, reason
 
-LONGEST_REASON = 500
+LONGEST_FLAW = 500
 FETCH = "run protrna weights fetch"
 
 
@@ -24,8 +24,8 @@ class Flaw(Exception):
     Without a remedy, that of its layout is meant.
     """
 
-    def __init__(self, reason: str, remedy: str | None = None) -> None:
-        super().__init__(printable(reason[:LONGEST_REASON]))  # it may quote names from the file
+    def __init__(self, text: str, remedy: str | None = None) -> None:
+        super().__init__(printable(text[:LONGEST_FLAW]))  # it may quote names from the file
         self.remedy = remedy
 
 
@@ -51,6 +51,17 @@ def naming(path: Path, remedy: str = FETCH) -> Iterator[None]:
     except Flaw as flaw:
         advice = f"{flaw.remedy or remedy}, or name another with --model"
         raise WeightsError(f"{path}: {flaw}; {advice}") from flaw.__cause__
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turn errors of the system, while a file is read, into flaws of it."""
+    try:
+        yield
+    except MemoryError as error:
+        raise Flaw("does not fit into memory", "use a machine with more memory") from error
+    except OSError as error:
+        raise Flaw(f"cannot be read ({reason(error)})") from error
 
 
 def find_foreign(path: Path) -> Flaw | None:
@@ -81,9 +92,9 @@ def _flaw_of_folder(path: Path) -> Flaw:
     return Flaw("a folder, not a checkpoint: it has no model.safetensors")
 
 
-def not_protrna(reason: str) -> Flaw:
+def not_protrna(why: str) -> Flaw:
     """Say that a file is in a layout of checkpoints, but not one of ProtRNA."""
-    return Flaw(f"not a ProtRNA checkpoint: {reason}")
+    return Flaw(f"not a ProtRNA checkpoint: {why}")
 
 
 def finite_float32(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

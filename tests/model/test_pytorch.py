@@ -160,6 +160,9 @@ def test_the_lines_of_the_page_give_our_vectors(demo: Path) -> None:
     exec(second, names)  # asserts
     assert names["vectors"].shape == (2, 320)
     assert names["written"] == ["ggggcccc", "acgux"]
+    bare = transformers.AutoModel.from_pretrained(demo).eval()  # what most programs load
+    with torch.no_grad():
+        assert torch.equal(bare(**names["tokens"]).last_hidden_state, names["last"])
     card = (demo / "README.md").read_text()
     assert blocks("python", card) == [first.replace('"protrna-pytorch"', '"."  # that of this file')]
 

@@ -512,6 +512,11 @@ def test_flipped_bytes_of_the_header_never_end_in_a_traceback(folder: Path) -> N
         content[place] = before
 
 
+def test_an_export_that_becomes_shorter_while_it_is_read_is_refused(folder: Path) -> None:
+    with pytest.raises(WeightsError, match="it became shorter while it was read"):
+        read_checkpoint(folder / NAME, lambda name, values: os.truncate(folder / NAME, 20_000))
+
+
 @pytest.mark.parametrize("name", [NAME, "config.json", "vocab.txt"])
 @pytest.mark.parametrize("kind", SPECIAL_FILES[:3])
 def test_what_is_not_a_file_is_refused_at_once(folder: Path, name: str, kind: str) -> None:

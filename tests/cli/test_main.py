@@ -33,7 +33,7 @@ def process(*words: object, **options: object) -> subprocess.CompletedProcess[st
         *(["weights", command, "--help"] for command in ("fetch", "verify", "path", "list")),
         ["weights", "fetch", "nonsense"],
         ["map", "--help"],
-        ["map", "out.parquet", "-o", "map.svg"],
+        ["map", "out.parquet", "-o", "map.gif"],
         ["embed"],
         ["embed", "in.fa"],
         ["embed", "in.fa", "-o", "out.parquet", "--pool", "median"],

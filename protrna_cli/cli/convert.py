@@ -29,6 +29,7 @@ from protrna_cli.text import counted
     "--output",
     required=True,
     metavar="OUT",
+    type=ANY_PATH,
     help="Output file: .parquet, .h5, .npy, .h5ad (AnnData, for scanpy) or .tsv (vectors for the TensorBoard "
     "Embedding Projector, plus OUT.metadata.tsv). A symbolic link is refused: name the file that it points "
     "to.",

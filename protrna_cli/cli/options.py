@@ -9,13 +9,38 @@ from typing import Any, TypeVar
 import click
 from click import get_current_context
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from protrna_cli.plan.values import AUTO, option_of
+from protrna_cli.weights.names import DEMO, PUBLISHED
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 ANY_PATH = click.Path(readable=False)
 """A path. Whether it can be read is found when it is read; click would call it a usage error if not."""
+
+
+class _Folder(click.Path):
+    """A path for which the shell offers folders; what is there is found when it is used."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="dir")]
+
+
+class _Model(click.Path):
+    """A name of a model, or the path of a checkpoint; the shell offers names where one fits."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        fitting = [name for name in (PUBLISHED, DEMO) if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in fitting] or super().shell_complete(ctx, param, incomplete)
+
+
+FOLDER = _Folder(readable=False)
+MODEL = _Model(readable=False)
 
 
 class AutoOrNumber(click.ParamType):  # type: ignore[type-arg]
@@ -55,7 +80,7 @@ def options_of(declaring: type, *names: str) -> Callable[[_F], _F]:
 def _option(declaring: type, declared: Field[Any]) -> Callable[[_F], _F]:
     """Make click's option of a field."""
     name, option = option_of(declaring, declared.name)
-    words: list[str] = [name, declared.name]
+    words: list[str] = [*option.letters, name, declared.name]
     if option.kind == "switch":
         return click.option(*words, is_flag=True, help=option.help)
     kinds = {
@@ -65,6 +90,8 @@ def _option(declaring: type, declared: Field[Any]) -> Callable[[_F], _F]:
         "number or auto": AutoOrNumber(),
         "path": ANY_PATH,
         "paths": ANY_PATH,
+        "folder": FOLDER,
+        "model": MODEL,
         "shard": str,
         "text": str,
     }
@@ -77,6 +104,8 @@ def _option(declaring: type, declared: Field[Any]) -> Callable[[_F], _F]:
         default=declared.default if several or declared.default is None else str(declared.default),
         show_default=shown,
         metavar=option.metavar,
+        envvar=option.variable,
+        show_envvar=option.variable is not None,
         help=option.help,
     )
 

@@ -29,6 +29,8 @@ PATH = ("takes a path", [3, b"x", ["a"], True])
 KINDS: dict[str, tuple[str, list[Any]]] = {
     "switch": SWITCH,
     "path": PATH,
+    "folder": PATH,
+    "model": PATH,
     "choice": ("takes ", ["MEAN", "avg", ".npy", True, 1, []]),
     "number or auto": AUTO_OR_NUMBER,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -143,9 +143,20 @@ def stream_fasta(
 
 
 def estimate_fasta(
-    inputs: AnyPath | Sequence[AnyPath], output_path: AnyPath, options: EmbedOptions | None = None
+    inputs: AnyPath | Sequence[AnyPath],
+    output_path: AnyPath,
+    options: EmbedOptions | None = None,
+    listing: Callable[[str], None] | None = None,
 ) -> Estimate:
     """Estimate time, memory and output size of `embed_fasta`; nothing is computed or written.
+
+    Parameters
+    ----------
+    inputs, output_path, options
+        As in `embed_fasta`.
+    listing
+        Called with what is wrong with each bad record, before the error that counts them; by default the
+        error is about the first one.
 
     Raises
     ------
@@ -165,7 +176,7 @@ def estimate_fasta(
     across_chunks = targets[0].path.name != "-"
     with open_sources(names) as sources:
         whole = across_chunks and options.shard == WHOLE
-        counted_input = take_census(sources, options.rules, need_unique_ids(targets, options), whole)
+        counted_input = take_census(sources, options.rules, need_unique_ids(targets, options), whole, listing)
         # What can be reused depends on the headers, for which the weights are hashed.
         run = Run.planned if options.reuse else Run
         return estimate(run(counted_input, targets, checkpoint, options, across_chunks))

@@ -76,7 +76,7 @@ PANELS = {
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Estimate time, memory and size; embed nothing.",
+    help="Check all records and estimate time, memory and size; embed nothing.",
 )
 @as_json
 @click.option(
@@ -162,11 +162,11 @@ def _refuse_what_a_run_refuses(output: str | None, dask: str | None, options: Em
 def _print_estimate(
     inputs: tuple[str, ...], output: str, options: EmbedOptions, as_json: bool, as_parquet: bool
 ) -> None:
-    """Print the estimate of a run."""
+    """Print the estimate of a run, or all flaws of its input."""
     from protrna_cli.api.files import estimate_fasta
 
     if as_parquet and not options.format:
         options = replace(options, format="parquet")
     with SignalStop() as stop, stop.abandoning():
-        estimate = estimate_fasta(inputs, output, options)
+        estimate = estimate_fasta(inputs, output, options, lambda flaw: say(f"error: {flaw}"))
     show(estimate.json() if as_json else estimate.text())

@@ -18,7 +18,7 @@ from protrna_cli.map.projection import Projection
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Header
 from protrna_cli.plan.rows import Row
-from protrna_cli.text import printable, reason
+from protrna_cli.text import counted, printable, reason
 
 FIRST = "# protrna map "
 """Start of the first line; the rest of it is JSON."""
@@ -32,16 +32,18 @@ class Origin:
 
     Attributes
     ----------
+    records
+        Number of records.
     output
         SHA-256 of everything that determines the values of the output; its format and name do not.
-    records, layer
-        Number of records, and the layer drawn.
+    layer
+        The layer drawn.
     method, seed
         As given; the seed is None for a method without one.
     """
 
-    output: str
     records: int
+    output: str
     layer: int
     method: str
     seed: int | None
@@ -51,7 +53,7 @@ def origin_of(header: Header, layer: int, method: str, seed: int) -> Origin:
     """Tell what the points of a map are made from."""
     key = json.dumps(run_key(header), sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()
-    return Origin(digest, header.n_rows, layer, method, None if method == "pca" else seed)
+    return Origin(header.n_rows, digest, layer, method, None if method == "pca" else seed)
 
 
 def write_coordinates(path: Path, origin: Origin, rows: list[Row], projection: Projection) -> None:
@@ -92,5 +94,7 @@ def read_coordinates(path: Path, origin: Origin) -> Projection:
     for name, wanted in asdict(origin).items():
         if (before := getattr(found, name)) != wanted:
             what = f"another {name}" if name == "output" else f"{name} {before}, not {wanted}"
+            if name == "records":
+                what = f"{counted(before, 'record')}, not {wanted:,}"
             raise RunMismatch(f"{path}: made from {what}; remove it to make it again, or {CHOOSE}")
     return Projection(points, axes, bool(about["metric"]))

@@ -179,7 +179,7 @@ def _draw_records(plot: Any, source: ColumnDataSource, members: Any, **look: Any
         size=point_size(count) * SIZES.get(look.get("marker", ""), 1),
         fill_alpha="opacity",
         line_color="black",
-        line_alpha=0.4 * opacity,
+        line_alpha=(0.4 if count <= 500 else 0.2) * opacity,  # edges of a dense cluster would hide its colour
         line_width=0.5,
         selection_fill_alpha=1.0,
         selection_line_alpha=1.0,

@@ -13,6 +13,7 @@ import click
 from protrna_cli.cli.help_text import Command, epilog
 from protrna_cli.cli.options import (
     ANY_PATH,
+    OneOf,
     as_json,
     options_of,
     verbosity,
@@ -81,7 +82,7 @@ PANELS = {
 @as_json
 @click.option(
     "--progress",
-    type=click.Choice(["auto", "bar", "json", "none"]),
+    type=OneOf(["auto", "bar", "json", "none"]),
     default="auto",
     show_default=True,
     help="On stderr; auto is a bar, or lines in a log.",

@@ -144,9 +144,10 @@ def _usage_error(error: ClickException) -> str:
             and error.ctx.get_parameter_source(error.param.name or "") is ParameterSource.ENVIRONMENT
         ):
             name = str(error.param.envvar)
-        return (
-            f"{name} is missing" if isinstance(error, MissingParameter) else f"{name}: {_line(error.message)}"
-        )
+        if isinstance(error, MissingParameter):
+            return f"{name} is missing"
+        text = _line(error.message)
+        return f"{name} {text}" if text.startswith("takes ") else f"{name}: {text}"
     text = _line(error.format_message())
     return f"{text[:1].lower()}{text[1:]}"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from protrna_cli.cli.help_text import Command, epilog
-from protrna_cli.cli.options import ANY_PATH, overwrite, verbosity
+from protrna_cli.cli.options import ANY_PATH, OneOf, WholeNumber, overwrite, verbosity
 from protrna_cli.cli.terminal import note_unproven, quiet_libraries, say
 from protrna_cli.machine import check_threads
 from protrna_cli.map import METHODS, require_suffix
@@ -47,13 +47,11 @@ from protrna_cli.map import METHODS, require_suffix
     "COLUMN; else a regular expression that is searched in 'id description' and whose first group, or whole "
     "match, is the value. Numbers are a scale, texts families.",
 )
-@click.option(
-    "--method", type=click.Choice(list(METHODS)), default="umap", show_default=True, help="Projection."
-)
-@click.option("--layer", type=int, metavar="N", help="Layer to draw, if OUT has several.")
+@click.option("--method", type=OneOf(list(METHODS)), default="umap", show_default=True, help="Projection.")
+@click.option("--layer", type=WholeNumber(), metavar="N", help="Layer to draw, if OUT has several.")
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=WholeNumber(0, 2**32 - 1),
     default=0,
     show_default=True,
     metavar="N",

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from protrna_cli.cli.help_text import Group, epilog
-from protrna_cli.cli.options import ANY_PATH, FOLDER, MODEL, as_json, options_of, verbosity
+from protrna_cli.cli.options import ANY_PATH, FOLDER, MODEL, OneOf, as_json, options_of, verbosity
 from protrna_cli.cli.progress import watcher_for
 from protrna_cli.cli.terminal import say, show
 from protrna_cli.errors import UsageError, WeightsError
@@ -30,9 +30,7 @@ def weights() -> None:
 
 
 def _name(command: _F) -> _F:
-    return click.argument("name", metavar="[NAME]", type=click.Choice([PUBLISHED]), default=PUBLISHED)(
-        command
-    )
+    return click.argument("name", metavar="[NAME]", type=OneOf([PUBLISHED]), default=PUBLISHED)(command)
 
 
 @weights.command(

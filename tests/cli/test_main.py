@@ -107,15 +107,20 @@ def test_errors_have_a_code_and_one_line(
         (["embed", "a", "-z"], "there is no option -z; see protrna embed --help"),
         (
             ["embed", "a", "--pool", "most"],
-            "--pool: 'most' is not one of 'mean', 'max', 'cls'; see protrna embed",
+            "--pool takes mean, max or cls, not 'most'; see protrna embed --help",
         ),
-        (["embed", "a", "-j", "0"], "--threads: 0 is not in the range x>=1; see protrna embed --help"),
+        (["embed", "a", "-j", "0"], "--threads takes a whole number from 1 up, not '0'; see protrna embed"),
         (
             ["embed", "a", "--workers", "x"],
-            "--workers: 'x' is neither auto nor a whole number from 1 up; see",
+            "--workers takes auto or a whole number from 1 up, not 'x'; see",
         ),
-        (["weights", "path", "x"], "NAME: 'x' is not 'protrna'; see protrna weights path --help"),
+        (["weights", "path", "x"], "NAME takes protrna, not 'x'; see protrna weights path --help"),
         (["convert", "a", "b", "-o", "c"], "got unexpected extra argument (b); see protrna convert --help"),
+        (
+            ["map", "a", "-o", "b.png", "--seed", "-1"],
+            "--seed takes a whole number from 0 to 4294967295, not '-1'",
+        ),
+        (["embed", "a", "--max-length", "1e3"], "--max-length takes a whole number, not '1e3'; see protrna"),
         (["nonsense"], "no such command 'nonsense'; see protrna --help"),
     ],
 )
@@ -128,7 +133,7 @@ def test_usage_errors_look_like_our_other_errors(run: Run, words: list[str], mes
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("PRECISION", "half", "PROTRNA_PRECISION: 'half' is not one of 'float32', 'bfloat16', 'auto'; see"),
+        ("PRECISION", "half", "PROTRNA_PRECISION takes float32, bfloat16 or auto, not 'half'; see protrna"),
         ("DEVICE", "tpu", "'tpu' is not a device"),
         ("MODEL", "missing.h5", "missing.h5: no such checkpoint"),
     ],

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import shlex
 import socket
 import stat
 from collections.abc import Callable, Iterator
@@ -46,10 +47,19 @@ def writing(path: Path | str, remedy: str, otherwise: str = "") -> Iterator[None
 
 @contextmanager
 def creating(path: Path | str, remedy: str = "choose another -o") -> Iterator[None]:
-    """Turn a failure to create a file or folder in this context into `OutputUnwritable`."""
+    """Turn a failure to create a file or folder in this context into `OutputUnwritable`.
+
+    A folder that is missing is not made: where its name is mistyped, an output would go to another disk.
+    """
     try:
         yield
     except OSError as error:
+        folder = Path(path).parent
+        if isinstance(error, FileNotFoundError) and not os.path.lexists(folder):
+            raise OutputUnwritable(
+                f"{path}: cannot be created, as there is no folder {folder}; make it with "
+                f"mkdir -p {shlex.quote(str(folder))}, or {remedy}"
+            ) from error
         raise OutputUnwritable(f"{path}: cannot be created ({reason(error)}); {remedy}") from error
 
 

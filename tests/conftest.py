@@ -47,9 +47,11 @@ Run = Callable[..., Outcome]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Use an empty folder of weights instead of the cache folder of the user who runs the tests."""
+    """Use an empty folder of weights and no defaults, instead of those of the user who runs the tests."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("PROTRNA_HOME", str(folder))
+    for name in ("MODEL", "DEVICE", "PRECISION"):
+        monkeypatch.delenv(f"PROTRNA_{name}", raising=False)
     return folder
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -147,6 +147,7 @@ def estimate_fasta(
     output_path: AnyPath,
     options: EmbedOptions | None = None,
     trial: bool = False,
+    listing: Callable[[str], None] | None = None,
 ) -> Estimate:
     """Estimate time, memory and output size of `embed_fasta`; nothing is written.
 
@@ -156,6 +157,9 @@ def estimate_fasta(
         As in `embed_fasta`.
     trial
         If no speed of this machine is known, measure it with one small batch, where the model loads quickly.
+    listing
+        Called with what is wrong with each bad record, before the error that counts them; by default the
+        error is about the first one.
 
     Raises
     ------
@@ -175,7 +179,7 @@ def estimate_fasta(
     across_chunks = targets[0].path.name != "-"
     with open_sources(names) as sources:
         whole = across_chunks and options.shard == WHOLE
-        counted_input = take_census(sources, options.rules, need_unique_ids(targets, options), whole)
+        counted_input = take_census(sources, options.rules, need_unique_ids(targets, options), whole, listing)
         # What can be reused depends on the headers, for which the weights are hashed.
         run = Run.planned if options.reuse else Run
         return estimate(run(counted_input, targets, checkpoint, options, across_chunks), trial)

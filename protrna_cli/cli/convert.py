@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from protrna_cli.cli.help_text import Command, epilog
-from protrna_cli.cli.options import ANY_PATH, options_of, overwrite, verbosity
+from protrna_cli.cli.options import ANY_PATH, OneOf, WholeNumber, options_of, overwrite, verbosity
 from protrna_cli.cli.terminal import note_unproven, say
 from protrna_cli.output.formats.table import ALL_FORMATS, choose_format, refuse_layout
 from protrna_cli.run.options import EmbedOptions
@@ -29,16 +29,17 @@ from protrna_cli.text import counted
     "--output",
     required=True,
     metavar="OUT",
+    type=ANY_PATH,
     help="Output file: .parquet, .h5, .npy, .h5ad (AnnData, for scanpy) or .tsv (vectors for the TensorBoard "
     "Embedding Projector, plus OUT.metadata.tsv). A symbolic link is refused: name the file that it points "
     "to.",
 )
-@click.option("--format", type=click.Choice(ALL_FORMATS), help="Format of OUT.  [default: by its suffix]")
+@click.option("--format", type=OneOf(ALL_FORMATS), help="Format of OUT.  [default: by its suffix]")
 @options_of(EmbedOptions, "h5_layout")
 @click.option(
     "--layer",
     "layers",
-    type=int,
+    type=WholeNumber(),
     multiple=True,
     metavar="N",
     help="Layer of IN to keep; may be given several times.  [default: all]",

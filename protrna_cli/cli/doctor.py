@@ -9,7 +9,6 @@ from protrna_cli.cli.options import as_json, options_of, verbosity
 from protrna_cli.cli.terminal import quiet_libraries, show
 from protrna_cli.errors import NotFinite
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.weights.names import PUBLISHED
 
 WRONG_NUMBERS = NotFinite.exit_code
 """Exit code for wrong numbers, the same as for an embedding that is not finite."""
@@ -18,15 +17,7 @@ WRONG_NUMBERS = NotFinite.exit_code
 @click.command(
     cls=Command, epilog=epilog("protrna doctor", "protrna doctor --model demo --json", topics="speed")
 )
-@click.option(
-    "--model",
-    default=PUBLISHED,
-    show_default=True,
-    metavar="NAME|PATH",
-    help="Model to test; the demo model if the published weights are missing.",
-)
-@options_of(EmbedOptions, "weights_dir")
-@options_of(EmbedOptions, "device", "threads")
+@options_of(EmbedOptions, "model", "weights_dir", "device", "threads")
 @as_json
 @verbosity
 def doctor(
@@ -40,6 +31,7 @@ def doctor(
 ) -> int:
     """Check this machine and its numbers.
 
+    If the published weights are missing, the demo model is tested.
     Shows what TensorFlow sees, how fast it is and whether the numbers are right. Takes a few seconds, or a
     minute with the published weights. Exit code 70 means that numbers are wrong.
     """

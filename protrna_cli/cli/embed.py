@@ -13,6 +13,7 @@ import click
 from protrna_cli.cli.help_text import Command, epilog
 from protrna_cli.cli.options import (
     ANY_PATH,
+    OneOf,
     as_json,
     options_of,
     verbosity,
@@ -85,7 +86,7 @@ PANELS = {
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Estimate time, memory and size; embed nothing.",
+    help="Check all records and estimate time, memory and size; embed nothing.",
 )
 @click.option(
     "--no-trial",
@@ -95,7 +96,7 @@ PANELS = {
 @as_json
 @click.option(
     "--progress",
-    type=click.Choice(["auto", "bar", "json", "none"]),
+    type=OneOf(["auto", "bar", "json", "none"]),
     default="auto",
     show_default=True,
     help="On stderr; auto is a bar, or lines in a log.",
@@ -138,7 +139,9 @@ def embed(
         with quiet_libraries(verbose), SignalStop() as stop, stop.abandoning():
             from protrna_cli.api.files import estimate_fasta
 
-            estimate = estimate_fasta(inputs, output, embed_options, trial=not no_trial)
+            estimate = estimate_fasta(
+                inputs, output, embed_options, not no_trial, lambda flaw: say(f"error: {flaw}")
+            )
         show(estimate.json() if as_json else estimate.text())
         return
     if embed_options.model == DEMO and not quiet:

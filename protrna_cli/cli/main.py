@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
-from click.exceptions import Abort, ClickException, Exit
+from click.core import ParameterSource
+from click.exceptions import Abort, BadParameter, ClickException, Exit, MissingParameter, NoSuchOption
 
 from protrna_cli._version import version
 from protrna_cli.cli.cite import cite
@@ -59,6 +60,7 @@ def _show_version(ctx: click.Context, option: click.Parameter, value: bool) -> N
     epilog=epilog("protrna embed input.fa -o out.parquet", topics="start"),
 )
 @click.option(
+    "-V",
     "--version",
     is_flag=True,
     is_eager=True,
@@ -89,7 +91,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exit as stop:
         return stop.exit_code
     except ClickException as error:
-        error.show()
+        _show_usage_error(error)
         return error.exit_code
     except Stopped as stopped:
         words = list(sys.argv[1:] if arguments is None else arguments)
@@ -116,6 +118,42 @@ def run(arguments: Sequence[str] | None = None) -> int:
         say("interrupted")
         return KEYBOARD_INTERRUPT
     return result if isinstance(result, int) else 0
+
+
+def _show_usage_error(error: ClickException) -> None:
+    """Print an error of click in the style of our own; a group of commands called alone shows its help."""
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # click 8.2 and later
+        error.show()
+        return
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "protrna"
+    say(f"error: {_usage_error(error)}; see {command} --help")
+
+
+def _usage_error(error: ClickException) -> str:
+    """Say what is wrong: first the option, argument or environment variable, as our own messages do."""
+    if isinstance(error, NoSuchOption):
+        meant = " or ".join(sorted(error.possibilities or ()))
+        return f"there is no option {error.option_name}" + (f"; do you mean {meant}?" if meant else "")
+    if isinstance(error, BadParameter) and error.param is not None:
+        name = error.param.opts[-1]
+        if not isinstance(error.param, click.Option):
+            name = (error.param.metavar or name).strip("[].")
+        elif (
+            error.ctx
+            and error.ctx.get_parameter_source(error.param.name or "") is ParameterSource.ENVIRONMENT
+        ):
+            name = str(error.param.envvar)
+        if isinstance(error, MissingParameter):
+            return f"{name} is missing"
+        text = _line(error.message)
+        return f"{name} {text}" if text.startswith("takes ") else f"{name}: {text}"
+    text = _line(error.format_message())
+    return f"{text[:1].lower()}{text[1:]}"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()).rstrip(".")
 
 
 def _system_error(error: OSError) -> tuple[str, int]:

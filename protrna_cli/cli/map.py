@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from protrna_cli.cli.help_text import Command, epilog
-from protrna_cli.cli.options import ANY_PATH, overwrite, verbosity
+from protrna_cli.cli.options import ANY_PATH, OneOf, WholeNumber, overwrite, verbosity
 from protrna_cli.cli.terminal import note_unproven, quiet_libraries, say
 from protrna_cli.machine import check_threads
 from protrna_cli.map import METHODS, require_suffix
@@ -23,6 +23,7 @@ from protrna_cli.map import METHODS, require_suffix
     epilog=epilog(
         "protrna map out.parquet -o map.html --color-by 'family=(\\S+)'",
         "protrna map out.parquet -o map.png --color-by families.tsv --method pca",
+        "protrna map out.parquet -o map.svg --color-by scores.csv:score --coordinates points.tsv",
         topics="pictures",
     ),
 )
@@ -32,27 +33,36 @@ from protrna_cli.map import METHODS, require_suffix
     "--output",
     required=True,
     metavar="MAP",
-    help="Output picture: .html or .png. A symbolic link is refused: name the file that it points to.",
+    type=ANY_PATH,
+    help="Output picture: .html, .png, .svg or .pdf. A symbolic link is refused: name the file that it "
+    "points to.",
 )
 @click.option(
     "--color-by",
     default="length",
     show_default=True,
-    metavar="COLUMN|FILE|REGEX",
-    help="A column of OUT; else a file with lines id<TAB>family; else a regular expression that is searched "
-    "in 'id description' and whose first group, or whole match, is the family.",
+    metavar="COLUMN|FILE[:COLUMN]|REGEX",
+    type=ANY_PATH,
+    help="A column of OUT; else a table (TSV or CSV) with ids in its first column, and its second column or "
+    "COLUMN; else a regular expression that is searched in 'id description' and whose first group, or whole "
+    "match, is the value. Numbers are a scale, texts families.",
 )
-@click.option(
-    "--method", type=click.Choice(list(METHODS)), default="umap", show_default=True, help="Projection."
-)
-@click.option("--layer", type=int, metavar="N", help="Layer to draw, if OUT has several.")
+@click.option("--method", type=OneOf(list(METHODS)), default="umap", show_default=True, help="Projection.")
+@click.option("--layer", type=WholeNumber(), metavar="N", help="Layer to draw, if OUT has several.")
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=WholeNumber(0, 2**32 - 1),
     default=0,
     show_default=True,
     metavar="N",
     help="Random seed of umap and tsne.",
+)
+@click.option("--title", metavar="TEXT", help="Title of the picture.  [default: the name of OUT]")
+@click.option(
+    "--coordinates",
+    metavar="FILE",
+    type=ANY_PATH,
+    help="Keep the points in this table; if it exists, draw them again, in other colours in a second.",
 )
 @overwrite("MAP")
 @verbosity
@@ -63,6 +73,8 @@ def map_(
     method: str,
     layer: int | None,
     seed: int,
+    title: str | None,
+    coordinates: str | None,
     overwrite: bool,
     quiet: bool,
     verbose: bool,
@@ -70,8 +82,8 @@ def map_(
     """Draw a map of embeddings.
 
     Each record is a point, close to similar records. OUT is a pooled output of protrna embed. MAP is an
-    interactive page (.html) that works offline, or a figure for print (.png, 300 dpi). If there are many
-    families, the 20 largest are coloured.
+    interactive page (.html) that works offline, or a figure for print (.png with 300 dpi, .svg, .pdf). If
+    there are many families, the 40 largest are coloured.
     """
     check_threads()  # see embed
     require_suffix(Path(output))
@@ -80,7 +92,9 @@ def map_(
             warnings.simplefilter("ignore")
         from protrna_cli.map.drawing import draw_map
 
-        picture = draw_map(Path(source), Path(output), color_by, method, layer, seed, overwrite)
+        tell = None if quiet else say
+        how = color_by, method, layer, seed, overwrite, title, coordinates, tell
+        picture = draw_map(Path(source), Path(output), *how)
     if not quiet:
         note_unproven(Path(source))
         for note in picture.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import Field, fields
 from typing import Any, TypeVar
@@ -9,8 +10,10 @@ from typing import Any, TypeVar
 import click
 from click import get_current_context
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from protrna_cli.plan.values import AUTO, option_of
+from protrna_cli.weights.names import DEMO, PUBLISHED
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -18,15 +21,68 @@ ANY_PATH = click.Path(readable=False)
 """A path. Whether it can be read is found when it is read; click would call it a usage error if not."""
 
 
-class AutoOrNumber(click.ParamType):  # type: ignore[type-arg]
-    """A whole number from 1 up, or `auto`."""
+class _Folder(click.Path):
+    """A path for which the shell offers folders; what is there is found when it is used."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="dir")]
+
+
+class _Model(click.Path):
+    """A name of a model, or the path of a checkpoint; the shell offers names where one fits."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        fitting = [name for name in (PUBLISHED, DEMO) if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in fitting] or super().shell_complete(ctx, param, incomplete)
+
+
+FOLDER = _Folder(readable=False)
+MODEL = _Model(readable=False)
+
+
+class OneOf(click.Choice):  # type: ignore[type-arg]
+    """One of a few texts; what it refuses, it tells as `one_of` does for Python."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value not in self.choices:
+            *others, last = map(str, self.choices)
+            self.fail(
+                f"takes {' or '.join(filter(None, [', '.join(others), last]))}, not {value!r}", param, ctx
+            )
+        return value
+
+
+class WholeNumber(click.ParamType):  # type: ignore[type-arg]
+    """A whole number, told as `whole_number` does for Python.
+
+    Parameters
+    ----------
+    least, most
+        Smallest and largest one, if there is.
+    word
+        A text that is taken, too, such as `auto`.
+    """
 
     name = "number"
 
+    def __init__(self, least: int | None = None, most: int | None = None, word: str = "") -> None:
+        self.least, self.most, self.word = least, most, word
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value != AUTO and not (str(value).isdecimal() and int(value)):
-            self.fail(f"{value!r} is neither {AUTO} nor a whole number from 1 up", param, ctx)
-        return value if value == AUTO else int(value)
+        if self.word and value == self.word:
+            return value
+        if re.fullmatch(r"-?[0-9]{1,18}", str(value)):
+            number = int(value)
+            if (self.least is None or number >= self.least) and (self.most is None or number <= self.most):
+                return number
+        bounds = "" if self.least is None else f" from {self.least}{' up' if self.most is None else ''}"
+        bounds += "" if self.most is None else f" to {self.most}"
+        either = f"{self.word} or " if self.word else ""
+        return self.fail(f"takes {either}a whole number{bounds}, not {value!r}", param, ctx)
 
 
 def was_given(name: str) -> bool:
@@ -55,16 +111,18 @@ def options_of(declaring: type, *names: str) -> Callable[[_F], _F]:
 def _option(declaring: type, declared: Field[Any]) -> Callable[[_F], _F]:
     """Make click's option of a field."""
     name, option = option_of(declaring, declared.name)
-    words: list[str] = [name, declared.name]
+    words: list[str] = [*option.letters, name, declared.name]
     if option.kind == "switch":
         return click.option(*words, is_flag=True, help=option.help)
     kinds = {
-        "choice": click.Choice(option.choices),
-        "number": int if option.least is None else click.IntRange(option.least),
-        "numbers": int,
-        "number or auto": AutoOrNumber(),
+        "choice": OneOf(option.choices),
+        "number": WholeNumber(option.least),
+        "numbers": WholeNumber(),
+        "number or auto": WholeNumber(1, word=AUTO),
         "path": ANY_PATH,
         "paths": ANY_PATH,
+        "folder": FOLDER,
+        "model": MODEL,
         "shard": str,
         "text": str,
     }
@@ -77,6 +135,8 @@ def _option(declaring: type, declared: Field[Any]) -> Callable[[_F], _F]:
         default=declared.default if several or declared.default is None else str(declared.default),
         show_default=shown,
         metavar=option.metavar,
+        envvar=option.variable,
+        show_envvar=option.variable is not None,
         help=option.help,
     )
 

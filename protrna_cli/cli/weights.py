@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from protrna_cli.cli.help_text import Group, epilog
-from protrna_cli.cli.options import ANY_PATH, as_json, options_of, verbosity
+from protrna_cli.cli.options import ANY_PATH, FOLDER, MODEL, OneOf, as_json, options_of, verbosity
 from protrna_cli.cli.progress import watcher_for
 from protrna_cli.cli.terminal import say, show
 from protrna_cli.errors import UsageError, WeightsError
@@ -31,9 +31,7 @@ def weights() -> None:
 
 
 def _name(command: _F) -> _F:
-    return click.argument("name", metavar="[NAME]", type=click.Choice([PUBLISHED]), default=PUBLISHED)(
-        command
-    )
+    return click.argument("name", metavar="[NAME]", type=OneOf([PUBLISHED]), default=PUBLISHED)(command)
 
 
 @weights.command(
@@ -51,12 +49,14 @@ def _name(command: _F) -> _F:
     "--weights-dir",
     "to",
     metavar="DIR",
+    type=FOLDER,
     help="Folder to save it in.  [default: PROTRNA_HOME, or the user's cache folder]",
 )
 @click.option(
     "--from",
     "origin",
     metavar="URL|FILE",
+    type=ANY_PATH,
     help="Address or file to get it from.  [default: the published addresses, Zenodo and then Dropbox]",
 )
 @verbosity
@@ -90,7 +90,7 @@ def fetch(name: str, to: str | None, origin: str | None, quiet: bool, verbose: b
         topics="weights",
     ),
 )
-@click.argument("name_or_path", metavar="[NAME|PATH]", default=PUBLISHED)
+@click.argument("name_or_path", metavar="[NAME|PATH]", type=MODEL, default=PUBLISHED)
 @options_of(EmbedOptions, "weights_dir")
 @verbosity
 def verify_(name_or_path: str, weights_dir: str | None, quiet: bool, verbose: bool) -> None:

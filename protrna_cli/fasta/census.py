@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from protrna_cli.errors import InputError
 from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.places import Place
-from protrna_cli.fasta.records import CHANGED, Record, Skipped, read_from, read_inputs, rows_of
+from protrna_cli.fasta.records import (
+    CHANGED,
+    Record,
+    Refuse,
+    Skipped,
+    raise_it,
+    read_from,
+    read_inputs,
+    rows_of,
+)
 from protrna_cli.fasta.sources import Source
 from protrna_cli.plan import chunks
 from protrna_cli.plan.distinct import DistinctSequences
 from protrna_cli.plan.pieces import cost, embedded_length, token_counts, total_cost
 from protrna_cli.plan.rules import Regions, Rules
 from protrna_cli.plan.shard import WHOLE, Shard
-from protrna_cli.text import shortened
+from protrna_cli.text import counted, shortened
 
 
 class Mark(NamedTuple):
@@ -219,7 +228,11 @@ class CountedInput:
 
 
 def take_census(
-    sources: Sequence[Source], rules: Rules, unique_ids: bool = False, collect: bool = False
+    sources: Sequence[Source],
+    rules: Rules,
+    unique_ids: bool = False,
+    collect: bool = False,
+    listing: Callable[[str], None] | None = None,
 ) -> CountedInput:
     """Read the whole input once: check every record, count, and hash the files.
 
@@ -230,13 +243,23 @@ def take_census(
     collect
         Collect the distinct sequences; it needs 32 bytes for each, up to a bound. Nothing else here needs
         memory that grows with the input.
+    listing
+        Called with what is wrong with each bad record, so that all are known at once; the error at the end
+        then only counts them. By default the first one is the error.
     """
     census = Census(stamps=[source.stamp() for source in sources])
-    items = read_inputs(sources, rules, census.inputs)
+    flaws = Flaws(listing)
+    items = read_inputs(sources, rules, census.inputs, flaws.add)
     if rules.regions:
-        items = _checking_regions(items, rules.regions)
+        items = _checking_regions(items, rules.regions, flaws.add)
     distinct = DistinctSequences() if collect else None
-    census.add(_checking_unique_ids(items, sources, rules) if unique_ids else items, rules, distinct)
+    if unique_ids:
+        items = _checking_unique_ids(items, sources, rules, flaws.add)
+    census.add(items, rules, distinct)
+    if flaws.count:
+        raise InputError(
+            f"{counted(flaws.count, 'flaw')} in the input; correct each, or use an option that it names"
+        )
     if not census.n_records:
         names = ", ".join(source.name for source in sources)
         raise InputError(
@@ -245,33 +268,58 @@ def take_census(
     return CountedInput(sources, rules, census, distinct)
 
 
+class Flaws:
+    """The bad records of an input: the first one is raised, or all are listed and counted.
+
+    Attributes
+    ----------
+    count
+        Flaws listed so far.
+    """
+
+    def __init__(self, listing: Callable[[str], None] | None) -> None:
+        self.count = 0
+        self._listing = listing
+
+    def add(self, error: InputError) -> None:
+        """Raise the error of a bad record, or list it."""
+        if self._listing is None:
+            raise error
+        self.count += 1
+        self._listing(str(error))
+
+
 def _checking_unique_ids(
-    items: Iterable[Record | Skipped], sources: Sequence[Source], rules: Rules
+    items: Iterable[Record | Skipped], sources: Sequence[Source], rules: Rules, refuse: Refuse = raise_it
 ) -> Iterator[Record | Skipped]:
-    """Pass items through. Raise InputError at a row whose id is empty or repeats."""
+    """Pass items through. Refuse rows whose id is empty or repeats."""
     seen: set[bytes] = set()
     for item in items:
         if isinstance(item, Record):
             for row in rows_of(item, rules, per_token=False):
                 digest = hashlib.blake2b(row.id.encode(), digest_size=16).digest()
                 if not row.id or digest in seen:
-                    raise InputError(_id_error(sources[item.place.source], item, row.id))
+                    refuse(InputError(_id_error(sources[item.place.source], item, row.id)))
                 seen.add(digest)
         yield item
 
 
-def _checking_regions(items: Iterable[Record | Skipped], regions: Regions) -> Iterator[Record | Skipped]:
-    """Pass items through. Raise InputError if a region's id is not the id of exactly one record."""
+def _checking_regions(
+    items: Iterable[Record | Skipped], regions: Regions, refuse: Refuse
+) -> Iterator[Record | Skipped]:
+    """Pass items through. Refuse regions whose id is not the id of exactly one record."""
     missing = {name: f"{regions.file}: line {of[0].line}" for name, of in regions.by_id.items()}
     for item in items:
         if item.id in regions.by_id and not missing.pop(item.id, None):
-            raise InputError(
-                f"{regions.file}: more than one record of the input has the id {shortened(item.id)}; "
-                "give every record a unique id"
+            refuse(
+                InputError(
+                    f"{regions.file}: more than one record of the input has the id {shortened(item.id)}; "
+                    "give every record a unique id"
+                )
             )
         yield item
     for name, place in missing.items():
-        raise InputError(f"{place}: no record of the input has the id {shortened(name)}")
+        refuse(InputError(f"{place}: no record of the input has the id {shortened(name)}"))
 
 
 def _id_error(source: Source, record: Record, row_id: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -148,14 +148,29 @@ class Skipped:
         return f"{place}: {self.reason}"
 
 
+Refuse = Callable[[InputError], None]
+"""What becomes of the error of one bad record: raised, or kept so that the others are checked too."""
+
+
+def raise_it(error: InputError) -> None:
+    """End at the first bad record."""
+    raise error
+
+
 def read_inputs(
-    sources: Sequence[Source], rules: Rules, inputs: list[dict[str, str]]
+    sources: Sequence[Source], rules: Rules, inputs: list[dict[str, str]], refuse: Refuse = raise_it
 ) -> Iterator[Record | Skipped]:
-    """Read all inputs in order. At the end of each, append its name and SHA-256 to `inputs`."""
+    """Read all inputs in order. At the end of each, append its name and SHA-256 to `inputs`.
+
+    Parameters
+    ----------
+    refuse
+        Called with the error of each bad record; if it returns, the record counts as skipped.
+    """
     for i, source in enumerate(sources):
         digest = hashlib.sha256()
         item = None
-        for item in _read_source(source, rules, Place(i), digest):
+        for item in _read_source(source, rules, Place(i), digest, refuse):
             yield item
         if not item:
             raise InputError(
@@ -172,21 +187,26 @@ def read_from(sources: Sequence[Source], rules: Rules, start: Place) -> Iterator
 
 
 def _read_source(
-    source: Source, rules: Rules, start: Place, digest: Any = None
+    source: Source, rules: Rules, start: Place, digest: Any = None, refuse: Refuse = raise_it
 ) -> Iterator[Record | Skipped]:
-    """Read one input, starting at a place."""
+    """Read one input, starting at a place; see `read_inputs`."""
     letters, origin = _Letters(rules), FileOrigin(source)
     headers = _Headers(fasta_lines(source, digest, start.offset), start)
     for header, raw in SimpleFastaParser(iter(headers)):
         place, odd_line = headers.places.popleft()
-        if "\0" in header:
-            raise InputError(
-                f"{source.name}: line {place.line}: a header with a NUL byte; is this a text file?"
-            )
         name, description = [*_HEADER_END.split(header.strip(_WHITE), maxsplit=1), ""][:2]
-        if odd_line:
-            _refuse_line(origin, place, name, raw, *odd_line)
-        yield _apply_rules(origin, place, name, description, raw, letters, rules)
+        try:
+            if "\0" in header:
+                raise InputError(
+                    f"{source.name}: line {place.line}: a header with a NUL byte; is this a text file?"
+                )
+            if odd_line:
+                _refuse_line(origin, place, name, raw, *odd_line)
+            item = _apply_rules(origin, place, name, description, raw, letters, rules)
+        except InputError as error:
+            refuse(error)
+            item = Skipped(source.name, place.number, name, place.line, 0, str(error), place)
+        yield item
 
 
 def read_sequences(sequences: Iterable[tuple[str, str, str]], rules: Rules) -> Iterator[Record | Skipped]:

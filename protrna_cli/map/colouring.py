@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from protrna_cli.errors import InputError, InputUnreadable, UsageError
+from protrna_cli.errors import InputError, UsageError
+from protrna_cli.map.table import TABLE_FORMAT, find_table, read_table
 from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
-from protrna_cli.text import printable, shortened
+from protrna_cli.text import printable
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Palette of Okabe and Ito, distinguishable with any type of colour blindness (https://jfly.uni-koeln.de/color/)."""
-MARKERS = ("circle", "triangle", "square")
+MARKERS = ("circle", "triangle", "square", "diamond", "star")
 OTHER_COLOUR = "#DDDDDD"
-MAX_FAMILIES = 20
+MAX_FAMILIES = len(COLOURS) * len(MARKERS)
+MAX_CLUSTERS = 20
+"""Whole numbers with at most this many different values are families, such as clusters, not a scale."""
 MAX_LABEL_LENGTH = 36
-TABLE_FORMAT = "a table of families has lines id<TAB>family"
 LOG_SCALE_RATIO = 10
-"""The scale is logarithmic if the largest value is at least this many times the smallest."""
+"""The scale is logarithmic if the largest value is at least this many times the smallest: for whole numbers,
+such as lengths; its third power for others."""
+MOST_POWERS = 5
+"""Most powers of ten of a logarithmic scale with ticks between them."""
+NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+"""A number as programs write it; 007 is a name."""
+MISSING = ("NA", "N/A", "NaN", "nan", "None", "null", "-")
+"""What a column of numbers has where a number is missing."""
 
 
 @dataclass(frozen=True)
@@ -35,29 +44,52 @@ class Scale:
     title
         Name of the column that the numbers are from.
     values
-        float64 (N,).
+        float64 (N,); NaN for a record without one.
     """
 
     title: str
     values: npt.NDArray[np.float64]
 
     @property
+    def known(self) -> npt.NDArray[np.float64]:
+        """Values of the records that have one."""
+        return self.values[np.isfinite(self.values)]
+
+    @property
     def limits(self) -> tuple[float, float]:
         """Ends of the scale; if all values are equal, theirs is its middle."""
-        low, high = float(self.values.min()), float(self.values.max())
+        low, high = float(self.known.min()), float(self.known.max())
         return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all values are whole numbers, so that ticks between them mean nothing."""
+        return bool((self.known == np.round(self.known)).all())
 
     @property
     def logarithmic(self) -> bool:
         """Whether all values are positive and a linear scale would show only the largest of them."""
-        return bool(self.values.min() > 0 and self.values.max() >= LOG_SCALE_RATIO * self.values.min())
+        ratio = LOG_SCALE_RATIO if self.whole else LOG_SCALE_RATIO**3
+        return bool(self.known.min() > 0 and self.known.max() >= ratio * self.known.min())
 
     @property
-    def ticks(self) -> list[int]:
-        """Ticks of a logarithmic scale: 1, 2 and 5 times each power of ten, within its range."""
-        low, high = self.values.min(), self.values.max()
-        powers = (10**power for power in range(len(str(int(high)))))
-        return [digit * power for power in powers for digit in (1, 2, 5) if low <= digit * power <= high]
+    def ticks(self) -> list[float]:
+        """Ticks of a logarithmic scale: powers of ten within its range, with 2 and 5 times each if few."""
+        low, high = float(self.known.min()), float(self.known.max())
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        digits = (1, 2, 5) if len(powers) <= MOST_POWERS else (1,)
+        step = 1 + len(powers) // (3 * MOST_POWERS)
+        ticks = [float(f"{digit}e{power}") for power in powers[::step] for digit in digits]
+        return [tick for tick in ticks if low <= tick <= high]
+
+    def labels(self) -> list[str]:
+        """Write the value of each record, for its tooltip; empty if it has none."""
+        kind = ",.0f" if self.whole else ",.6g"
+        return [format(value, kind) if np.isfinite(value) else "" for value in self.values.tolist()]
+
+    def notes(self) -> list[str]:
+        """Notes on records that the picture shows in grey."""
+        return _note_missing(len(self.values) - len(self.known), len(self.values), "value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +130,7 @@ class Families:
     def groups(self) -> list[Group]:
         """Group the records by family, largest family first, the other records (if any) last.
 
-        The 20 largest families are kept (of equally large ones, the first in alphabetical order). When all
+        The 40 largest families are kept (of equally large ones, the first in alphabetical order). When all
         colours are used, they repeat with the next marker.
         """
         sizes = Counter(name for name in self.names if name is not None)
@@ -112,17 +144,23 @@ class Families:
         others = indices == len(kept)
         return [*groups, _group("other", others, OTHER_COLOUR, MARKERS[0])] if others.any() else groups
 
+    def labels(self) -> list[str]:
+        """Write the family of each record, for its tooltip; empty if it has none."""
+        return [clipped(name or "", 3 * MAX_LABEL_LENGTH) for name in self.names]
+
     def notes(self) -> list[str]:
         """Notes on records that the picture shows in the same grey."""
-        notes = []
-        if without := self.names.count(None):
-            notes.append(f"{without:,} of {len(self.names):,} records have no family; they are grey")
+        notes = _note_missing(self.names.count(None), len(self.names), "family")
         if (count := len({*self.names} - {None})) > MAX_FAMILIES:
             notes.append(f"{count:,} families: the {MAX_FAMILIES} largest have a colour, the rest are grey")
         return notes
 
 
 Colouring = Scale | Families
+
+
+def _note_missing(without: int, count: int, what: str) -> list[str]:
+    return [f"{without:,} of {count:,} records have no {what}; they are grey"] if without else []
 
 
 def _group(name: str, among: npt.NDArray[np.bool_], colour: str, marker: str) -> Group:
@@ -152,56 +190,39 @@ def colour_by(rows: Sequence[Row], wanted: str) -> Colouring:
     rows
         N records.
     wanted
-        A column name (numbers become a scale, texts families); else the path of an existing file with lines
-        `id<TAB>family`; else a regular expression, searched in `id description`, whose first group (or whole
-        match, if it has no groups) is the family.
+        A column name; else `FILE` or `FILE:COLUMN`, an existing file as `read_table` reads it; else a regular
+        expression, searched in `id description`, whose first group (or whole match, if it has no groups) is
+        the value. Numbers become a scale, texts families.
     """
     if wanted in COUNT_COLUMNS:
         return Scale(wanted, np.array([getattr(row, wanted) for row in rows], np.float64))
     if wanted in ROW_COLUMNS:
         return Families(wanted, [getattr(row, wanted) or None for row in rows])
-    path = Path(wanted)
-    if path.is_file():
-        families = read_families(path)
-        names = [families.get(row.id) for row in rows]
-        if not any(names):
+    if table := find_table(wanted):
+        path, column = table
+        values = read_table(path, column)
+        found = [values.get(row.id) for row in rows]
+        if not any(found):
             raise InputError(f"{path}: has none of the ids in the output; {TABLE_FORMAT}")
-        return Families(printable(path.name), names)
-    return Families(wanted, _matches(rows, wanted))
+        return _scale_or_families(printable(column or path.name), found)
+    return _scale_or_families(wanted, _matches(rows, wanted))
 
 
-def read_families(path: Path) -> dict[str, str]:
-    """Read a table of families: UTF-8 lines `id<TAB>family`; further columns and empty lines are ignored.
-
-    A header line is allowed without any mark: no record has its id.
-    """
-    families: dict[str, str] = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputUnreadable(
-            f"{path}: cannot be read ({error.strerror or error}); check the path"
-        ) from error
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; {TABLE_FORMAT}") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        name, tab, rest = line.partition("\t")
-        family = rest.split("\t")[0].strip()
-        if not tab:
-            raise InputError(f"{path}, line {number}: {shortened(line)} has no tab; {TABLE_FORMAT}")
-        if family and families.setdefault(name, family) != family:
-            raise InputError(
-                f"{path}, line {number}: id {shortened(name)} has the family {shortened(families[name])} "
-                "on an earlier line; give it one"
-            )
-    return families
+def _scale_or_families(title: str, texts: list[str | None]) -> Colouring:
+    """Make a scale of numbers, and families of anything else, whole numbers with few values among them."""
+    given = {text for text in texts if text is not None and text not in MISSING}
+    numbers = {text: float(text) for text in given if NUMBER.fullmatch(text)}
+    if not given or len(numbers) < len(given) or not all(map(math.isfinite, numbers.values())):
+        return Families(title, texts)
+    scale = Scale(title, np.array([numbers.get(text or "", math.nan) for text in texts], np.float64))
+    if scale.whole and len(numbers) <= MAX_CLUSTERS:
+        return Families(title, [text if text in numbers else None for text in texts])
+    return scale
 
 
 def _matches(rows: Sequence[Row], wanted: str) -> list[str | None]:
     """Match a regular expression against each record; at least one must match."""
-    problem = f"--color-by {wanted!r} is not a column ({', '.join(ROW_COLUMNS)}) or a file, and "
+    problem = f"--color-by {wanted!r} is not a column ({', '.join(ROW_COLUMNS)}), a file or FILE:COLUMN, and "
     try:
         pattern = re.compile(wanted)
     except re.error as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,17 +13,22 @@ from protrna_cli.disk import lock_path, locked, write_whole, writing
 from protrna_cli.errors import InputError, MissingExtra, NotFinite, OutputUnwritable
 from protrna_cli.map import METHODS, require_suffix
 from protrna_cli.map.colouring import colour_by
+from protrna_cli.map.coordinates import origin_of, read_coordinates, write_coordinates
 from protrna_cli.map.picture import Picture, subtitle
-from protrna_cli.map.projection import MIN_RECORDS, Points, project
+from protrna_cli.map.projection import MIN_RECORDS, Points, Projection, project
+from protrna_cli.map.table import find_table
 from protrna_cli.output.parts import read_joined
-from protrna_cli.output.protect import files_read, refuse_to_replace, refuse_unless_output
+from protrna_cli.output.protect import files_read, refuse_to_replace, refuse_unless_file, refuse_unless_output
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.values import AnyPath, instance, one_of, path_text, switch, whole_number
 from protrna_cli.text import counted, printable, shortened
 
-LIBRARIES = {"umap": "umap", "tsne": "sklearn", "pca": "sklearn", ".html": "bokeh", ".png": "matplotlib"}
+LIBRARIES = {
+    **{"umap": "umap", "tsne": "sklearn", "pca": "sklearn", ".html": "bokeh"},
+    **dict.fromkeys((".png", ".svg", ".pdf"), "matplotlib"),
+}
 """Library of the extra `plot` that each method and each suffix needs."""
 
 
@@ -34,6 +40,9 @@ def draw_map(
     layer: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    title: str | None = None,
+    coordinates: AnyPath | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Picture:
     """Draw an output of protrna embed as a map, where records with similar embeddings are close together.
 
@@ -42,13 +51,19 @@ def draw_map(
     source
         A pooled output of any format.
     target
-        Path of the picture, `.html` or `.png`.
+        Path of the picture, `.html`, `.png`, `.svg` or `.pdf`.
     color_by
         The argument `wanted` of `colour_by`.
     method, seed
         Arguments of `project`.
     layer
         The layer to draw, needed if the output has several; negatives count from the end of the model.
+    title
+        Title of the picture; by default the name of the output.
+    coordinates
+        Path of the points: if the file exists they are read from it, otherwise they are written to it.
+    tell
+        Called with a line about what is done, before the projection.
 
     Returns
     -------
@@ -66,28 +81,35 @@ def draw_map(
         The extra `plot` is not installed.
     NotFinite
         An embedding is not finite.
+    RunMismatch
+        The coordinates were made from another output, or in another way.
     OutputUnwritable, WriteFailed
-        The picture exists, or cannot be written.
+        The picture exists, or a file cannot be written.
     """
     source, target = Path(path_text("OUT", source)), Path(path_text("-o", target))
-    _check_arguments(target, color_by, method, layer, seed, overwrite)
+    _check_arguments(target, color_by, method, layer, seed, overwrite, title)
+    points = None if coordinates is None else Path(path_text("--coordinates", coordinates))
     suffix = target.suffix.lower()
     _require_libraries(method, suffix)
-    refuse_to_replace([target, lock_path(target)], [*files_read(source), color_by])
-    refuse_unless_output(target)
-    with locked(target):
+    _protect(source, target, points, color_by)
+    with ExitStack() as locks:
+        locks.enter_context(locked(target))
+        if points and not points.exists():
+            locks.enter_context(locked(points, remedy="choose another --coordinates"))
         if target.exists() and not overwrite:
             raise OutputUnwritable(f"{target}: exists; use --overwrite to replace it, or choose another -o")
         header, blocks = read_joined(source)
         column = _column_index(source, header, layer)
+        origin = origin_of(header, header.layers[column], method, seed)
+        projection = read_coordinates(points, origin) if points and points.exists() else None
         rows, vectors = _read_vectors(source, blocks, column)
         colouring = colour_by(rows, color_by)
-        try:
-            projection = project(vectors, method, seed)
-        except InputError as error:
-            raise InputError(f"{source}: {error}") from None
+        if projection is None:
+            projection = _project(source, vectors, method, seed, tell)
+            if points:
+                write_coordinates(points, origin, rows, projection)
         picture = Picture(
-            title=printable(source.name),
+            title=printable(source.name if title is None else title),
             subtitle=subtitle(header, header.layers[column], method, colouring),
             notice=header.provenance.get("notice", ""),
             rows=rows,
@@ -101,7 +123,13 @@ def draw_map(
 
 
 def _check_arguments(
-    target: Path, color_by: str, method: str, layer: int | None, seed: int, overwrite: bool
+    target: Path,
+    color_by: str,
+    method: str,
+    layer: int | None,
+    seed: int,
+    overwrite: bool,
+    title: str | None,
 ) -> None:
     """Refuse values that the command line would not take."""
     require_suffix(target)
@@ -111,6 +139,32 @@ def _check_arguments(
         whole_number("--layer", layer)
     whole_number("--seed", seed, 0)
     switch("--overwrite", overwrite)
+    if title is not None:
+        instance("--title", title, str, "a text")
+
+
+def _protect(source: Path, target: Path, points: Path | None, color_by: str) -> None:
+    """Refuse to replace what is read, or anything but a file."""
+    table = find_table(color_by)
+    read = [*files_read(source), *([table[0]] if table else [])]
+    refuse_to_replace([target, lock_path(target)], [*read, *([points] if points else [])])
+    refuse_unless_output(target)
+    if points:
+        refuse_to_replace([points, lock_path(points)], read, "choose another --coordinates")
+        refuse_unless_file(points, "choose another --coordinates")
+
+
+def _project(
+    source: Path, vectors: Points, method: str, seed: int, tell: Callable[[str], None] | None
+) -> Projection:
+    """Project the vectors of an output, whose name an error tells."""
+    if tell:
+        wait = "" if method == "pca" else "; this may take a minute"
+        tell(f"projecting {counted(len(vectors), 'record')} with {METHODS[method]}{wait}")
+    try:
+        return project(vectors, method, seed)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def _require_libraries(method: str, suffix: str) -> None:
@@ -160,6 +214,6 @@ def _render(picture: Picture, suffix: str) -> bytes:
         from protrna_cli.map.page import html
 
         return html(picture).encode()
-    from protrna_cli.map.figure import png
+    from protrna_cli.map.figure import print_of
 
-    return png(picture)
+    return print_of(picture, suffix)

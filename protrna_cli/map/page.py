@@ -1,4 +1,7 @@
-"""Draw a picture as an interactive, self-contained HTML page with Bokeh on WebGL.
+"""Draw a picture as an interactive, self-contained HTML page with Bokeh.
+
+More than `MANY_POINTS` are drawn as `density` does. WebGL is not used: without a graphics card, as on many a
+server or remote desktop, it takes ten times as long for a few points, and seconds for many.
 
 Ids, descriptions and families come from untrusted files: they are put into the page either as data, which
 Bokeh shows as text, or escaped.
@@ -10,11 +13,13 @@ from html import escape
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from bokeh.embed import file_html
 from bokeh.events import ValueSubmit
 from bokeh.layouts import column, row
 from bokeh.models import (
     BasicTicker,
+    BasicTickFormatter,
     CDSView,
     ColorBar,
     ColumnDataSource,
@@ -31,17 +36,31 @@ from bokeh.models import (
     NumeralTickFormatter,
     TextInput,
 )
+from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
-from protrna_cli.map.colouring import Families, Scale, clipped, in_drawing_order
-from protrna_cli.map.picture import Picture, point_opacity, point_size
+from protrna_cli.map.colouring import (
+    MAX_LABEL_LENGTH,
+    OTHER_COLOUR,
+    Families,
+    Group,
+    Scale,
+    clipped,
+    in_drawing_order,
+)
+from protrna_cli.map.density import draw_density, swatches_of
+from protrna_cli.map.picture import MANY_POINTS, Picture, point_opacity, point_size
 
 MAX_DESCRIPTION_LENGTH = 300
+SIZES = {"triangle": 1.1, "diamond": 1.5, "star": 1.6}
+"""Sizes for Bokeh of markers that look as large as a circle of size 1."""
+LONG_LEGEND = 21
+"""Entries of a legend with more than this are smaller, and in two columns."""
 
 TOOLTIP = """
 <div style="max-width: 420px; overflow-wrap: anywhere; font-size: 13px">
-<b>@id</b> &ensp;@length{0,0} residues<br>@description
+<b>@id</b> &ensp;@length{0,0} residues<br>%s@description
 </div>
 """
 
@@ -56,9 +75,8 @@ count.text = wanted ? found.length.toLocaleString("en") + (found.length === 1 ? 
 
 JUMP = """
 if (!source.selected.indices.length) return plot.reset.emit();
-const found = new Set(source.selected.indices);
-for (const renderer of plot.renderers)
-    if (renderer.view.filter.indices.some((i) => found.has(i))) renderer.visible = true;
+const found = source.selected.indices;
+for (const renderer of new Set(found.map((i) => families[source.data.shade[i]]))) renderer.visible = true;
 const bounds = (values) => {
     let [low, high] = [Infinity, -Infinity];
     for (const i of found) [low, high] = [Math.min(low, values[i]), Math.max(high, values[i])];
@@ -66,6 +84,7 @@ const bounds = (values) => {
 };
 const [[x, width], [y, height]] = [bounds(source.data.x), bounds(source.data.y)];
 const unit = Math.max(1.2 * width / plot.inner_width, 1.2 * height / plot.inner_height, nearest);
+for (const range of [plot.x_range, plot.y_range]) range.have_updated_interactively = true;
 plot.x_range.setv({start: x - unit * plot.inner_width / 2, end: x + unit * plot.inner_width / 2});
 plot.y_range.setv({start: y - unit * plot.inner_height / 2, end: y + unit * plot.inner_height / 2});
 """
@@ -77,16 +96,18 @@ def html(picture: Picture) -> str:
     source = _data_source(picture)
     plot = _plot(picture)
     if isinstance(picture.colouring, Scale):
-        _draw_scale(plot, source, picture.colouring)
+        families = _draw_scale(plot, source, picture.colouring)
     else:
-        _draw_families(plot, source, picture.colouring)
+        families = _draw_families(plot, source, picture.colouring)
     heading = Div(
         text=_heading(picture),
         disable_math=True,
-        margin=(10, 5, 5, 5),
+        margin=(5, 5, 5, 5),
         styles={"overflow-wrap": "anywhere"},
+        sizing_mode="stretch_width",
     )
-    page = column(heading, _search_box(plot, source, picture), plot, sizing_mode="stretch_both")
+    top = row(heading, _search_box(plot, source, families), sizing_mode="stretch_width")
+    page = column(top, plot, sizing_mode="stretch_both")
     text: str = file_html(page, INLINE, title=picture.title)
     return text
 
@@ -101,6 +122,7 @@ def _data_source(picture: Picture) -> ColumnDataSource:
             "description": [clipped(row.description, MAX_DESCRIPTION_LENGTH) for row in picture.rows],
             "opacity": np.full(len(points), point_opacity(len(points)), np.float32),
             "length": np.array([row.length for row in picture.rows], np.int32),
+            "colour": picture.colouring.labels(),
         }
     )
 
@@ -110,6 +132,8 @@ def _heading(picture: Picture) -> str:
         f'<b style="font-size: 17px">{escape(picture.title)}</b>',
         f'<span style="font-size: 14px">{escape(picture.subtitle)}</span>',
     ]
+    if len(picture.rows) > MANY_POINTS:
+        lines.append("Darker where there are more records; zoom in, or search, to see each of them")
     if picture.notice:
         lines.append(f'<span style="color: #A23B00">{escape(picture.notice)}</span>')
     return "<br>".join(lines)
@@ -117,7 +141,6 @@ def _heading(picture: Picture) -> str:
 
 def _plot(picture: Picture) -> Any:
     plot = figure(
-        output_backend="webgl",
         sizing_mode="stretch_both",
         min_height=420,
         match_aspect=True,
@@ -127,12 +150,21 @@ def _plot(picture: Picture) -> Any:
         x_axis_label=picture.projection.axes[0],
         y_axis_label=picture.projection.axes[1],
     )
-    plot.add_tools(HoverTool(tooltips=TOOLTIP, point_policy="snap_to_data"))
+    plot.add_tools(HoverTool(tooltips=_tooltip(picture), point_policy="snap_to_data"))
     plot.toolbar.logo = None
     plot.grid.visible = False
     if not picture.projection.metric:
         plot.axis.ticker = []
     return plot
+
+
+def _tooltip(picture: Picture) -> str:
+    """Make the template of a record's tooltip; the title is text there, never a place to be filled."""
+    title = escape(clipped(picture.colouring.title))
+    for sign in "@$%{}":
+        title = title.replace(sign, f"&#{ord(sign)};")
+    is_shown = picture.colouring.title in ("id", "description", "length")
+    return TOOLTIP % ("" if is_shown else f"{title}: <b>@colour</b><br>")
 
 
 def _draw_records(plot: Any, source: ColumnDataSource, members: Any, **look: Any) -> GlyphRenderer[Any]:
@@ -144,10 +176,10 @@ def _draw_records(plot: Any, source: ColumnDataSource, members: Any, **look: Any
         "y",
         source=source,
         view=CDSView(filter=IndexFilter(members.tolist())),
-        size=point_size(count),
+        size=point_size(count) * SIZES.get(look.get("marker", ""), 1),
         fill_alpha="opacity",
         line_color="black",
-        line_alpha=0.4 * opacity,
+        line_alpha=(0.4 if count <= 500 else 0.2) * opacity,  # edges of a dense cluster would hide its colour
         line_width=0.5,
         selection_fill_alpha=1.0,
         selection_line_alpha=1.0,
@@ -159,44 +191,90 @@ def _draw_records(plot: Any, source: ColumnDataSource, members: Any, **look: Any
     return renderer
 
 
-def _draw_scale(plot: Any, source: ColumnDataSource, scale: Scale) -> None:
-    source.data["value"] = scale.values
+def _draw_scale(plot: Any, source: ColumnDataSource, scale: Scale) -> list[GlyphRenderer[Any]]:
+    """Draw records in the colours of a scale, and the scale; there are no families."""
     kind = LogColorMapper if scale.logarithmic else LinearColorMapper
     low, high = scale.limits
-    mapper = kind(palette="Viridis256", low=low, high=high)
-    everything = np.arange(len(scale.values))
-    _draw_records(plot, source, everything, fill_color={"field": "value", "transform": mapper})
-    ticker = FixedTicker(ticks=scale.ticks) if scale.logarithmic else BasicTicker(min_interval=1)
+    mapper = kind(palette="Viridis256", low=low, high=high, nan_color=OTHER_COLOUR)
+    if len(scale.values) > MANY_POINTS:
+        source.data["shade"] = _shades(scale)
+        palette = [*Viridis256, OTHER_COLOUR]
+        plot.hover.renderers = [draw_density(plot, source, palette, ["circle"] * len(palette))]
+    else:
+        source.data["value"] = scale.values
+        known = np.isfinite(scale.values)
+        for members in (~known, known):  # grey ones below
+            if members.any():
+                fill = {"field": "value", "transform": mapper}
+                _draw_records(plot, source, np.flatnonzero(members), fill_color=fill)
     bar = ColorBar(
-        title=scale.title,
+        title=clipped(scale.title),
         color_mapper=mapper,
         width=14,
-        ticker=ticker,
-        formatter=NumeralTickFormatter(format="0,0"),
+        ticker=FixedTicker(ticks=scale.ticks) if scale.logarithmic else _linear_ticker(scale),
+        formatter=NumeralTickFormatter(format="0,0") if scale.whole else BasicTickFormatter(),
     )
     plot.add_layout(bar, "right")
+    return []
 
 
-def _draw_families(plot: Any, source: ColumnDataSource, families: Families) -> None:
+def _linear_ticker(scale: Scale) -> BasicTicker:
+    return BasicTicker(min_interval=1) if scale.whole else BasicTicker()
+
+
+def _shades(scale: Scale) -> npt.NDArray[np.uint16]:
+    """Place of each record's colour among the 256 of the scale; the grey of one without a value is next."""
+    change = np.log if scale.logarithmic else np.positive
+    low, high = change(np.array(scale.limits))
+    parts = (change(scale.values) - low) / (high - low)
+    return np.where(np.isfinite(parts), np.clip(256 * parts, 0, 255), 256).astype(np.uint16)
+
+
+def _draw_families(plot: Any, source: ColumnDataSource, families: Families) -> list[GlyphRenderer[Any]]:
+    """Draw records by family, and the legend; returns what the legend hides, by the record's `shade`."""
     groups = families.groups()
-    # Bokeh's legend shows a family as its first record is drawn: in its full colour.
-    source.data["opacity"][[group.members[0] for group in groups]] = 1.0
-    renderers = {
-        group: _draw_records(plot, source, group.members, fill_color=group.colour, marker=group.marker)
-        for group in in_drawing_order(groups)
-    }
-    items = [LegendItem(label={"value": group.label}, renderers=[renderers[group]]) for group in groups]
-    legend = Legend(items=items, title="Click to hide or show", click_policy="hide")
-    plot.add_layout(legend, "right")
+    source.data["shade"] = np.zeros(len(families.names), np.uint16)
+    for i, group in enumerate(groups):
+        source.data["shade"][group.members] = i
+    if len(families.names) > MANY_POINTS:
+        renderers = swatches_of(plot, groups)
+        looks = [group.colour for group in groups], [group.marker for group in groups]
+        plot.hover.renderers = [draw_density(plot, source, *looks, renderers)]
+    else:
+        # Bokeh's legend shows a family as its first record is drawn: in its full colour.
+        source.data["opacity"][[group.members[0] for group in groups]] = 1.0
+        drawn = {
+            group: _draw_records(plot, source, group.members, fill_color=group.colour, marker=group.marker)
+            for group in in_drawing_order(groups)
+        }
+        renderers = [drawn[group] for group in groups]
+    plot.add_layout(_legend(groups, renderers), "right")
+    return renderers
 
 
-def _search_box(plot: Any, source: ColumnDataSource, picture: Picture) -> Any:
+def _legend(groups: list[Group], renderers: list[GlyphRenderer[Any]]) -> Legend:
+    """Make a legend, in the order of the groups, a click in which hides a family."""
+    is_long = len(groups) > LONG_LEGEND
+    small: dict[str, Any] = {"label_text_font_size": "11px", "glyph_height": 18, "label_height": 14}
+    items = [
+        LegendItem(
+            label={"value": clipped(group.label, MAX_LABEL_LENGTH // 2) if is_long else group.label},
+            renderers=[renderer],
+        )
+        for group, renderer in zip(groups, renderers, strict=True)
+    ]
+    look = {**small, "ncols": 2, "spacing": 1} if is_long else {}
+    return Legend(items=items, title="Click to hide or show", click_policy="hide", **look)
+
+
+def _search_box(plot: Any, source: ColumnDataSource, families: list[GlyphRenderer[Any]]) -> Any:
     box = TextInput(placeholder="Search ids; press Enter to zoom to matches", width=300)
-    count = Div(text="", width=160, margin=(14, 5, 5, 5))
+    count = Div(text="", width=110, margin=(14, 5, 5, 5))
     search = CustomJS(args={"input": box, "source": source, "count": count}, code=SEARCH)
     # Smallest axis units per pixel when zooming: a single record is shown in a tenth of the whole map.
-    nearest = float(np.ptp(picture.projection.points, axis=0).max()) / 10 / 800
-    jump = CustomJS(args={"plot": plot, "source": source, "nearest": nearest}, code=JUMP)
+    x, y = source.data["x"], source.data["y"]
+    nearest = float(max(np.ptp(x), np.ptp(y))) / 10 / 800
+    given = {"plot": plot, "source": source, "families": families, "nearest": nearest}
     box.js_on_change("value_input", search)
-    box.js_on_event(ValueSubmit, jump)
-    return row(box, count)
+    box.js_on_event(ValueSubmit, CustomJS(args=given, code=JUMP))
+    return row(count, box)

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protrna_cli.map import METHODS
-from protrna_cli.map.colouring import Colouring, Families, clipped
+from protrna_cli.map.colouring import COLOURS, Colouring, Families, clipped
 from protrna_cli.map.projection import Projection
 from protrna_cli.output.rows import Header
 from protrna_cli.plan.rows import Row
 from protrna_cli.text import counted
 
+SMALLEST_SYMBOL = 5.0
+"""Diameter in pixels of 1/96 inch of the smallest points whose symbols can be told apart, as seen by eye."""
+MANY_POINTS = 20_000
+"""Most points that a page draws one by one: more could not be moved without a wait."""
 POOLING_NAMES = {"mean": "mean of residues", "max": "maximum of residues", "cls": "<cls> token"}
 
 
@@ -23,7 +27,7 @@ class Picture:
     Attributes
     ----------
     title, subtitle, notice
-        Name of the output, how the picture was made, and a warning about the data (may be empty).
+        Its name, how the picture was made, and a warning about the data (may be empty).
     rows
         The N records.
     projection, colouring
@@ -40,7 +44,18 @@ class Picture:
     @property
     def notes(self) -> list[str]:
         """Notes on what the picture does not distinguish."""
-        return self.colouring.notes() if isinstance(self.colouring, Families) else []
+        notes = self.colouring.notes()
+        if self.uses_symbols and point_size(len(self.rows)) < SMALLEST_SYMBOL:
+            notes.append(
+                f"{len(COLOURS)} colours, which repeat with another symbol, and points too small to tell "
+                "symbols apart; hover over a point of an .html map, or hide families in its legend"
+            )
+        return notes
+
+    @property
+    def uses_symbols(self) -> bool:
+        """Whether families have the same colour, and differ by their symbols."""
+        return isinstance(self.colouring, Families) and len({*self.colouring.names} - {None}) > len(COLOURS)
 
 
 def subtitle(header: Header, layer: int, method: str, colouring: Colouring) -> str:

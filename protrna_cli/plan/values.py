@@ -26,7 +26,7 @@ class Option:
     ----------
     kind
         `choice`, `switch`, `number`, `numbers` (the option may be repeated), `number or auto`, `path`,
-        `paths`, `shard`, or `text`.
+        `paths`, `folder`, `model`, `shard`, or `text`.
     help
         A line for `--help`; empty for a field without an option of its own.
     check
@@ -35,6 +35,10 @@ class Option:
         What the value is called in the help; the texts that are taken, or the smallest number.
     name
         As it is written on the command line; by default it follows from the name of the field.
+    letters
+        Short names on the command line, such as `-t`.
+    variable
+        Environment variable with the default of the command line; Python functions do not read it.
     """
 
     kind: str
@@ -44,6 +48,8 @@ class Option:
     choices: tuple[str, ...] = ()
     least: int | None = None
     name: str = ""
+    letters: tuple[str, ...] = ()
+    variable: str | None = None
 
 
 def option(default: Any, kind: str, help: str, check: Callable[[str, Any], Any], **more: Any) -> Any:
@@ -51,24 +57,24 @@ def option(default: Any, kind: str, help: str, check: Callable[[str, Any], Any],
     return field(default=default, metadata={"option": Option(kind, help, check, **more)})
 
 
-def choice(allowed: Sequence[str], default: str | None, help: str) -> Any:
+def choice(allowed: Sequence[str], default: str | None, help: str, variable: str | None = None) -> Any:
     """Declare an option that takes one of a few texts."""
 
     def check(name: str, value: object) -> object:
         one_of(name, value, allowed)
         return value
 
-    return option(default, "choice", help, check, choices=tuple(allowed))
+    return option(default, "choice", help, check, choices=tuple(allowed), variable=variable)
 
 
-def number(default: int | None, help: str, least: int | None = None) -> Any:
+def number(default: int | None, help: str, least: int | None = None, letters: tuple[str, ...] = ()) -> Any:
     """Declare an option that takes a whole number."""
 
     def check(name: str, value: object) -> object:
         whole_number(name, value, least)
         return value
 
-    return option(default, "number", help, check, metavar="N", least=least)
+    return option(default, "number", help, check, metavar="N", least=least, letters=letters)
 
 
 def number_or_auto(default: int | str, help: str) -> Any:
@@ -92,9 +98,11 @@ def flag(help: str) -> Any:
     return option(False, "switch", help, check)
 
 
-def path(default: str | None, help: str, metavar: str) -> Any:
-    """Declare an option that takes a path."""
-    return option(default, "path", help, path_text, metavar=metavar)
+def path(
+    default: str | None, help: str, metavar: str, kind: str = "path", variable: str | None = None
+) -> Any:
+    """Declare an option that takes a path, of any `kind` that does: `path`, `folder` or `model`."""
+    return option(default, kind, help, path_text, metavar=metavar, variable=variable)
 
 
 def option_of(declaring: Any, name: str) -> tuple[str, Option]:

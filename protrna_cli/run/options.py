@@ -112,7 +112,9 @@ class EmbedOptions:
         A value is not one that its option takes, or two options contradict each other.
     """
 
-    model: str = path(PUBLISHED, "protrna, demo (synthetic), or a checkpoint.", "NAME|PATH")
+    model: str = path(
+        PUBLISHED, "protrna, demo (synthetic), or a checkpoint.", "NAME|PATH", "model", "PROTRNA_MODEL"
+    )
     layers: tuple[int, ...] = option(
         (-1,),
         "numbers",
@@ -124,16 +126,22 @@ class EmbedOptions:
     per_token: bool = flag("One vector per residue instead of one per record.")
     per_token_output: str | None = path(None, "Also write one vector per residue, here.", "OUT2")
     pool: str = choice(POOLS, "mean", "How residues become one vector; cls: that of <cls>.")
-    precision: str = choice(PRECISIONS, "float32", "Of matrix multiplication; auto: bfloat16 if faster.")
+    precision: str = choice(
+        PRECISIONS, "float32", "Of matrix multiplication; auto: bfloat16 if faster.", "PROTRNA_PRECISION"
+    )
     dtype: str = choice(tuple(DTYPE_BYTES), "float32", "Type of the numbers in OUT.")
     format: str | None = choice(RUN_FORMATS, None, "Format of OUT.  [default: by its suffix]")
     h5_layout: str = choice(H5_LAYOUTS, "flat", "HDF5: a dataset per record, or one matrix.")
-    device: str = option(AUTO, "text", "Device to run on.", _device, metavar="auto|cpu|gpu[:N]")
-    threads: int | None = number(None, "CPU threads.  [default: all that it may use]", least=1)
+    device: str = option(
+        AUTO, "text", "Device to run on.", _device, metavar="auto|cpu|gpu[:N]", variable="PROTRNA_DEVICE"
+    )
+    threads: int | None = number(
+        None, "CPU threads.  [default: all that it may use]", least=1, letters=("-t", "-j")
+    )
     batch_tokens: int | str = number_or_auto(AUTO, "Tokens in a batch; more need more memory.")
     workers: int | str = number_or_auto(1, "Processes that embed, each with some cores or a GPU.")
     weights_dir: str | None = path(
-        None, "Folder of the weights.  [default: PROTRNA_HOME, or the user's cache]", "DIR"
+        None, "Folder of the weights.  [default: PROTRNA_HOME, or the user's cache]", "DIR", "folder"
     )
     check_weights: bool = flag("Hash the checkpoint even if it is unchanged.")
     offline: bool = flag("Never download weights, as PROTRNA_OFFLINE=1 does.")

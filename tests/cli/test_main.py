@@ -1,5 +1,6 @@
 """The command as users see it: arguments, exit codes, and what is printed on stderr."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from protrna_cli._version import version
 from protrna_cli.weights.names import DEMO_NOTICE
 from tests.conftest import GOLDEN, LIGHT, SAMPLE, TOY, Run, on_a_terminal
 
@@ -33,7 +35,7 @@ def process(*words: object, **options: object) -> subprocess.CompletedProcess[st
         *(["weights", command, "--help"] for command in ("fetch", "verify", "path", "list")),
         ["weights", "fetch", "nonsense"],
         ["map", "--help"],
-        ["map", "out.parquet", "-o", "map.svg"],
+        ["map", "out.parquet", "-o", "map.gif"],
         ["embed"],
         ["embed", "in.fa"],
         ["embed", "in.fa", "-o", "out.parquet", "--pool", "median"],
@@ -66,7 +68,12 @@ def test_help_and_usage_errors_import_nothing_heavy(words: list[str]) -> None:
             2,
             "there is no gpu:7: TensorFlow sees 0 GPUs",
         ),
-        ([SAMPLE, "-o", "no/such/folder/out.npy", "--model", TOY], 73, "cannot be created"),
+        (
+            [SAMPLE, "-o", "no/such one/out.npy", "--model", TOY],
+            73,
+            "no/such one/out.npy: cannot be created, as there is no folder no/such one; make it with "
+            "mkdir -p 'no/such one', or choose another -o",
+        ),
         ([SAMPLE, "-o", "out.xyz"], 2, "no format has the suffix '.xyz'"),
         (
             [GOLDEN / "sequences.fa", "-o", "out.npy", "--model", TOY],
@@ -86,6 +93,82 @@ def test_errors_have_a_code_and_one_line(
     assert errors[0].startswith("protrna: error: ")
     assert message in errors[0]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["embed"], "INPUT is missing; see protrna embed --help"),
+        (["map", "a.npy"], "--output is missing; see protrna map --help"),
+        (
+            ["embed", "a", "--pol", "max"],
+            "there is no option --pol; do you mean --model or --pool?; see protrna",
+        ),
+        (["embed", "a", "-z"], "there is no option -z; see protrna embed --help"),
+        (
+            ["embed", "a", "--pool", "most"],
+            "--pool takes mean, max or cls, not 'most'; see protrna embed --help",
+        ),
+        (["embed", "a", "-j", "0"], "--threads takes a whole number from 1 up, not '0'; see protrna embed"),
+        (
+            ["embed", "a", "--workers", "x"],
+            "--workers takes auto or a whole number from 1 up, not 'x'; see",
+        ),
+        (["weights", "path", "x"], "NAME takes protrna, not 'x'; see protrna weights path --help"),
+        (["convert", "a", "b", "-o", "c"], "got unexpected extra argument (b); see protrna convert --help"),
+        (
+            ["map", "a", "-o", "b.png", "--seed", "-1"],
+            "--seed takes a whole number from 0 to 4294967295, not '-1'",
+        ),
+        (["embed", "a", "--max-length", "1e3"], "--max-length takes a whole number, not '1e3'; see protrna"),
+        (["nonsense"], "no such command 'nonsense'; see protrna --help"),
+    ],
+)
+def test_usage_errors_look_like_our_other_errors(run: Run, words: list[str], message: str) -> None:
+    outcome = run(*words)
+    assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (2, "", 1)
+    assert outcome.err.startswith(f"protrna: error: {message}"), outcome.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("PRECISION", "half", "PROTRNA_PRECISION takes float32, bfloat16 or auto, not 'half'; see protrna"),
+        ("DEVICE", "tpu", "'tpu' is not a device"),
+        ("MODEL", "missing.h5", "missing.h5: no such checkpoint"),
+    ],
+)
+def test_environment_variables_set_defaults(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    out = tmp_path / "out.npy"
+    monkeypatch.setenv("PROTRNA_MODEL", str(TOY))
+    monkeypatch.setenv(f"PROTRNA_{name}", value)
+    words = ["embed", SAMPLE, "-o", out]
+    outcome = run(*words)
+    assert outcome.code in (2, 69)
+    assert message in outcome.err
+    good = {"PRECISION": "float32", "DEVICE": "cpu", "MODEL": TOY}[name]
+    assert run(*words, f"--{name.lower()}", good, "--dry-run").code == 0, "the option comes first"
+    assert f"[env var: PROTRNA_{name}; default:" in " ".join(run("embed", "--help").out.split())
+
+
+def test_what_an_environment_variable_sets_is_recorded(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROTRNA_MODEL", str(TOY))
+    monkeypatch.setenv("PROTRNA_PRECISION", "bfloat16")
+    out = tmp_path / "out.npy"
+    assert run("embed", SAMPLE, "-o", out).code == 0
+    recorded = json.loads(run("info", "--json", out).out)
+    assert recorded["provenance"]["precision"] == "bfloat16"
+    monkeypatch.delenv("PROTRNA_PRECISION")
+    assert run("embed", SAMPLE, "-o", tmp_path / "again.npy", "--reuse", out).code == 78
+
+
+@pytest.mark.parametrize("word", ["-V", "--version"])
+def test_the_version(run: Run, word: str) -> None:
+    assert run(word).out == f"protrna, version {version()}\n"
 
 
 def test_the_published_weights_are_found_where_they_are_kept(

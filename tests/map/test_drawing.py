@@ -1,4 +1,4 @@
-"""`protrna map`: families, projections, the PNG and messages; for the HTML page see test_page."""
+"""`protrna map`: colours, projections, coordinates, prints and messages; for the HTML page see test_page."""
 
 import io
 import itertools
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from protrna_cli.errors import InputError, UsageError
 from protrna_cli.fasta.census import Census
 from protrna_cli.map import METHODS
 from protrna_cli.map.colouring import COLOURS, MAX_FAMILIES, OTHER_COLOUR, Families, Scale, colour_by
-from protrna_cli.map.figure import draw, png
+from protrna_cli.map.figure import draw, print_of
 from protrna_cli.map.page import html
 from protrna_cli.map.picture import Picture, point_size
 from protrna_cli.map.projection import ROUNDING, Projection, project
@@ -104,8 +105,8 @@ def test_a_column_comes_first_then_a_file_then_a_regular_expression(
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("lenght", "not a column .id, description, length.* or a file, .* matches no record"),
-        ("missing.tsv", "or a file"),
+        ("lenght", "not a column .id, description, length.*, a file or FILE:COLUMN, .* matches no record"),
+        ("missing.tsv", "a file or FILE:COLUMN"),
         ("family=(", r"not a valid regular expression \(missing \), unterminated subpattern"),
         ("(x)?", "matches no record"),
     ],
@@ -119,7 +120,9 @@ def test_a_colouring_without_any_family_is_an_error(wanted: str, message: str) -
     ("text", "message"),
     [
         ("a A\n", "line 1: 'a A' has no tab"),
-        ("a\tA\n\na\tB\n", "line 3: id 'a' has the family 'A' on an earlier line"),
+        ("a\tA\n\na\tB\n", "line 3: id 'a' has the value 'A' on an earlier line; give it one"),
+        ("a,A\nb\n", "line 2: 'b' has no comma; a table has lines id<TAB>value, or is CSV"),
+        ('a,"' + "A" * 200_000, "line 1: field larger than field limit"),
         ("id\tfamily\nz\tA\n", "none of the ids in the output"),
         ("a\t\n", "none of the ids in the output"),
         ("a\t\udcff\n", "not UTF-8"),
@@ -136,6 +139,61 @@ def test_a_table_as_spreadsheets_write_it_is_read(tmp_path: Path) -> None:
     table = tmp_path / "families.tsv"
     table.write_bytes(b"\xef\xbb\xbfa\tA\tmore\r\n\r\nb\tB \r\na\tA\r\n")
     assert colour_by(rows_of("b", "a"), str(table)) == Families("families.tsv", ["B", "A"])
+
+
+def test_a_column_of_a_table_is_chosen_by_its_name_or_number(tmp_path: Path) -> None:
+    quoted = tmp_path / "s:cores.csv"
+    quoted.write_text(',id,"clan, as in Rfam",score\n0,a,"x, ""y""",0.5\n1,b,z,NA\n2,elsewhere,z,7\n')
+    rows = rows_of("a", "b", "c")
+    clan, score = "clan, as in Rfam", "score"
+    assert colour_by(rows, f"{quoted}:{clan}") == Families(clan, ['x, "y"', "z", None])
+    scale = colour_by(rows, f"{quoted}:{score}")
+    assert isinstance(scale, Scale)
+    assert (scale.title, scale.labels()) == (score, ["0.5", "", ""])
+    plain = tmp_path / "plain.tsv"
+    plain.write_text('a\t"\t1\nb\t-\t2\n')
+    assert colour_by(rows, f"{plain}:2") == Families("2", ['"', "-", None])
+    assert colour_by(rows, f"{plain}:3") == Families("3", ["1", "2", None])
+    with pytest.raises(
+        InputError, match=r"no column 'skore', but 4 columns: '', 'id', 'clan, as in Rfam', 's"
+    ):
+        colour_by(rows, f"{quoted}:skore")
+    with pytest.raises(InputError, match="no column '4', but 3 columns"):
+        colour_by(rows, f"{plain}:4")
+
+
+NUMBERS = [f"{i / 7:.3f}" for i in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "is_scale"),
+    [
+        (NUMBERS, True),
+        ([*NUMBERS, "NA", "nan", "-"], True),
+        (["0.25", "1e-3", "-2."], True),
+        ([str(i) for i in range(21)], True),
+        ([str(i) for i in range(20)], False),  # clusters
+        ([*NUMBERS, "high"], False),
+        ([f"{i:03}" for i in range(30)], False),  # names
+        ([*NUMBERS, "inf"], False),
+        ([*NUMBERS, "1_000"], False),
+        ([*NUMBERS, "1e999"], False),
+        (["NA", "-"], False),
+    ],
+)
+def test_numbers_are_a_scale_wherever_they_come_from(
+    tmp_path: Path, texts: list[str], is_scale: bool
+) -> None:
+    rows = rows_of(*(f"r{i} v={text}" for i, text in enumerate(texts)))
+    table = tmp_path / "table.tsv"
+    table.write_text("id\tv\n" + "".join(f"r{i}\t{text}\n" for i, text in enumerate(texts)))
+    for wanted in (str(table), f"{table}:v", r"v=(\S+)"):
+        colouring = colour_by(rows, wanted)
+        assert isinstance(colouring, Scale) == is_scale
+        if isinstance(colouring, Scale):
+            expected = [np.nan if text in ("NA", "nan", "-") else float(text) for text in texts]
+            assert np.array_equal(colouring.values, expected, equal_nan=True)
+            assert len(colouring.notes()) == bool(np.isnan(expected).any())
 
 
 @given(st.lists(st.none() | st.text(min_size=1, max_size=3) | st.integers(0, 30).map(str), min_size=1))
@@ -187,6 +245,12 @@ def test_a_wide_scale_is_logarithmic_and_has_round_numbers() -> None:
     wide = Scale("", np.array([40.0, 2100.0]))
     assert wide.logarithmic
     assert wide.ticks == [50, 100, 200, 500, 1000, 2000]
+    fractions = Scale("", np.array([0.01, 9.9]))
+    assert not fractions.logarithmic
+    tiny = Scale("", np.array([3e-12, 1.0, np.nan]))
+    assert tiny.logarithmic
+    assert 3 < len(tiny.ticks) < 15
+    assert all(3e-12 <= tick <= 1 and f"{tick:e}".startswith("1.000000e") for tick in tiny.ticks)
 
 
 # Projections
@@ -310,7 +374,7 @@ def test_one_dimension_is_a_line() -> None:
     assert np.ptp(found.points, axis=0) == pytest.approx([3, 0])
 
 
-# The PNG
+# Prints
 
 
 @pytest.mark.parametrize("columns", ["length", r"family=(\S+)"])
@@ -319,11 +383,34 @@ def test_the_png_is_large_and_reproducible(columns: str) -> None:
     picture = Picture(
         "a$b$_c", "sub$x$", "no\nte", rows, project(vectors, "pca", 0), colour_by(rows, columns)
     )
-    first = png(picture)
-    assert first == png(picture)
+    first = print_of(picture, ".png")
+    assert first == print_of(picture, ".png")
     image = Image.open(io.BytesIO(first))
     assert image.size == (2126, 1476) or image.size == (2125, 1476)
     assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+
+
+@pytest.mark.parametrize("count", [60, 6000])
+@pytest.mark.parametrize("suffix", [".svg", ".pdf"])
+def test_svg_and_pdf_are_reproducible_and_keep_text(suffix: str, count: int) -> None:
+    """Many points are one image: 6,000 shapes would take more than the bytes allowed here."""
+    rows = rows_of(*(f"r{i} family=F{i % 3}<&" for i in range(count)))
+    points = np.random.default_rng(0).standard_normal((count, 2)).astype(np.float32)
+    projection = Projection(points, ("one", "two"))
+    picture = Picture("a$b$_<c>", "below", "", rows, projection, colour_by(rows, r"family=(\S+)"))
+    first = print_of(picture, suffix)
+    assert first == print_of(picture, suffix)
+    assert len(first) < 500_000
+    if suffix == ".pdf":
+        assert first.startswith(b"%PDF")
+        assert b"/CreationDate" not in first
+        return
+    root = ElementTree.fromstring(first)
+    assert float((root.get("width") or "").removesuffix("pt")) == pytest.approx(180 / 25.4 * 72, abs=0.01)
+    texts = ["".join(each.itertext()) for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"a$b$_<c>", "below", f"F0<& ({count // 3:,})", "one"} <= {*texts}
+    images = [*root.iter("{http://www.w3.org/2000/svg}image")]
+    assert len(images) == (count == 6000)
 
 
 LONG = "Small nucleolar RNAs of the box C/D type, and their kin in archaea"
@@ -356,7 +443,7 @@ def test_nothing_in_the_png_is_printed_over_anything_else(color_by: str, title: 
 
 @pytest.mark.parametrize("color_by", ["length", r"family=(\S+)"])
 def test_many_points_are_small_and_let_those_below_show_through(color_by: str) -> None:
-    counts = [3, 46, 1000, 5000, 28_000]
+    counts = [3, 46, 1000, 5000, 20_000]
     drawn = []
     for count in counts:
         rows = rows_of(*(f"r{i} family={i % 3}" for i in range(count)))
@@ -413,7 +500,7 @@ def test_the_png_shows_any_name() -> None:
     rows = rows_of(*names)
     points = np.random.default_rng(0).standard_normal((6, 2)).astype(np.float32)
     picture = Picture("日本_$", "", "", rows, Projection(points, ("$a", "b")), colour_by(rows, "id"))
-    image = np.asarray(Image.open(io.BytesIO(png(picture))).convert("RGB"))
+    image = np.asarray(Image.open(io.BytesIO(print_of(picture, ".png"))).convert("RGB"))
     for colour in COLOURS[:6]:
         wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         columns = np.flatnonzero((image == wanted).all(axis=2).any(axis=0))
@@ -454,7 +541,7 @@ def test_the_command_makes_a_page_that_needs_no_network(run: Run, output: Path, 
     assert outcome.code == 0, outcome.err
     assert outcome.out == ""
     made = "24 records · layer 6 · mean of residues · PCA · model demo · colour: family=(\\S+)"
-    assert outcome.err == f"protrna: {made}: {page}\n"
+    assert outcome.err == f"protrna: projecting 24 records with PCA\nprotrna: {made}: {page}\n"
     parser = Addresses()
     parser.feed(page.read_text("utf-8"))
     assert parser.found == []
@@ -462,14 +549,102 @@ def test_the_command_makes_a_page_that_needs_no_network(run: Run, output: Path, 
     assert {path.name for path in tmp_path.iterdir()} == {"out.parquet", "map.html"}
 
 
+def drawn_at(path: Path) -> Any:
+    """Points of a page."""
+    (source,) = [each for each in models(path.read_text("utf-8")) if each["name"] == "ColumnDataSource"]
+    columns = dict(source["attributes"]["data"]["entries"])
+    return [columns[axis] for axis in ("x", "y")]
+
+
+def test_coordinates_are_kept_and_drawn_again(
+    run: Run, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = tmp_path / "points.tsv"
+    words = ["map", output, "--method", "tsne", "--coordinates", points]
+    first = run(*words, "-o", tmp_path / "a.html")
+    assert first.err.startswith("protrna: projecting 24 records with t-SNE; this may take a minute\n")
+    _, names, *lines = points.read_text().splitlines()
+    assert names == "id\tx\ty"
+    assert [line.split("\t")[0] for line in lines] == [f"r{i}" for i in range(24)]
+    numbers = np.array([line.split("\t")[1:] for line in lines], np.float32)
+    _, vectors = blobs(8, 3)
+    assert np.array_equal(numbers, project(vectors, "tsne", 0).points)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("projected again")
+
+    monkeypatch.setattr("protrna_cli.map.drawing.project", fail)
+    kept = points.read_bytes()
+    again = run(*words, "-o", tmp_path / "b.html", "--color-by", r"family=(\S+)", "--title", "Three families")
+    assert (again.code, len(again.err.splitlines())) == (0, 1), again.err
+    assert "<title>Three families</title>" in (tmp_path / "b.html").read_text("utf-8")
+    assert drawn_at(tmp_path / "a.html") == drawn_at(tmp_path / "b.html")
+    assert points.read_bytes() == kept
+    converted = tmp_path / "out.npy"
+    assert run("convert", output, "-o", converted).code == 0
+    words[1] = converted
+    assert run(*words, "-o", tmp_path / "c.html").code == 0, "another format has the same vectors"
+
+
+def test_coordinates_of_anything_else_are_refused(run: Run, output: Path, tmp_path: Path) -> None:
+    points, target = tmp_path / "points.tsv", tmp_path / "map.png"
+    words = ["map", output, "-o", target, "--coordinates", points]
+    assert run(*words, "--method", "pca").code == 0
+    target.unlink()
+    other = write_vectors(tmp_path / "other.parquet", *blobs(8, 3), precision="bfloat16")
+    text = points.read_text()
+    for changed, more, code, message in [
+        (
+            text,
+            ["--method", "tsne"],
+            78,
+            "made from method pca, not tsne; remove it to make it again, or choose",
+        ),
+        (text, ["--method", "pca", "--seed", 3], 0, ""),
+        (
+            text.replace("\nr23", "\nr23\t1"),
+            ["--method", "pca"],
+            65,
+            "or damaged; remove it, or choose another",
+        ),
+        (text[:-9], ["--method", "pca"], 65, "points.tsv: not made by protrna map --coordinates, or damaged"),
+        (text.replace("r5\t", "r5\tnan"), ["--method", "pca"], 65, "or damaged"),
+        ("id\tx\ty\n", ["--method", "pca"], 65, "or damaged"),
+        ("", ["--method", "pca"], 65, "or damaged"),
+    ]:
+        points.write_text(changed)
+        outcome = run(*words, *more)
+        assert (outcome.code, message in outcome.err) == (code, True), outcome.err
+        assert points.read_text() == changed
+        target.unlink(missing_ok=True)
+    points.write_text(text)
+    words[1] = other
+    outcome = run(*words, "--method", "pca")
+    assert (outcome.code, "points.tsv: made from another output" in outcome.err) == (78, True)
+    for path in (target, output):
+        outcome = run("map", output, "-o", target, "--coordinates", path, "--method", "pca")
+        assert (outcome.code, "would replace" in outcome.err) == (2, True), outcome.err
+    assert not target.exists()
+
+
 def test_notes_are_printed_unless_quiet(run: Run, tmp_path: Path) -> None:
-    rows, vectors = blobs(2, 22)
+    rows, vectors = blobs(2, 42)
     output = write_vectors(tmp_path / "out.npy", [*rows[:-2], *rows_of("a", "b")], vectors)
     words = ["map", output, "-o", tmp_path / "map.png", "--method", "pca", "--color-by", r"family=(\S+)"]
-    grey, largest, _ = run(*words).err.splitlines()
-    assert grey == "protrna: note: 2 of 44 records have no family; they are grey"
-    assert largest == "protrna: note: 21 families: the 20 largest have a colour, the rest are grey"
+    _, grey, largest, _ = run(*words).err.splitlines()
+    assert grey == "protrna: note: 2 of 84 records have no family; they are grey"
+    assert largest == "protrna: note: 41 families: the 40 largest have a colour, the rest are grey"
     assert run(*words, "--overwrite", "-q").err == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "families", "noted"), [(2000, 9, False), (3000, 8, False), (3000, 9, True)]
+)
+def test_symbols_that_are_too_small_are_said_to_be(count: int, families: int, noted: bool) -> None:
+    rows = rows_of(*(f"r{i} family={i % families}x" for i in range(count)))
+    projection = Projection(np.zeros((count, 2), np.float32), ("", ""))
+    picture = Picture("", "", "", rows, projection, colour_by(rows, r"family=(\S+)"))
+    assert ["too small to tell symbols apart" in note for note in picture.notes] == [True] * noted
 
 
 def test_libraries_say_nothing(
@@ -477,14 +652,14 @@ def test_libraries_say_nothing(
 ) -> None:
     """What matplotlib warns of, such as its layout or its folder, is for -v."""
 
-    def warn(_: Picture) -> bytes:
+    def warn(_: Picture, suffix: str) -> bytes:
         warnings.warn("the layout has collapsed", UserWarning, stacklevel=1)
         return b""
 
-    monkeypatch.setattr("protrna_cli.map.figure.png", warn)
+    monkeypatch.setattr("protrna_cli.map.figure.print_of", warn)
     words = ["map", output, "-o", tmp_path / "map.png", "--method", "pca", "--overwrite"]
     assert run(*words, "-q") == Outcome(0, "", "")
-    assert len(run(*words).err.splitlines()) == 1
+    assert len(run(*words).err.splitlines()) == 2
     with pytest.warns(UserWarning, match="collapsed"):
         run(*words, "-v")
     monkeypatch.setenv("MPLCONFIGDIR", str(output / "none"))
@@ -498,7 +673,7 @@ def test_a_message_about_the_vectors_names_the_file(run: Run, tmp_path: Path) ->
     output = write_vectors(tmp_path / "out.npy", rows, np.ones_like(vectors))
     outcome = run("map", output, "-o", tmp_path / "map.png")
     message = f"{output}: all 8 embeddings are equal within rounding; draw an output whose records differ"
-    assert (outcome.code, outcome.err) == (65, f"protrna: error: {message}\n")
+    assert (outcome.code, outcome.err.splitlines()[1:]) == (65, [f"protrna: error: {message}"])
     assert not (tmp_path / "map.png").exists()
 
 
@@ -541,7 +716,7 @@ def test_what_cannot_be_a_map_is_an_error(run: Run, output: Path, tmp_path: Path
         outcome = run("map", made[key], "-o", target)
         assert (outcome.code, len(outcome.err.splitlines())) == (code, 1), outcome.err
         assert message in outcome.err
-    assert run("map", output, "-o", tmp_path / "map.svg").code == 2
+    assert run("map", output, "-o", tmp_path / "map.gif").code == 2
     assert run("map", output, "-o", tmp_path / "no" / "map.png").code == 73
     assert not list(tmp_path.glob("map*"))
 
@@ -605,4 +780,4 @@ def test_umap_runs_without_tensorflow_or_warnings(output: Path, tmp_path: Path) 
     command = [sys.executable, "-c", script, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert json.loads(done.stdout) == [0, False], done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert len(done.stderr.splitlines()) == 2

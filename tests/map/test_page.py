@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protrna_cli.map.colouring import COLOURS, colour_by
+from protrna_cli.map.colouring import COLOURS, OTHER_COLOUR, colour_by
 from protrna_cli.map.page import html
 from protrna_cli.map.picture import Picture
 from protrna_cli.map.projection import Projection
@@ -177,8 +178,19 @@ def test_hovering_over_a_point_shows_its_record(show: Callable[[Picture], Any]) 
     assert "out.parquet" in before
     assert "number 5" not in before
     text = hover(browser, 5)
-    for words in ("5S_1", "75 residues", "number 1 family=5S"):
+    for words in ("5S_1", "75 residues", r"family=(\S+):", "number 1 family=5S"):
         assert words in text
+    assert re.search(re.escape(r"family=(\S+):") + " +5S ", text)
+    assert console_errors(browser) == []
+
+
+def test_hovering_shows_the_number_that_a_scale_is_of(show: Callable[[Picture], Any], tmp_path: Path) -> None:
+    name = "<i>@id{0} $x &amp;"
+    table = tmp_path / "scores.tsv"
+    table.write_text(f"id\t{name}\n" + "".join(f"{h.split()[0]}\t{i / 7}\n" for i, h in enumerate(HEADERS)))
+    browser = show(picture_of(HEADERS, f"{table}:{name}"))
+    text = hover(browser, 5)
+    assert f"{name}:" in text and "0.714286" in text
     assert console_errors(browser) == []
 
 
@@ -238,16 +250,87 @@ def test_headers_are_text_and_never_run(show: Callable[[Picture], Any], color_by
     assert console_errors(browser) == []
 
 
+NEAR = """
+const near = all("ColumnDataSource").find((each) => "fill" in each.data);
+const painted = all("ColumnDataSource").find((each) => "image" in each.data).data.image[0];
+const pixels = new Uint8Array(painted.buffer);
+"""
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw more than ten records as density, and at most five one by one."""
+    monkeypatch.setattr("protrna_cli.map.page.MANY_POINTS", 10)
+    monkeypatch.setattr("protrna_cli.map.density.MOST_SYMBOLS", 5)
+
+
+def colours_of_pixels(browser: Any) -> set[tuple[int, ...]]:
+    """Colours, without their opacity, in the image of the density."""
+    pixels = np.array(browser.execute_script(FIND + NEAR + "return [...pixels]"), np.uint8).reshape(-1, 4)
+    return {tuple(colour) for colour in np.unique(pixels[pixels[:, 3] > 0, :3], axis=0).tolist()}
+
+
+def parts_of(colours: Iterable[str]) -> set[tuple[int, ...]]:
+    """Red, green and blue of each colour."""
+    return {tuple(int(each[i : i + 2], 16) for i in (1, 3, 5)) for each in colours}
+
+
+@pytest.mark.usefixtures("many")
+def test_many_records_are_an_image_until_few_are_in_view(show: Callable[[Picture], Any]) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser = show(picture_of(HEADERS, r"family=(\S+)"))
+    shown = FIND + NEAR + "return [pixels.some((each) => each > 0), near.data.id]"
+    until(lambda: browser.execute_script(shown) == [True, []])
+    assert colours_of_pixels(browser) == parts_of(COLOURS[:3])
+    search(browser, "5s_")
+    until(lambda: browser.execute_script(shown) == [True, ["5S_0", "5S_1", "5S_2", "5S_3"]])
+    search(browser, "5s_2" + Keys.ENTER)
+    until(lambda: browser.execute_script(shown)[1] == ["5S_2"])
+    search(browser, "")
+    until(lambda: browser.execute_script(shown) == [False, ["5S_2"]])
+    assert "number 2 family=5S" in hover(browser, 6)
+    browser.execute_script(FIND + "plot.reset.emit()")
+    until(lambda: browser.execute_script(shown) == [True, []])
+    assert console_errors(browser) == []
+
+
+@pytest.mark.usefixtures("many")
+def test_a_family_that_is_hidden_is_not_in_the_image(show: Callable[[Picture], Any]) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser = show(picture_of(HEADERS, r"family=(\S+)"))
+    until(lambda: colours_of_pixels(browser) == parts_of(COLOURS[:3]))
+    browser.execute_script(FIND + "all('Legend')[0].items[1].renderers[0].visible = false")
+    until(lambda: colours_of_pixels(browser) == parts_of(COLOURS[:3:2]))
+    search(browser, HEADERS[8].split()[0] + Keys.ENTER)
+    until(lambda: browser.execute_script(FIND + "return all('Legend')[0].items[1].renderers[0].visible"))
+
+
+@pytest.mark.usefixtures("many")
+def test_the_image_has_the_colours_of_a_scale_and_grey_for_what_has_no_value(
+    show: Callable[[Picture], Any], tmp_path: Path
+) -> None:
+    from bokeh.palettes import Viridis256
+
+    table = tmp_path / "scores.tsv"
+    table.write_text("".join(f"{h.split()[0]}\t{i / 10}\n" for i, h in enumerate(HEADERS[:11])))
+    browser = show(picture_of(HEADERS, str(table)))
+    wanted = [Viridis256[min(255, int(256 * (i / 10)))] for i in range(11)] + [OTHER_COLOUR]
+    until(lambda: colours_of_pixels(browser) == parts_of(wanted))
+
+
 @pytest.mark.slow
-def test_fifty_thousand_points_can_be_moved(show: Callable[[Picture], Any]) -> None:
+def test_a_hundred_thousand_points_can_be_moved(show: Callable[[Picture], Any]) -> None:
     """Pan in ten steps and draw each; `-s` prints the time per step, without a graphics card."""
-    browser = show(picture_of([f"r{i} family={i % 30}" for i in range(50_000)], r"family=(\d+)"))
+    browser = show(picture_of([f"r{i} family={i % 30}" for i in range(100_000)], r"family=(\d+)"))
     seconds, moved = browser.execute_async_script(
         FIND
         + """
         const done = arguments[arguments.length - 1];
         const frame = () => new Promise(requestAnimationFrame);
         (async () => {
+            plot.x_range.have_updated_interactively = true;  // as a pan by hand does
             const [began, start] = [performance.now(), plot.x_range.start];
             for (let step = 0; step < 10; step++) {
                 plot.x_range.setv({start: plot.x_range.start + 0.02, end: plot.x_range.end + 0.02});

@@ -190,7 +190,11 @@ def test_converted_outputs_verify(run: Run, tmp_path: Path, source: Path, name: 
         ),
         (["-o", "out.tsv"], 2, "has layers 1, 3, but tsv stores one; choose it with --layer"),
         (["-o", "out.npy", "--layer", "2"], 2, "has no layer 2, only 1, 3; choose one of these with --layer"),
-        (["-o", "no/folder/out.npy"], 73, "cannot be created (No such file or directory)"),
+        (
+            ["-o", "no/folder/out.npy"],
+            73,
+            "there is no folder no/folder; make it with mkdir -p no/folder, or",
+        ),
     ],
 )
 def test_an_impossible_conversion_is_a_one_line_error(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,72 @@ def test_peak_memory_is_near_the_estimate(
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert estimated == pytest.approx(int(done.stdout) * 1024, rel=0.2)
+
+
+BAD = [
+    (">b x\nAC1U\n", "residue 3: '1' is not an RNA or DNA letter; correct it"),
+    (">c\n", "no residues; remove the record"),
+    (">d\nAC-U\n", "'-' is not an RNA or DNA letter but a gap"),
+    (">e\nACGUACGU\n((....))\n", "looks like dot-bracket structure"),
+    (">f\nACGU>g\nGG\n", "a header inside a line"),
+    (">h\0\nACGU\n", "a header with a NUL byte"),
+    (">i\nACGU\n#comment\n", "a comment"),
+    (">j\n" + 9 * "A" + "\n", "9 residues, longer than 8"),
+    (">k\nNNNN\n", "'k' has no known residue"),
+]
+"""Records that are refused, and what is said of each."""
+
+
+def test_a_dry_run_lists_every_bad_record(run: Run, fasta: Callable[[str], Path]) -> None:
+    """Each of them, and no good one; a run stops at each of them."""
+    rules = ["--model", TOY, "--max-length", 8, "--long", "error", "--skip-unknown"]
+    good = [f">good{i}\nACGU\n" for i in range(len(BAD))]
+    text = "".join(fine + bad for fine, (bad, _) in zip(good, BAD, strict=True))
+    outcome = run("embed", fasta(text), "--dry-run", "--json", *rules)
+    assert (outcome.code, outcome.out) == (65, "")
+    *listed, last = outcome.err.splitlines()
+    assert last == "protrna: error: 9 flaws in the input; correct each, or use an option that it names"
+    for line, (_, words) in zip(listed, BAD, strict=True):
+        assert line.startswith("protrna: error: ")
+        assert words in line
+    for bad, words in BAD:
+        outcome = run("embed", fasta(bad), "-o", "-", *rules)
+        assert (outcome.code, words in outcome.err, len(outcome.err.splitlines())) == (65, True, 1)
+    path = fasta(text)
+    path.write_text("".join(good))
+    assert run("embed", path, "--dry-run", *rules).code == 0
+    path.write_text("".join(bad for bad, _ in BAD))
+    assert len(run("embed", path, "--dry-run", *rules).err.splitlines()) == len(BAD) + 1
+
+
+def test_a_dry_run_lists_every_id_that_cannot_be_used(
+    run: Run, fasta: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source = fasta(">a\nACGU\n>b\nAC1U\n>a\nGG\n>\nGG\n>a\nGG\n")
+    bed = tmp_path / "in.bed"
+    bed.write_text("".join(f"{name}\t0\t2\tr\n" for name in "abzy"))
+    words = ["embed", source, "--model", TOY, "--dry-run"]
+    flat = run(*words, "-o", tmp_path / "out.h5").err.splitlines()
+    for line, text in zip(
+        flat,
+        ["record 2", "record 3: the id 'a' repeats", "record 4: it has", "record 5: the id", "4 flaws"],
+        strict=True,
+    ):
+        assert text in line
+    regions = run(*words, "--regions", bed).err.splitlines()
+    for line, text in zip(
+        regions,
+        [
+            "record 2",
+            "has the id 'a'",
+            "has the id 'a'",
+            "no record of the input has the id 'z'",
+            "id 'y'",
+            "5 ",
+        ],
+        strict=True,
+    ):
+        assert text in line
 
 
 def test_json_needs_a_dry_run(tmp_path: Path, run: Run) -> None:

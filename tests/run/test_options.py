@@ -29,6 +29,8 @@ PATH = ("takes a path", [3, b"x", ["a"], True])
 KINDS: dict[str, tuple[str, list[Any]]] = {
     "switch": SWITCH,
     "path": PATH,
+    "folder": PATH,
+    "model": PATH,
     "choice": ("takes ", ["MEAN", "avg", ".npy", True, 1, []]),
     "number or auto": AUTO_OR_NUMBER,
 }
@@ -119,12 +121,14 @@ def test_paths_and_lists_of_layers_are_taken_as_they_are_meant() -> None:
         (lambda out: merge([1], out, named("npy"), False), "PART takes a path"),  # type: ignore[list-item]
         (lambda out: merge([out], out, named("npy"), None), "--overwrite takes True or False"),  # type: ignore[arg-type]
         (lambda out: merge([out], out, None, False), "--format takes a Format"),  # type: ignore[arg-type]
-        (lambda out: draw_map(out, "map.svg"), r"a map must be \.html or \.png"),
+        (lambda out: draw_map(out, "map.gif"), r"a map must be \.html, \.png, \.svg or \.pdf"),
         (lambda out: draw_map(out, "map.png", method="mds"), "--method takes umap, tsne or pca"),
         (lambda out: draw_map(out, "map.png", layer="33"), "--layer takes a whole number, not '33'"),  # type: ignore[arg-type]
         (lambda out: draw_map(out, "map.png", seed=-1), "--seed takes a whole number from 0 up, not -1"),
         (lambda out: draw_map(out, "map.png", color_by=3), "--color-by takes a column"),  # type: ignore[arg-type]
         (lambda out: draw_map(1, "map.png"), "OUT takes a path"),  # type: ignore[arg-type]
+        (lambda out: draw_map(out, "map.png", title=3), "--title takes a text"),  # type: ignore[arg-type]
+        (lambda out: draw_map(out, "map.png", coordinates=3), "--coordinates takes a path"),  # type: ignore[arg-type]
     ],
 )
 def test_functions_check_their_arguments(tmp_path: Path, call: Callable[[Path], Any], words: str) -> None:

@@ -332,6 +332,16 @@ def test_every_shell_has_a_completion_script(name: str) -> None:
         ("protrna merge out", {"file,out"}),
         ("protrna info out", {"file,out"}),
         ("protrna weights f", {"plain,fetch"}),
+        ("protrna embed in.fa --model pro", {"plain,protrna"}),
+        ("protrna embed in.fa --model data/", {"file,data/"}),
+        ("protrna embed in.fa --weights-dir da", {"dir,da"}),
+        ("protrna weights fetch --to da", {"dir,da"}),
+        ("protrna weights fetch --from da", {"file,da"}),
+        ("protrna weights verify ./", {"file,./"}),
+        ("protrna convert out.npy -o ou", {"file,ou"}),
+        ("protrna map out.npy -o ou", {"file,ou"}),
+        ("protrna map out.npy --coordinates ou", {"file,ou"}),
+        ("protrna map out.npy --color-by ou", {"file,ou"}),
     ],
 )
 def test_words_are_completed(words: str, offered: set[str]) -> None:

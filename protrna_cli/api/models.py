@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protrna_cli.errors import WeightsError
-from protrna_cli.plan.values import AUTO, AnyPath, path_text
+from protrna_cli.machine import let_tensorflow_speak
+from protrna_cli.plan.values import AUTO, AnyPath, path_text, switch
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.precision import faster_precision
 from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
@@ -27,6 +28,7 @@ def load_model(
     precision: str = "float32",
     device: str = "auto",
     threads: int | None = None,
+    verbose: bool = False,
 ) -> ProtRNA:
     """Load a model. It is released with the last reference to it.
 
@@ -47,6 +49,9 @@ def load_model(
     threads
         CPU threads of TensorFlow, for the whole process: to be given before TensorFlow first runs. By
         default TensorFlow's own setting stays as it is.
+    verbose
+        Show what TensorFlow logs as it starts, if this is the first model of the process. It is kept off
+        stderr otherwise, unless an error ends the start, or this process imported TensorFlow before.
 
     Raises
     ------
@@ -66,6 +71,9 @@ def load_model(
     (6, 320)
     """
     name = path_text("--model", name)
+    switch("verbose", verbose)
+    if verbose:
+        let_tensorflow_speak()
     options = EmbedOptions(model=name, precision=precision, device=device, threads=threads)
     if precision == AUTO:
         precision = faster_precision(options)

@@ -48,7 +48,7 @@ Floats = npt.NDArray[np.float32]
 AnyVectors = Floats | list[Floats] | dict[int, Floats] | dict[int, list[Floats]]
 
 
-class _Keywords(TypedDict, total=False):
+class Keywords(TypedDict, total=False):
     """The keywords that do not change the type of the result."""
 
     pool: str
@@ -145,7 +145,7 @@ def embed(
     *,
     layers: OneLayer = ...,
     per_token: Literal[False] = ...,
-    **how: Unpack[_Keywords],
+    **how: Unpack[Keywords],
 ) -> Floats: ...
 
 
@@ -156,7 +156,7 @@ def embed(
     *,
     layers: OneLayer = ...,
     per_token: Literal[True],
-    **how: Unpack[_Keywords],
+    **how: Unpack[Keywords],
 ) -> list[Floats]: ...
 
 
@@ -167,7 +167,7 @@ def embed(
     *,
     layers: SeveralLayers,
     per_token: Literal[False] = ...,
-    **how: Unpack[_Keywords],
+    **how: Unpack[Keywords],
 ) -> dict[int, Floats]: ...
 
 
@@ -178,7 +178,7 @@ def embed(
     *,
     layers: SeveralLayers,
     per_token: Literal[True],
-    **how: Unpack[_Keywords],
+    **how: Unpack[Keywords],
 ) -> dict[int, list[Floats]]: ...
 
 
@@ -189,7 +189,7 @@ def embed(
     *,
     layers: int | Sequence[int],
     per_token: bool = ...,
-    **how: Unpack[_Keywords],
+    **how: Unpack[Keywords],
 ) -> AnyVectors: ...
 
 
@@ -304,7 +304,7 @@ def embed_iter(
     *,
     layers: OneLayer = ...,
     per_token: bool = ...,
-    **how: Unpack[_Keywords],
+    **how: Unpack[Keywords],
 ) -> Iterator[Embedding[Floats]]: ...
 
 
@@ -315,7 +315,7 @@ def embed_iter(
     *,
     layers: SeveralLayers,
     per_token: bool = ...,
-    **how: Unpack[_Keywords],
+    **how: Unpack[Keywords],
 ) -> Iterator[Embedding[dict[int, Floats]]]: ...
 
 
@@ -326,7 +326,7 @@ def embed_iter(
     *,
     layers: int | Sequence[int],
     per_token: bool = ...,
-    **how: Unpack[_Keywords],
+    **how: Unpack[Keywords],
 ) -> Iterator[Embedding[Any]]: ...
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from protrna_cli.errors import WeightsError
 from protrna_cli.machine import let_tensorflow_speak
@@ -12,13 +15,63 @@ from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.precision import faster_precision
 from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
 from protrna_cli.weights.locate import locate, weights_folder_if_any
-from protrna_cli.weights.names import PUBLISHED, PUBLISHED_FILE
+from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
 
 if TYPE_CHECKING:
-    from protrna_cli.model.transformer import ProtRNA
+    from protrna_cli.api.loaded import LoadedModel
 
 _HEADS = ("ssHead_", "rbpHead_", "mrlHead_")
 """How the names of the published downstream heads begin."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a loaded model came from: what a pickle of it holds.
+
+    Attributes
+    ----------
+    name, folder
+        `name` and `path` of `load_model`, of files with their folders.
+    precision
+        Its precision.
+    device
+        The device that was asked for, as `auto`.
+    sha256
+        SHA-256 of the checkpoint in hexadecimal; None for the demo model.
+    """
+
+    name: str
+    folder: str | None
+    precision: str
+    device: str
+    sha256: str | None
+
+    def load(self) -> LoadedModel:
+        """Return this model, loaded again unless this process has it.
+
+        Raises
+        ------
+        WeightsError
+            The checkpoint is another one by now.
+        ProtrnaError
+            As `load_model`.
+        """
+        with _loading:
+            model = LOADED.get(self)
+            if model is None:
+                model = load_model(self.name, self.folder, precision=self.precision, device=self.device)
+        if model.origin.sha256 != self.sha256:
+            raise WeightsError(
+                f"{self.name}: another checkpoint than that of the pickled model (SHA-256 "
+                f"{model.origin.sha256}, not {self.sha256}); put that one there, or pickle again"
+            )
+        return model
+
+
+LOADED: WeakValueDictionary[Origin, LoadedModel] = WeakValueDictionary()
+"""The loaded models of this process."""
+
+_loading = threading.Lock()
 
 
 def load_model(
@@ -29,7 +82,7 @@ def load_model(
     device: str = "auto",
     threads: int | None = None,
     verbose: bool = False,
-) -> ProtRNA:
+) -> LoadedModel:
     """Load a model. It is released with the last reference to it.
 
     Parameters
@@ -82,12 +135,18 @@ def load_model(
     checkpoint.obtain()
     with checkpoint.hashing() as sha256:
         import protrna_cli.model.load  # noqa: F401 (takes 2 s, as the hash does the first time)
+        from protrna_cli.api.loaded import LoadedModel
 
-        sha256()  # refuses a checkpoint that changed since it was verified
-    return checkpoint.load(precision, device, threads)
+        digest = sha256()  # refuses a checkpoint that changed since it was verified
+    if path is not None:
+        folder = str(Path(path).absolute())
+    else:
+        folder, name = None, name if name in (PUBLISHED, DEMO) else str(Path(name).absolute())
+    loaded = checkpoint.load(precision, device, threads)
+    return LoadedModel(loaded, Origin(name, folder, precision, device, digest))
 
 
-def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./weights") -> ProtRNA:
+def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./weights") -> LoadedModel:
     """Load `path/name.h5`, as the published code does; `ProtRNA_pretrained` is downloaded if it is missing.
 
     Raises

@@ -234,7 +234,7 @@ def test_the_model_is_checked() -> None:
 
 
 def test_an_error_comes_before_anything_is_computed(toy: ProtRNA, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toy, "embed", None)
+    monkeypatch.setattr(toy, "_embed_batch", None)
     with pytest.raises(InputError):
         embed(["ACGU", "!"], toy)
 

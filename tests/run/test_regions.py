@@ -315,10 +315,10 @@ def test_the_two_outputs_of_one_run_equal_those_of_two_runs(
     embed_fasta(mixed, tmp_path / "alone.parquet", options)
     embed_fasta(mixed, tmp_path / "alone.h5", replace(options, pool="mean", per_token=True))
     ran: list[int] = []
-    embed = ProtRNA.embed
+    embed = ProtRNA._embed_batch
     monkeypatch.setattr(
         ProtRNA,
-        "embed",
+        "_embed_batch",
         lambda self, tokens, *rest, **how: ran.append(1) or embed(self, tokens, *rest, **how),
     )
     summary = embed_fasta(mixed, pooled, replace(options, per_token_output=str(residues)))

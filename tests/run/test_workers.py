@@ -81,7 +81,7 @@ class SlowModel:
         self.running = threading.Semaphore(0)
         self.go_on = threading.Event()
 
-    def embed(self, *batch: Any, check: Callable[[], None]) -> str:
+    def _embed_batch(self, *batch: Any, check: Callable[[], None]) -> str:
         self.running.release()
         while not self.go_on.wait(0.01):
             check()

@@ -1,0 +1,116 @@
+"""A loaded model: the published interface, embedding, and copies that are loaded again elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from protrna_cli.api.memory import embed
+from protrna_cli.api.models import LOADED, Origin
+from protrna_cli.model.transformer import ProtRNA
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from protrna_cli.api.memory import AnyVectors, Floats, Keywords, OneLayer, SeveralLayers
+    from protrna_cli.api.sequences import AnySequences
+
+
+class LoadedModel(ProtRNA):
+    """A ProtRNA model that `load_model` loaded.
+
+    Pickled, it is where it came from, its precision and its device: whoever reads the pickle loads it again.
+    A copy is the model itself.
+
+    Attributes
+    ----------
+    size
+        Its `layers`, `width` and `heads`.
+    alphabet
+        Its letters and tokens, as published.
+    precision
+        Precision of matrix multiplication: `float32` or `bfloat16`.
+    origin
+        Where it came from.
+    """
+
+    def __init__(self, model: ProtRNA, origin: Origin) -> None:
+        super().__init__(model.size, model._weights, model.precision, model.device)
+        self.origin = origin
+        LOADED[origin] = self
+
+    @overload
+    def embed(
+        self,
+        sequences: AnySequences,
+        *,
+        layers: OneLayer = ...,
+        per_token: Literal[False] = ...,
+        **how: Unpack[Keywords],
+    ) -> Floats: ...
+
+    @overload
+    def embed(
+        self,
+        sequences: AnySequences,
+        *,
+        layers: OneLayer = ...,
+        per_token: Literal[True],
+        **how: Unpack[Keywords],
+    ) -> list[Floats]: ...
+
+    @overload
+    def embed(
+        self,
+        sequences: AnySequences,
+        *,
+        layers: SeveralLayers,
+        per_token: Literal[False] = ...,
+        **how: Unpack[Keywords],
+    ) -> dict[int, Floats]: ...
+
+    @overload
+    def embed(
+        self,
+        sequences: AnySequences,
+        *,
+        layers: SeveralLayers,
+        per_token: Literal[True],
+        **how: Unpack[Keywords],
+    ) -> dict[int, list[Floats]]: ...
+
+    @overload
+    def embed(
+        self,
+        sequences: AnySequences,
+        *,
+        layers: int | Sequence[int] = ...,
+        per_token: bool = ...,
+        **how: Unpack[Keywords],
+    ) -> AnyVectors: ...
+
+    def embed(self, sequences: AnySequences, **how: Any) -> Any:
+        """Embed sequences with this model; arguments, result and errors as in `protrna_cli.embed`.
+
+        Examples
+        --------
+        >>> from protrna_cli import load_model
+        >>> load_model("demo").embed(["GGGGCCCC", "ACGU"]).shape
+        (2, 320)
+        """
+        return embed(sequences, self, **how)
+
+    encode = embed
+
+    def __repr__(self) -> str:
+        layers, width, device = self.size.layers, self.size.width, self.device.rpartition("device:")[2]
+        return f"<ProtRNA {self.origin.name}: {layers} layers of {width}, {self.precision}, {device}>"
+
+    def __copy__(self) -> LoadedModel:
+        return self
+
+    def __deepcopy__(self, memo: object) -> LoadedModel:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[], LoadedModel], tuple[()]]:
+        return self.origin.load, ()

@@ -6,14 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from protrna_cli.api.memory import embed
-from protrna_cli.api.models import LOADED, Origin
+from protrna_cli.api.models import LOADED, Origin, refuse_settings
+from protrna_cli.errors import UsageError
+from protrna_cli.model.structure import ModelSize
 from protrna_cli.model.transformer import ProtRNA
+from protrna_cli.plan.values import AUTO, instance
+from protrna_cli.weights.checkpoint import Checkpoint, silent
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from protrna_cli.api.memory import AnyVectors, Floats, Keywords, OneLayer, SeveralLayers
+    from protrna_cli.api.keywords import Keywords, OneLayer, SeveralLayers
+    from protrna_cli.api.memory import Floats
     from protrna_cli.api.sequences import AnySequences
+    from protrna_cli.run.options import Dtype
 
 
 class LoadedModel(ProtRNA):
@@ -46,6 +52,8 @@ class LoadedModel(ProtRNA):
         *,
         layers: OneLayer = ...,
         per_token: Literal[False] = ...,
+        dtype: Literal["float32"] = ...,
+        return_ids: Literal[False] = ...,
         **how: Unpack[Keywords],
     ) -> Floats: ...
 
@@ -56,6 +64,8 @@ class LoadedModel(ProtRNA):
         *,
         layers: OneLayer = ...,
         per_token: Literal[True],
+        dtype: Literal["float32"] = ...,
+        return_ids: Literal[False] = ...,
         **how: Unpack[Keywords],
     ) -> list[Floats]: ...
 
@@ -66,6 +76,8 @@ class LoadedModel(ProtRNA):
         *,
         layers: SeveralLayers,
         per_token: Literal[False] = ...,
+        dtype: Literal["float32"] = ...,
+        return_ids: Literal[False] = ...,
         **how: Unpack[Keywords],
     ) -> dict[int, Floats]: ...
 
@@ -76,6 +88,8 @@ class LoadedModel(ProtRNA):
         *,
         layers: SeveralLayers,
         per_token: Literal[True],
+        dtype: Literal["float32"] = ...,
+        return_ids: Literal[False] = ...,
         **how: Unpack[Keywords],
     ) -> dict[int, list[Floats]]: ...
 
@@ -86,8 +100,10 @@ class LoadedModel(ProtRNA):
         *,
         layers: int | Sequence[int] = ...,
         per_token: bool = ...,
+        dtype: Dtype = ...,
+        return_ids: bool = ...,
         **how: Unpack[Keywords],
-    ) -> AnyVectors: ...
+    ) -> Any: ...
 
     def embed(self, sequences: AnySequences, **how: Any) -> Any:
         """Embed sequences with this model; arguments, result and errors as in `protrna_cli.embed`.
@@ -114,3 +130,38 @@ class LoadedModel(ProtRNA):
 
     def __reduce__(self) -> tuple[Callable[[], LoadedModel], tuple[()]]:
         return self.origin.load, ()
+
+
+class HeldCheckpoint(Checkpoint):
+    """The checkpoint of a model that is loaded already, for a run that writes files."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        instance("model", model, LoadedModel, "protrna, demo, the path of a checkpoint or a loaded model")
+        self._model = model
+
+    def settings(
+        self,
+        precision: object = None,
+        device: object = AUTO,
+        threads: object = None,
+        workers: object = 1,
+        **how: Any,
+    ) -> dict[str, Any]:
+        """Complete the keywords of a run by those that the model decides; it refuses others for these."""
+        refuse_settings(self._model, precision, device, threads)
+        if workers != 1:
+            raise UsageError("--workers load models of their own; give the name or path of the model")
+        origin = self._model.origin
+        device = origin.device if "GPU" in self._model.device else "cpu"
+        return {**how, "model": origin.path, "precision": self._model.precision, "device": device}
+
+    def size(self) -> ModelSize:
+        return self._model.size
+
+    def sha256(self) -> str | None:
+        return self._model.origin.sha256
+
+    def load(
+        self, precision: str, device: str, threads: int | None, note: Callable[[str], None] = silent
+    ) -> ProtRNA:
+        return self._model

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from protrna_cli.errors import WeightsError
+from protrna_cli.errors import UsageError, WeightsError
 from protrna_cli.machine import let_tensorflow_speak
 from protrna_cli.plan.values import AUTO, AnyPath, path_text, switch
-from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.options import EmbedOptions, Precision
 from protrna_cli.run.precision import faster_precision
 from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
 from protrna_cli.weights.locate import locate, weights_folder_if_any
@@ -19,6 +19,7 @@ from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
 
 if TYPE_CHECKING:
     from protrna_cli.api.loaded import LoadedModel
+    from protrna_cli.model.transformer import ProtRNA
 
 _HEADS = ("ssHead_", "rbpHead_", "mrlHead_")
 """How the names of the published downstream heads begin."""
@@ -42,9 +43,14 @@ class Origin:
 
     name: str
     folder: str | None
-    precision: str
+    precision: Precision
     device: str
     sha256: str | None
+
+    @property
+    def path(self) -> str:
+        """The checkpoint, as `model` takes it."""
+        return self.name if self.folder is None else str(Path(self.folder, self.name))
 
     def load(self) -> LoadedModel:
         """Return this model, loaded again unless this process has it.
@@ -78,7 +84,7 @@ def load_model(
     name: AnyPath = PUBLISHED,
     path: AnyPath | None = None,
     *,
-    precision: str = "float32",
+    precision: Precision = "float32",
     device: str = "auto",
     threads: int | None = None,
     verbose: bool = False,
@@ -144,6 +150,20 @@ def load_model(
         folder, name = None, name if name in (PUBLISHED, DEMO) else str(Path(name).absolute())
     loaded = checkpoint.load(precision, device, threads)
     return LoadedModel(loaded, Origin(name, folder, precision, device, digest))
+
+
+def refuse_settings(model: ProtRNA, precision: object, device: object, threads: object) -> None:
+    """Refuse settings that a loaded model has already."""
+    if precision not in (None, model.precision):
+        raise UsageError(
+            f"precision={precision!r}, but the model was loaded in {model.precision}; leave it "
+            "out, or load the model with this precision"
+        )
+    if device != AUTO or threads is not None:
+        raise UsageError(
+            "device= and threads= are for a model that is loaded by its name, but this one is loaded; leave "
+            "them out, or give them to load_model"
+        )
 
 
 def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./weights") -> LoadedModel:

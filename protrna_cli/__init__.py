@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from protrna_cli.api.loaded import LoadedModel as LoadedModel
     from protrna_cli.api.memory import embed, embed_iter
     from protrna_cli.api.models import load_model, load_pretrained_model
+    from protrna_cli.api.reading import read_embeddings
     from protrna_cli.errors import (
         InputError,
         InputUnreadable,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
         WriteFailed,
     )
     from protrna_cli.model.alphabet import Alphabet, BatchConverter
-    from protrna_cli.output.embeddings import Embedding, Embeddings, read_embeddings
+    from protrna_cli.output.embeddings import Embedding, Embeddings
     from protrna_cli.plan.rules import Rules
     from protrna_cli.plan.shard import Shard
     from protrna_cli.run.options import EmbedOptions
@@ -83,7 +84,7 @@ _HOMES = {
     "embed_iter": "protrna_cli.api.memory",
     "load_model": "protrna_cli.api.models",
     "load_pretrained_model": "protrna_cli.api.models",
-    "read_embeddings": "protrna_cli.output.embeddings",
+    "read_embeddings": "protrna_cli.api.reading",
     **dict.fromkeys(_ERRORS, "protrna_cli.errors"),
 }
 

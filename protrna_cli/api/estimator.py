@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from protrna_cli.api.keywords import python_words
 from protrna_cli.api.memory import embed
-from protrna_cli.api.models import load_model
+from protrna_cli.api.models import load_named
 from protrna_cli.errors import MissingExtra, UsageError
 from protrna_cli.plan.rules import TRAINED_LENGTH, Gaps, Long, OnInvalid
-from protrna_cli.plan.values import AUTO, whole_number
+from protrna_cli.plan.values import AUTO, path_text, whole_number
 from protrna_cli.run.options import Pool, Precision
 from protrna_cli.weights.names import PUBLISHED
 
@@ -97,7 +97,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
                     raise UsageError(f"{name}='skip' leaves sequences without a row, which a pipeline needs")
             whole_number("--layer", how["layers"])
             if isinstance(model, (str, os.PathLike)):
-                model = load_model(model, precision=precision or "float32", device=device)
+                model = load_named(path_text("--model", model), None, precision or "float32", device, None)
         embed([], model, precision=precision, **how)
         self.model_ = model
         self._n_features_out = model.size.width

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from protrna_cli.api.bar import any_bar
 from protrna_cli.api.keywords import options_of, python_words
-from protrna_cli.api.models import load_model, refuse_settings
+from protrna_cli.api.models import load_named, refuse_settings
 from protrna_cli.api.sequences import named_sequences
 from protrna_cli.errors import UsageError
 from protrna_cli.fasta.records import Record, Skipped, read_sequences
@@ -26,7 +26,7 @@ from protrna_cli.output.rows import Values
 from protrna_cli.plan.chunks import CHUNK_RECORDS, into_chunks
 from protrna_cli.plan.pieces import embedded_length
 from protrna_cli.plan.rules import TRAINED_LENGTH, Gaps, Long, OnInvalid
-from protrna_cli.plan.values import AUTO, instance, switch
+from protrna_cli.plan.values import AUTO, instance, path_text, switch
 from protrna_cli.run.auto import batch_tokens_of
 from protrna_cli.run.in_memory import ChunkRows, embed_chunks
 from protrna_cli.run.options import Dtype, EmbedOptions, Pool, Precision
@@ -61,8 +61,8 @@ class _How(NamedTuple):
         """Load the model, unless it is loaded, and resolve the layers for it."""
         options = self.options
         if isinstance(model, (str, os.PathLike)):
-            precision, device, threads = options.precision, options.device, options.threads
-            return _Ready(load_model(model, precision=precision, device=device, threads=threads), self)
+            name, settings = path_text("--model", model), (options.precision, options.device, options.threads)
+            return _Ready(load_named(name, None, *settings), self)
         from protrna_cli.model.transformer import ProtRNA  # imports TensorFlow
 
         instance("model", model, ProtRNA, "protrna, demo, the path of a checkpoint or a loaded model")
@@ -363,6 +363,8 @@ def embed_iter(
     *,
     layers: OneLayer = ...,
     per_token: bool = ...,
+    dtype: Literal["float32"] = ...,
+    chunk: int | None = ...,
     **how: Unpack[Keywords],
 ) -> Iterator[Embedding[Floats]]: ...
 
@@ -374,6 +376,8 @@ def embed_iter(
     *,
     layers: SeveralLayers,
     per_token: bool = ...,
+    dtype: Literal["float32"] = ...,
+    chunk: int | None = ...,
     **how: Unpack[Keywords],
 ) -> Iterator[Embedding[dict[int, Floats]]]: ...
 
@@ -383,8 +387,10 @@ def embed_iter(
     records: AnySequences,
     model: AnyPath | ProtRNA = ...,
     *,
-    layers: int | Sequence[int],
+    layers: int | Sequence[int] = ...,
     per_token: bool = ...,
+    dtype: Dtype = ...,
+    chunk: int | None = ...,
     **how: Unpack[Keywords],
 ) -> Iterator[Embedding[Any]]: ...
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from protrna_cli.api.keywords import python_words
 from protrna_cli.errors import UsageError, WeightsError
 from protrna_cli.machine import let_tensorflow_speak
 from protrna_cli.plan.values import AUTO, AnyPath, path_text, switch
@@ -129,10 +130,17 @@ def load_model(
     >>> model.size.layers, model.size.width
     (6, 320)
     """
-    name = path_text("--model", name)
-    switch("verbose", verbose)
-    if verbose:
-        let_tensorflow_speak()
+    with python_words(load_model):
+        switch("verbose", verbose)
+        if verbose:
+            let_tensorflow_speak()
+        return load_named(path_text("--model", name), path, precision, device, threads)
+
+
+def load_named(
+    name: str, path: AnyPath | None, precision: Precision, device: str, threads: int | None
+) -> LoadedModel:
+    """Load a model as `load_model` does; errors name the options of the command."""
     options = EmbedOptions(model=name, precision=precision, device=device, threads=threads)
     if precision == AUTO:
         precision = faster_precision(options)

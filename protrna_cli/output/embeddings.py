@@ -191,51 +191,8 @@ class Embeddings:
         return f"<Embeddings: {len(self):,} rows of layer {self.layer}, {kind}>"
 
 
-def read_embeddings(path: AnyPath, layer: int | None = None, check: bool = False) -> Embeddings:
-    """Read an output of any format, or a folder of parts.
-
-    Sizes, types, counts and the rows are checked. The vectors of a file that is mapped into memory (NumPy,
-    packed HDF5, AnnData) are not read, so that changed ones are given without a word: `check=True`, or later
-    `check()`, proves them. `protrna verify` also compares an output with its input.
-
-    Parameters
-    ----------
-    path
-        A file that `protrna embed`, `merge` or `convert` made, or the folder of a Dask run.
-    layer
-        Layer to read, needed if the output has several; negatives count from the end of the model.
-    check
-        Read everything, and compare it with the checksums of the output.
-
-    Warns
-    -----
-    UserWarning
-        Another program wrote the file anew, without its checksums.
-
-    Raises
-    ------
-    InputUnreadable
-        It does not exist, or cannot be read.
-    InputError
-        It is not an output of protrna, or is damaged.
-    RunMismatch
-        Parts of the folder are missing, or belong to different runs.
-    UsageError
-        The output has no such layer, or has several and none was given.
-
-    Examples
-    --------
-    >>> from tempfile import TemporaryDirectory
-    >>> from protrna_cli import EmbedOptions, embed_fasta, read_embeddings
-    >>> with TemporaryDirectory() as folder:
-    ...     out = f"{folder}/families.npy"
-    ...     summary = embed_fasta("sample_data/rna_families.fa", out, EmbedOptions(model="demo"))
-    ...     embeddings = read_embeddings(out)
-    >>> embeddings.vectors.shape
-    (46, 320)
-    >>> embeddings["tRNA_Phe_yeast"].shape
-    (320,)
-    """
+def open_embeddings(path: AnyPath, layer: int | None = None, check: bool = False) -> Embeddings:
+    """Open an output of any format, or a folder of parts, as `read_embeddings` describes."""
     file = Path(path_text("path", path))
     if layer is not None:
         whole_number("--layer", layer)
@@ -258,5 +215,5 @@ def read_embeddings(path: AnyPath, layer: int | None = None, check: bool = False
     if check:
         embeddings.check()
     elif part := unproven_part(file):
-        warnings.warn(f"{part}: {UNPROVEN}", stacklevel=2)
+        warnings.warn(f"{part}: {UNPROVEN}", stacklevel=3)
     return embeddings

@@ -99,5 +99,5 @@ def test_numbers_beyond_float16_are_an_error(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_with(monkeypatch, lambda tokens, run: [values * 1e6 for values in run()])
-    with pytest.raises(NotFinite, match="not finite in float16; try --dtype float32"):
+    with pytest.raises(NotFinite, match=r"not finite in float16; try dtype=.float32."):
         embed_fasta(source, tmp_path / "out", replace(OPTIONS, dtype="float16"))

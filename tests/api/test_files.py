@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -24,6 +25,7 @@ from protrna_cli import (
     embed_fasta,
     embed_iter,
     load_model,
+    manual,
     read_embeddings,
 )
 from protrna_cli import errors as all_errors
@@ -227,6 +229,16 @@ def test_words_without_a_keyword_stay() -> None:
         load_model("gone.h5")
 
 
+def test_the_page_names_every_keyword() -> None:
+    """So does the help of the functions; the page lists what is not an option of the command."""
+    page = manual.page("python")
+    for function in (embed, embed_iter):
+        for name in inspect.signature(function).parameters:
+            assert name in str(function.__doc__), name
+            if name not in ("sequences", "records"):
+                assert re.search(rf"`(\w+\()?{name}\b|\b{name}=", page), name
+
+
 def test_errors_that_a_caller_may_catch_are_public() -> None:
     """All but those of the command: of its Dask cluster, and of the reader of its pipe."""
     tree = {
@@ -234,4 +246,5 @@ def test_errors_that_a_caller_may_catch_are_public() -> None:
         if isinstance(value, type) and issubclass(value, ProtrnaError)
     }  # fmt: skip
     assert tree - set(protrna_cli.__all__) == {"ClusterError", "ReaderGone"}
+    assert all(f"`{name}`" in manual.page("python") for name in tree - {"ClusterError", "ReaderGone"})
     assert protrna_cli.RunMismatch is RunMismatch is all_errors.RunMismatch

@@ -255,6 +255,8 @@ def native_stderr_at(descriptor: int) -> Iterator[None]:
         if sys.stderr is before:
             os.close(kept)
         else:
+            with suppress(OSError):
+                sys.stderr.flush()
             sys.stderr = before  # what was handed the other one meanwhile, as loggers are, goes on with it
 
 

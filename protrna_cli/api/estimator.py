@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """The embedding as a step of a scikit-learn pipeline: it takes sequences, and learns nothing from them.
 
-    It can be cloned, cross-validated in several processes and saved with joblib: a copy has the name of the
-    model, and loads it again.
+    It can be cloned, cross-validated in several processes and saved with joblib. Clones share a loaded model;
+    one that is named is loaded anew by each `fit`.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protrna_cli.api.bar import any_bar
+from protrna_cli.api.keywords import options_of, python_words
 from protrna_cli.disk import is_null_device, locked
 from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.fasta.census import take_census
@@ -99,8 +100,6 @@ def embed_fasta(
     >>> summary.n_records
     3
     """
-    from protrna_cli.api.keywords import options_of, python_words
-
     checkpoint: Checkpoint | None = None
     with python_words(embed_fasta):
         if options is not None and (how or model is not None):

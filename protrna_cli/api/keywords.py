@@ -115,7 +115,10 @@ def _spellings() -> dict[str, _Spelling]:
     return found
 
 
-_OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]*|-o|INPUT)(?![\w-])(?: (?P<value>[\w./][\w./:-]*))?")
+_OPTION = re.compile(
+    r"protrna [a-z]+( [a-z]+)?( --[a-z-]+( [\w/]+)?)+"  # of a command to type, which stays
+    r"|(?<![\w-])(?P<option>--[a-z][a-z0-9-]*|-o|INPUT)(?![\w=-])(?: (?P<value>[\w./][\w./:-]*))?"
+)
 
 _VALUES = {
     "number": r"\d+|N",
@@ -142,11 +145,9 @@ def in_python(message: str, keywords: Sequence[str] | None = None) -> str:
     """
 
     def spelled(found: re.Match[str]) -> str:
-        spelling = _spellings().get(found[1])
-        names = (
-            [name for name in spelling.keywords if keywords is None or name in keywords] if spelling else []
-        )
-        if not spelling or not names:
+        spelling = _spellings().get(found["option"], _Spelling((), ""))
+        names = [name for name in spelling.keywords if keywords is None or name in keywords]
+        if not names:
             return found[0]
         value = found["value"] or ""
         after = f" {value}" if value else ""

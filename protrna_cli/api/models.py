@@ -56,6 +56,8 @@ class Origin:
     def load(self) -> LoadedModel:
         """Return this model, loaded again unless this process has it.
 
+        The last one that was loaded so is kept, for the next task of a worker process.
+
         Raises
         ------
         WeightsError
@@ -67,6 +69,7 @@ class Origin:
             model = LOADED.get(self)
             if model is None:
                 model = load_model(self.name, self.folder, precision=self.precision, device=self.device)
+                _kept.append(model)
         if model.origin.sha256 != self.sha256:
             raise WeightsError(
                 f"{self.name}: another checkpoint than that of the pickled model (SHA-256 "
@@ -77,6 +80,9 @@ class Origin:
 
 LOADED: WeakValueDictionary[Origin, LoadedModel] = WeakValueDictionary()
 """The loaded models of this process."""
+
+_kept: list[LoadedModel] = []
+"""The last model that was loaded for a pickle; the next one that is loaded takes its place."""
 
 _loading = threading.Lock()
 
@@ -141,6 +147,7 @@ def load_named(
     name: str, path: AnyPath | None, precision: Precision, device: str, threads: int | None
 ) -> LoadedModel:
     """Load a model as `load_model` does; errors name the options of the command."""
+    _kept.clear()
     options = EmbedOptions(model=name, precision=precision, device=device, threads=threads)
     if precision == AUTO:
         precision = faster_precision(options)

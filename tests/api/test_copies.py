@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import shutil
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,21 @@ def test_threads_that_read_one_pickle_share_a_model() -> None:
     with ThreadPoolExecutor(4) as threads:
         first, *others = threads.map(load, range(4))
     assert all(other is first for other in others)
+
+
+def test_a_worker_keeps_the_last_model_of_its_tasks() -> None:
+    """So that it is not loaded for each task; the next one that is loaded takes its place."""
+    pickled = [pickle.dumps(load_model(TOY, precision=precision)) for precision in ("float32", "bfloat16")]
+    models.LOADED.clear()
+    first = weakref.ref(pickle.loads(pickled[0]))
+    assert pickle.loads(pickled[0]) is first() is not None
+    second = weakref.ref(pickle.loads(pickled[1]))
+    gc.collect()
+    assert first() is None
+    assert second() is not None
+    load_model("demo")
+    gc.collect()
+    assert second() is None
 
 
 def test_a_model_embeds_and_says_what_it_is() -> None:

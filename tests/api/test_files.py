@@ -211,6 +211,13 @@ def test_what_a_loaded_model_has_already_is_refused(
             "output_path=/dev/null is not a file; give output_path= one",
         ),
         ("run protrna weights fetch --to DIR", "run protrna weights fetch --to DIR"),
+        (
+            "use: zstd -dc --long=31 in.zst | protrna embed -",
+            "use: zstd -dc --long=31 in.zst | protrna embed -",
+        ),
+        ("run protrna embed with --shard 1/3", "run protrna embed with --shard 1/3"),
+        ("with protrna embed --shard 1/3 --overwrite and", "with protrna embed --shard 1/3 --overwrite and"),
+        ("protrna weights fetch, or leave --reuse out", "protrna weights fetch, or leave reuse= out"),
         ("raise it: ulimit -v unlimited", "raise it: ulimit -v unlimited"),
         ("pip install --force-reinstall tensorflow", "pip install --force-reinstall tensorflow"),
         ("co-opt well-o, a-o -omit --layers", "co-opt well-o, a-o -omit --layers"),

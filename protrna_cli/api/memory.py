@@ -23,7 +23,7 @@ from protrna_cli.errors import UsageError
 from protrna_cli.fasta.records import Record, Skipped, read_sequences
 from protrna_cli.output.embeddings import Embedding
 from protrna_cli.output.rows import Values
-from protrna_cli.plan.chunks import CHUNK_RECORDS, into_chunks
+from protrna_cli.plan.chunks import CHUNK_RECORDS, CHUNK_RESIDUES, into_chunks
 from protrna_cli.plan.pieces import embedded_length
 from protrna_cli.plan.rules import TRAINED_LENGTH, Gaps, Long, OnInvalid
 from protrna_cli.plan.values import AUTO, instance, path_text, switch
@@ -45,8 +45,11 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
-FIRST_HALVINGS = 8
-"""How many times the first chunk of a stream is halved: it has 16 records, or 4,096 residues."""
+BATCHES = 16
+"""Batches that a chunk of a stream fills, once it has grown."""
+
+HALVINGS = 4
+"""How many times the first chunk is halved: it fills one batch."""
 
 
 class _How(NamedTuple):
@@ -419,9 +422,9 @@ def embed_iter(
 ) -> Iterator[Embedding[Any]]:
     """Embed a stream of sequences, which need not end; yields each with its vectors, in the same order.
 
-    The results of a chunk come when it is computed. The first chunk has 16 records, and each next one twice
-    as many, up to 4,096. Memory does not grow with the stream: at most 1,048,576 residues are held, and of
-    vectors of the published model 20 MiB, or 5 GiB per token.
+    The results of a chunk come when it is computed. The first chunk fills one batch, and each next one twice
+    as many, up to 16. Memory does not grow with the stream: at most 4,096 records and 1,048,576 residues are
+    held, and of vectors of the published model 20 MiB, or 5 GiB per token.
 
     Parameters
     ----------
@@ -432,9 +435,10 @@ def embed_iter(
     on_invalid, gaps, skip_unknown, normalize
         As in `embed`.
     chunk
-        Records that are sorted by length together, up to 4,096: fewer come sooner, more waste less time on
-        pads. What runs in one batch with a sequence changes the last bits of its vectors: with `chunk=4096`
-        they are those of `embed` bit for bit, and otherwise within 1e-5 of them.
+        Records of a chunk, 1 to 4,096: they are sorted by length together. Fewer come sooner; more waste less
+        time on pads and on batches that are not full. What runs in one batch with a sequence changes the last
+        bits of its vectors: with `chunk=4096` they are those of `embed` bit for bit, and otherwise within
+        1e-5 of them.
     batch_tokens, progress
         As in `embed`.
 
@@ -482,9 +486,11 @@ def embed_iter(
             progress=progress,
         )
         items = read_sequences(named_sequences(records), how.options.rules)
-        return _embed_iter(
-            how.ready(model), into_chunks(items, chunk, halvings=0 if chunk else FIRST_HALVINGS)
-        )
+        ready = how.ready(model)
+        if chunk is None:
+            residues = min(BATCHES * ready.options.budget, CHUNK_RESIDUES)
+            return _embed_iter(ready, into_chunks(items, max_residues=residues, halvings=HALVINGS))
+        return _embed_iter(ready, into_chunks(items, chunk))
 
 
 def _embed_iter(ready: _Ready, chunks: Iterator[list[Record | Skipped]]) -> Iterator[Embedding[Any]]:

@@ -21,10 +21,8 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import normalize
 
 from protrna_cli import EmbedOptions, embed, embed_fasta, embed_iter, load_model
-from protrna_cli.api import memory
 from protrna_cli.errors import InputError, ProtrnaError, UsageError
 from protrna_cli.model.transformer import ProtRNA
-from protrna_cli.plan import chunks
 from protrna_cli.plan.rules import Rules
 from tests.conftest import GOLDEN, SAMPLE, TOY
 
@@ -283,7 +281,7 @@ def test_layers_are_given_by_their_number_as_asked(toy: ProtRNA) -> None:
     assert embed(["ACGU"], toy, layers=[0]).tobytes() == found[0].tobytes()  # type: ignore[union-attr]
 
 
-def test_a_stream_need_not_end(toy: ProtRNA, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_need_not_end(toy: ProtRNA) -> None:
     """Only what a chunk needs is taken from the stream."""
     taken = 0
 
@@ -298,26 +296,23 @@ def test_a_stream_need_not_end(toy: ProtRNA, monkeypatch: pytest.MonkeyPatch) ->
     rows.close()  # type: ignore[attr-defined]
 
 
-def test_rows_come_chunk_by_chunk_and_chunks_grow(toy: ProtRNA, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first after 16 records or 4,096 residues; each next chunk has the double, up to that of a file."""
-    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 64)
-    monkeypatch.setattr(memory, "FIRST_HALVINGS", 2)
-    taken: list[int] = []
+def test_rows_come_chunk_by_chunk_and_chunks_grow(toy: ProtRNA) -> None:
+    """The first fills one batch, and each next one twice as many, up to 16."""
+    taken = 0
 
-    def watched(n: int, length: int) -> Iterator[str]:
-        for i in range(n):
-            taken.append(i)
-            yield "A" * length
+    def watched() -> Iterator[str]:
+        nonlocal taken
+        while taken < 500:
+            taken += 1
+            yield "A" * 10
 
-    seen = []
-    for row in embed_iter(watched(300, 3), toy):
-        seen.append(len(taken))
-        assert int(row.id) <= len(taken)
-    assert sorted(set(seen)) == [16, 48, 112, 176, 240, 300]
-    monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 400)
-    taken.clear()
-    first = next(iter(embed_iter(watched(300, 40), toy)))
-    assert (first.id, len(taken)) == ("1", 3)  # two records, and that which would be too much
+    seen: dict[int, int] = {}
+    for number, row in enumerate(embed_iter(watched(), toy, batch_tokens=50), start=1):
+        assert row.id == str(number)
+        seen[taken] = number
+    sizes = np.diff([0, *seen.values()]).tolist()
+    assert sizes[:7] == [5, 10, 20, 40, 80, 80, 80]
+    assert [read - done for read, done in seen.items()][:-1] == [1] * (len(seen) - 1)  # which did not fit
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 3, 64, 4096])

@@ -101,7 +101,8 @@ class _Ready:
         shown.start(total)
         try:
             for chunk in embed_chunks(map(self._fitting, chunks), self.model, self.options, shown):
-                yield chunk._replace(vectors=[[self._finished(row) for row in of] for of in chunk.vectors])
+                finished = [list(map(self._finished, of_layer)) for of_layer in chunk.vectors]
+                yield chunk._replace(vectors=finished)
         finally:
             shown.close()
 
@@ -499,7 +500,7 @@ def _embed_iter(ready: _Ready, chunks: Iterator[list[Record | Skipped]]) -> Iter
             if chunk.skipped:
                 _warn_of_skipped(chunk.skipped, len(chunk.rows) + len(chunk.skipped), frames=3)
             for i, row in enumerate(chunk.rows):
-                vectors = [of[i] if ready.options.per_token else of[i][0] for of in chunk.vectors]
+                vectors = [rows[i] if ready.options.per_token else rows[i][0] for rows in chunk.vectors]
                 yield Embedding.of(row, ready.by_layer(vectors))
 
 

@@ -18,25 +18,74 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from protrna_cli.api.estimator import Embedder as Embedder
     from protrna_cli.api.files import embed_fasta
+    from protrna_cli.api.loaded import LoadedModel as LoadedModel
     from protrna_cli.api.memory import embed, embed_iter
     from protrna_cli.api.models import load_model, load_pretrained_model
+    from protrna_cli.api.reading import read_embeddings
+    from protrna_cli.errors import (
+        InputError,
+        InputUnreadable,
+        Interrupted,
+        MissingExtra,
+        NotFinite,
+        OutOfMemory,
+        OutputBusy,
+        OutputUnwritable,
+        ProtrnaError,
+        RunMismatch,
+        Stopped,
+        SystemLimit,
+        TensorFlowUnusable,
+        UsageError,
+        WeightsError,
+        WorkersLost,
+        WriteFailed,
+    )
     from protrna_cli.model.alphabet import Alphabet, BatchConverter
-    from protrna_cli.output.embeddings import Embedding, Embeddings, read_embeddings
+    from protrna_cli.output.embeddings import Embedding, Embeddings
+    from protrna_cli.plan.rules import Rules
+    from protrna_cli.plan.shard import Shard
     from protrna_cli.run.options import EmbedOptions
+
+_ERRORS = (
+    "InputError",
+    "InputUnreadable",
+    "Interrupted",
+    "MissingExtra",
+    "NotFinite",
+    "OutOfMemory",
+    "OutputBusy",
+    "OutputUnwritable",
+    "ProtrnaError",
+    "RunMismatch",
+    "Stopped",
+    "SystemLimit",
+    "TensorFlowUnusable",
+    "UsageError",
+    "WeightsError",
+    "WorkersLost",
+    "WriteFailed",
+)
 
 _HOMES = {
     "Alphabet": "protrna_cli.model.alphabet",
     "BatchConverter": "protrna_cli.model.alphabet",
     "EmbedOptions": "protrna_cli.run.options",
+    "Embedder": "protrna_cli.api.estimator",
     "Embedding": "protrna_cli.output.embeddings",
     "Embeddings": "protrna_cli.output.embeddings",
+    "LoadedModel": "protrna_cli.api.loaded",
+    "Rules": "protrna_cli.plan.rules",
+    "Shard": "protrna_cli.plan.shard",
     "embed": "protrna_cli.api.memory",
     "embed_fasta": "protrna_cli.api.files",
     "embed_iter": "protrna_cli.api.memory",
     "load_model": "protrna_cli.api.models",
     "load_pretrained_model": "protrna_cli.api.models",
-    "read_embeddings": "protrna_cli.output.embeddings",
+    "read_embeddings": "protrna_cli.api.reading",
+    **dict.fromkeys(_ERRORS, "protrna_cli.errors"),
 }
 
 __all__ = [
@@ -45,6 +94,25 @@ __all__ = [
     "EmbedOptions",
     "Embedding",
     "Embeddings",
+    "InputError",
+    "InputUnreadable",
+    "Interrupted",
+    "MissingExtra",
+    "NotFinite",
+    "OutOfMemory",
+    "OutputBusy",
+    "OutputUnwritable",
+    "ProtrnaError",
+    "Rules",
+    "RunMismatch",
+    "Shard",
+    "Stopped",
+    "SystemLimit",
+    "TensorFlowUnusable",
+    "UsageError",
+    "WeightsError",
+    "WorkersLost",
+    "WriteFailed",
     "__version__",
     "embed",
     "embed_fasta",
@@ -53,6 +121,9 @@ __all__ = [
     "load_pretrained_model",
     "read_embeddings",
 ]
+
+_ON_REQUEST = ["Embedder", "LoadedModel"]
+"""Names that `import *` leaves out: scikit-learn and TensorFlow are imported for them."""
 
 
 def __getattr__(name: str) -> Any:
@@ -70,4 +141,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List the public names, which `__getattr__` imports; nothing is imported here."""
-    return sorted(__all__)
+    return sorted([*__all__, *_ON_REQUEST])

@@ -31,6 +31,12 @@ LOAD_BYTES = 1 << 30
 
 _owned = False
 
+_starting = threading.RLock()
+"""Held while TensorFlow starts."""
+
+_tensorflow_speaks = False
+_tensorflow_is_ours = False
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -187,10 +193,71 @@ def importing_tensorflow() -> Iterator[None]:
     check_processor()
     check_threads()
     check_address_space(IMPORT_BYTES)
+    global _tensorflow_is_ours
+    _tensorflow_is_ours = True
     try:
-        yield
+        with starting_quietly():
+            yield
     except (ImportError, MemoryError, RuntimeError) as error:
         raise _failed_import(error) from error
+
+
+def let_tensorflow_speak() -> None:
+    """Have TensorFlow's log shown while it starts in this process."""
+    global _tensorflow_speaks
+    _tensorflow_speaks = True
+
+
+@contextmanager
+def starting_quietly() -> Iterator[bool]:
+    """Keep what TensorFlow logs as it starts off stderr; if an error ends the block, it is shown after all.
+
+    Yields whether it is kept off.
+
+    It stays as it is where somebody else imported TensorFlow, and in a process of our own, whose commands
+    care for it themselves. With flags for XLA it is shown: one that XLA does not know ends the process at
+    once, and only there it says so.
+    """
+    flags = os.environ.get("XLA_FLAGS") or os.environ.get("TF_XLA_FLAGS")
+    if _owned or _tensorflow_speaks or not _tensorflow_is_ours or flags:
+        yield False
+        return
+    from tempfile import TemporaryFile  # takes 10 ms, for which no --help should wait
+
+    with _starting, TemporaryFile() as log:
+        try:
+            with native_stderr_at(log.fileno()):
+                yield True
+        except BaseException:
+            log.seek(0)
+            with suppress(OSError):
+                os.write(2, log.read())
+            raise
+
+
+@contextmanager
+def native_stderr_at(descriptor: int) -> Iterator[None]:
+    """Point descriptor 2, to which native code writes, elsewhere; Python's `sys.stderr` stays where it is."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # stderr is closed
+        yield
+        return
+    before = sys.stderr
+    try:
+        os.dup2(descriptor, 2)
+        if before is sys.__stderr__ and before is not None:
+            how: dict[str, Any] = {"encoding": before.encoding, "errors": before.errors}
+            sys.stderr = open(kept, "w", buffering=1, closefd=False, **how)  # noqa: SIM115
+        yield
+    finally:
+        os.dup2(kept, 2)
+        if sys.stderr is before:
+            os.close(kept)
+        else:
+            with suppress(OSError):
+                sys.stderr.flush()
+            sys.stderr = before  # what was handed the other one meanwhile, as loggers are, goes on with it
 
 
 def check_processor() -> None:

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from protrna_cli.api.bar import any_bar
+from protrna_cli.api.keywords import options_of, python_words
 from protrna_cli.disk import is_null_device, locked
 from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.fasta.census import take_census
@@ -30,7 +32,12 @@ from protrna_cli.run.targets import (
 from protrna_cli.weights.locate import locate
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from protrna_cli.api.keywords import FileKeywords
+    from protrna_cli.api.loaded import LoadedModel
     from protrna_cli.run.estimate import Estimate
+    from protrna_cli.weights.checkpoint import Checkpoint
     from protrna_cli.weights.watcher import Watcher
 
 
@@ -38,9 +45,12 @@ def embed_fasta(
     inputs: AnyPath | Sequence[AnyPath],
     output_path: AnyPath,
     options: EmbedOptions | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     stop: Stop | None = None,
     watcher: Watcher | None = None,
+    *,
+    model: AnyPath | LoadedModel | None = None,
+    **how: Unpack[FileKeywords],
 ) -> Summary:
     """Embed FASTA files into one output, as `protrna embed` does.
 
@@ -50,30 +60,91 @@ def embed_fasta(
         One or more paths, or `-` for standard input; their records are read in this order.
     output_path
         The output file; a shard adds its number before the suffix, as in `out.3-of-7.parquet`. The null
-        device takes them as Parquet, as a pipe does in `stream_fasta`.
+        device takes them as Parquet.
+    options
+        All options as one value, instead of `model` and the keywords.
     progress
-        Callbacks for the progress of the run.
+        Whether to show a progress bar, in a terminal or a notebook; or callbacks for the progress.
     stop
         Checked for a request to stop; see `protrna_cli.run.stop`.
     watcher
         Callbacks for the progress of the download, if the weights are missing.
+    model
+        `protrna`, `demo` or the path of a checkpoint; or a model from `load_model`, with its precision and on
+        its device.
+    **how
+        Everything else that `EmbedOptions` and `Rules` have, by the same names: `layers` (one or several),
+        `per_token`, `per_token_output`, `pool`, `precision`, `dtype`, `format`, `h5_layout`, `device`,
+        `threads`, `batch_tokens`, `workers`, `weights_dir`, `check_weights`, `offline`, `overwrite`,
+        `resume`, `shard`, `reuse`, `on_invalid`, `gaps`, `long`, `max_length`, `overlap`, `skip_unknown`, and
+        `regions`, which may be the path of a BED file.
+
+    Returns
+    -------
+    Summary
+        What was done; `print(summary.text())`.
 
     Raises
     ------
+    UsageError
+        An argument is not one that its option takes, or two contradict each other.
     ProtrnaError
-        An error that the user can fix; see `protrna_cli.errors`.
+        Any other error that the user can fix; see `protrna_cli.errors`.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from protrna_cli import embed_fasta
+    >>> with TemporaryDirectory() as folder:
+    ...     summary = embed_fasta("sample_data/readme.fa", f"{folder}/out.npy", model="demo", layers=(3, -1))
+    >>> summary.n_records
+    3
+    """
+    checkpoint: Checkpoint | None = None
+    with python_words(embed_fasta):
+        if options is not None and (how or model is not None):
+            raise UsageError("options has all options; give it alone, or only keywords")
+        if model is not None and not isinstance(model, (str, os.PathLike)):
+            from protrna_cli.api.loaded import HeldCheckpoint
+
+            checkpoint = HeldCheckpoint(model)
+            options = options_of(**checkpoint.settings(**how))
+        elif options is None:
+            options = options_of(**({} if model is None else {"model": model}), **how)
+        shown = any_bar() if progress is True else progress or None
+        return embed_files(inputs, output_path, options, shown, stop, watcher, checkpoint)
+
+
+def embed_files(
+    inputs: AnyPath | Sequence[AnyPath],
+    output_path: AnyPath,
+    options: EmbedOptions,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+    watcher: Watcher | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Summary:
+    """Embed FASTA files into one output: what `embed_fasta` does, with the messages of the command.
+
+    Parameters
+    ----------
+    checkpoint
+        Of the model; by default that which `options` name.
     """
     options, names = _checked(options), _as_list(inputs)
     progress, stop = progress or Progress(), stop or Stop()
     output = Path(path_text("-o", output_path))
     if is_null_device(output):
         with Path(os.devnull).open("wb") as null:
-            return stream_fasta(names, null.fileno(), options, progress, stop, watcher, name=os.devnull)
+            return stream_fasta(
+                names, null.fileno(), options, progress, stop, watcher, os.devnull, checkpoint
+            )
     targets = targets_of(output, options)
     options = settle(options, [target.path for target in targets])
-    checkpoint = locate(options.model, options.weights_dir, options.check_weights)
+    located = locate(options.model, options.weights_dir, options.check_weights)
+    protect_targets(targets, names, located, options)
+    checkpoint = checkpoint or located
     checkpoint.check_reachable(options.offline)
-    protect_targets(targets, names, checkpoint, options)
     with ExitStack() as stack:
         for target in targets:
             stack.enter_context(locked(target.path))
@@ -95,6 +166,7 @@ def stream_fasta(
     stop: Stop | None = None,
     watcher: Watcher | None = None,
     name: str = "-",
+    checkpoint: Checkpoint | None = None,
 ) -> Summary:
     """Embed FASTA files into a pipe as Parquet, as `protrna embed -o -` does; see `protrna_cli.run.stream`.
 
@@ -106,6 +178,8 @@ def stream_fasta(
         As in `embed_fasta`.
     name
         What was given to `-o`, for messages.
+    checkpoint
+        Of the model; by default that which `options` name.
 
     Raises
     ------
@@ -123,7 +197,7 @@ def stream_fasta(
     options = settle(options)
     from protrna_cli.run.stream import Stream  # imports pyarrow, which other formats do not need
 
-    checkpoint = locate(options.model, options.weights_dir, options.check_weights)
+    checkpoint = checkpoint or locate(options.model, options.weights_dir, options.check_weights)
     checkpoint.check_reachable(options.offline)
     output = Path("<stdout>" if name == "-" else name)
     target = Target(output, choose_format(output, "parquet"), options.per_token)

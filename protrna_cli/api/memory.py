@@ -10,125 +10,115 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from protrna_cli.api.bar import any_bar
-from protrna_cli.api.models import load_model
+from protrna_cli.api.keywords import options_of, python_words
+from protrna_cli.api.models import load_named, refuse_settings
 from protrna_cli.api.sequences import named_sequences
 from protrna_cli.errors import UsageError
 from protrna_cli.fasta.records import Record, Skipped, read_sequences
 from protrna_cli.output.embeddings import Embedding
+from protrna_cli.output.rows import Values
+from protrna_cli.plan.chunks import CHUNK_RECORDS, CHUNK_RESIDUES, into_chunks
 from protrna_cli.plan.pieces import embedded_length
-from protrna_cli.plan.rules import TRAINED_LENGTH, Rules
-from protrna_cli.plan.values import AUTO, instance, switch
+from protrna_cli.plan.rules import TRAINED_LENGTH, Gaps, Long, OnInvalid
+from protrna_cli.plan.values import AUTO, instance, path_text, switch
 from protrna_cli.run.auto import batch_tokens_of
 from protrna_cli.run.in_memory import ChunkRows, embed_chunks
-from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.options import Dtype, EmbedOptions, Pool, Precision
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from protrna_cli.run.run import check_memory
 from protrna_cli.text import counted
 from protrna_cli.weights.names import PUBLISHED
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     from typing_extensions import Unpack
 
+    from protrna_cli.api.keywords import Keywords, OneLayer, SeveralLayers
     from protrna_cli.api.sequences import AnySequences
     from protrna_cli.model.transformer import ProtRNA
     from protrna_cli.plan.values import AnyPath
 
-    OneLayer: TypeAlias = int | tuple[int]
-    SeveralLayers: TypeAlias = tuple[int, int, Unpack[tuple[int, ...]]]
-
 Floats = npt.NDArray[np.float32]
-AnyVectors = Floats | list[Floats] | dict[int, Floats] | dict[int, list[Floats]]
+
+BATCHES = 16
+"""Batches that a chunk of a stream fills, once it has grown."""
+
+HALVINGS = 4
+"""How many times the first chunk is halved: it fills one batch."""
 
 
-class _Keywords(TypedDict, total=False):
-    """The keywords that do not change the type of the result."""
-
-    pool: str
-    precision: str | None
-    long: str
-    max_length: int
-    overlap: int | None
-    on_invalid: str
-    gaps: str
-    skip_unknown: bool
-    batch_tokens: int | str
-    progress: bool
-
-
-class _How:
+class _How(NamedTuple):
     """How to embed: the keywords, once they are checked."""
 
-    def __init__(
-        self,
-        layers: int | Sequence[int],
-        per_token: bool,
-        pool: str,
-        precision: str | None,
-        batch_tokens: int | str,
-        progress: bool,
-        rules: Rules,
-    ) -> None:
-        switch("progress", progress)
-        self._precision = precision
-        self._progress = progress
-        self._options = EmbedOptions(
-            layers=tuple(layers) if isinstance(layers, Sequence) else (layers,),
-            per_token=per_token,
-            pool=pool,
-            precision="float32" if precision is None else precision,
-            batch_tokens=batch_tokens,
-            rules=rules,
-        )
+    options: EmbedOptions
+    precision: str | None
+    normalize: bool
+    progress: bool
 
     def ready(self, model: AnyPath | ProtRNA) -> _Ready:
         """Load the model, unless it is loaded, and resolve the layers for it."""
+        options = self.options
         if isinstance(model, (str, os.PathLike)):
-            return _Ready(load_model(model, precision=self._options.precision), self._options, self._progress)
+            name, settings = path_text("--model", model), (options.precision, options.device, options.threads)
+            return _Ready(load_named(name, None, *settings), self)
         from protrna_cli.model.transformer import ProtRNA  # imports TensorFlow
 
         instance("model", model, ProtRNA, "protrna, demo, the path of a checkpoint or a loaded model")
-        if self._precision not in (None, model.precision):
-            raise UsageError(
-                f"precision={self._precision!r}, but the model was loaded in {model.precision}; leave it "
-                "out, or load the model with this precision"
-            )
-        return _Ready(model, self._options, self._progress)
+        refuse_settings(model, self.precision, options.device, options.threads)
+        return _Ready(model, self)
+
+
+def _how(precision: str | None, normalize: bool, progress: bool, **given: Any) -> _How:
+    """Check the keywords, whatever the model."""
+    switch("normalize", normalize)
+    switch("progress", progress)
+    options = options_of(precision="float32" if precision is None else precision, **given)
+    return _How(options, precision, normalize, progress)
 
 
 class _Ready:
     """A loaded model, and what to compute with it."""
 
-    def __init__(self, model: ProtRNA, options: EmbedOptions, progress: bool) -> None:
+    def __init__(self, model: ProtRNA, how: _How) -> None:
         self.model = model
-        self._layers = options.layers
-        self._progress = progress
+        self._layers = how.options.layers
+        self._progress, self._normalize, self.dtype = how.progress, how.normalize, how.options.dtype
+        options = replace(how.options, layers=model.size.layer_indices(self._layers))
         if options.batch_tokens == AUTO:
             options = replace(options, batch_tokens=batch_tokens_of(model))
-        self.options = replace(options, layers=model.size.layer_indices(options.layers))
+        if how.normalize:  # before numbers are narrowed
+            options = replace(options, dtype="float32")
+        self.options = options
 
-    def chunks(self, items: Iterable[Record | Skipped], total: Amount) -> Iterator[ChunkRows]:
+    def rows(self, chunks: Iterable[list[Record | Skipped]], total: Amount) -> Iterator[ChunkRows]:
         """Embed records chunk by chunk, with a progress bar if it is wanted."""
         shown = any_bar() if self._progress else Progress()
         shown.start(total)
         try:
-            yield from embed_chunks(self._fitting(items), self.model, self.options, shown)
+            for chunk in embed_chunks(map(self._fitting, chunks), self.model, self.options, shown):
+                finished = [list(map(self._finished, of_layer)) for of_layer in chunk.vectors]
+                yield chunk._replace(vectors=finished)
         finally:
             shown.close()
 
-    def _fitting(self, items: Iterable[Record | Skipped]) -> Iterator[Record | Skipped]:
-        """Pass items through; raises UsageError at a record that does not fit into memory in one piece."""
-        for item in items:
-            if self.options.rules.long == "whole":
+    def _fitting(self, chunk: list[Record | Skipped]) -> list[Record | Skipped]:
+        """Pass a chunk through; raises UsageError at a record that does not fit into memory in one piece."""
+        if self.options.rules.long == "whole":
+            for item in chunk:
                 check_memory(item.length, item.id, self.model.size)
-            yield item
+        return chunk
+
+    def _finished(self, vectors: Values) -> Values:
+        """Divide vectors (n, D) by their lengths, if that is wanted."""
+        if not self._normalize:
+            return vectors
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+        return np.divide(vectors, np.where(lengths, lengths, 1)).astype(self.dtype)
 
     def by_layer(self, found: Sequence[Any]) -> Any:
         """Give what was found for the layer, or for several layers a dict by layer as it was given."""
@@ -145,7 +135,9 @@ def embed(
     *,
     layers: OneLayer = ...,
     per_token: Literal[False] = ...,
-    **how: Unpack[_Keywords],
+    dtype: Literal["float32"] = ...,
+    return_ids: Literal[False] = ...,
+    **how: Unpack[Keywords],
 ) -> Floats: ...
 
 
@@ -156,7 +148,9 @@ def embed(
     *,
     layers: OneLayer = ...,
     per_token: Literal[True],
-    **how: Unpack[_Keywords],
+    dtype: Literal["float32"] = ...,
+    return_ids: Literal[False] = ...,
+    **how: Unpack[Keywords],
 ) -> list[Floats]: ...
 
 
@@ -167,7 +161,9 @@ def embed(
     *,
     layers: SeveralLayers,
     per_token: Literal[False] = ...,
-    **how: Unpack[_Keywords],
+    dtype: Literal["float32"] = ...,
+    return_ids: Literal[False] = ...,
+    **how: Unpack[Keywords],
 ) -> dict[int, Floats]: ...
 
 
@@ -178,7 +174,9 @@ def embed(
     *,
     layers: SeveralLayers,
     per_token: Literal[True],
-    **how: Unpack[_Keywords],
+    dtype: Literal["float32"] = ...,
+    return_ids: Literal[False] = ...,
+    **how: Unpack[Keywords],
 ) -> dict[int, list[Floats]]: ...
 
 
@@ -187,10 +185,38 @@ def embed(
     sequences: AnySequences,
     model: AnyPath | ProtRNA = ...,
     *,
-    layers: int | Sequence[int],
+    layers: OneLayer = ...,
+    per_token: Literal[False] = ...,
+    dtype: Literal["float32"] = ...,
+    return_ids: Literal[True],
+    **how: Unpack[Keywords],
+) -> tuple[Floats, list[str]]: ...
+
+
+@overload
+def embed(
+    sequences: AnySequences,
+    model: AnyPath | ProtRNA = ...,
+    *,
+    layers: OneLayer = ...,
+    per_token: Literal[True],
+    dtype: Literal["float32"] = ...,
+    return_ids: Literal[True],
+    **how: Unpack[Keywords],
+) -> tuple[list[Floats], list[str]]: ...
+
+
+@overload
+def embed(
+    sequences: AnySequences,
+    model: AnyPath | ProtRNA = ...,
+    *,
+    layers: int | Sequence[int] = ...,
     per_token: bool = ...,
-    **how: Unpack[_Keywords],
-) -> AnyVectors: ...
+    dtype: Dtype = ...,
+    return_ids: bool = ...,
+    **how: Unpack[Keywords],
+) -> Any: ...
 
 
 def embed(
@@ -199,17 +225,22 @@ def embed(
     *,
     layers: int | Sequence[int] = -1,
     per_token: bool = False,
-    pool: str = "mean",
-    precision: str | None = None,
-    long: str = "window",
+    pool: Pool = "mean",
+    precision: Precision | None = None,
+    dtype: Dtype = "float32",
+    device: str = AUTO,
+    threads: int | None = None,
+    long: Long = "window",
     max_length: int = TRAINED_LENGTH,
     overlap: int | None = None,
-    on_invalid: str = "error",
-    gaps: str = "error",
+    on_invalid: OnInvalid = "error",
+    gaps: Gaps = "error",
     skip_unknown: bool = False,
+    normalize: bool = False,
+    return_ids: bool = False,
     batch_tokens: int | str = AUTO,
     progress: bool = False,
-) -> AnyVectors:
+) -> Any:
     """Embed sequences; returns their vectors in the same order.
 
     The rules and the numbers are those of `protrna embed` for the same records, bit for bit on one machine.
@@ -230,17 +261,25 @@ def embed(
         `mean` or `max` over the residues, or `cls`; not for `per_token`.
     precision
         Precision of matrix multiplication, `float32` or `bfloat16`; by default that of `model`, or `float32`.
+    dtype
+        Number type of the result: `float32` or `float16`.
+    device, threads
+        As in `load_model`, for a model that is loaded here.
     long, max_length, overlap
         What to do with a sequence of more than `max_length` residues: `window` covers it with windows that
         share at least `overlap` residues (by default a quarter of `max_length`), `truncate`, `error`, `skip`
         or `whole`.
     on_invalid
         What to do with a letter that is neither residue nor gap: `error`, read it as `unknown`, or `skip` the
-        sequence. A warning counts the sequences that are skipped; they have no row.
+        sequence. A warning counts the sequences that are skipped and names the first; they have no row.
     gaps
         `error`, `remove` them, or read them as `unknown` residues.
     skip_unknown
         Leave unknown residues out of means.
+    normalize
+        Divide each vector by its length, so that the dot product of two is their cosine similarity.
+    return_ids
+        Return the ids of the rows too: those of `sequences`, or numbers from 1, without those skipped.
     batch_tokens
         Token budget of a batch, or `auto`: by CPU threads, or by the free memory of the GPU.
     progress
@@ -249,8 +288,9 @@ def embed(
     Returns
     -------
     array, list or dict
-        float32 (N, D); with `per_token` a list of N arrays (L, D). For several layers a dict with such a
-        value for each layer, by its number as it was given.
+        (N, D) in `dtype`; with `per_token` a list of N arrays (L, D). For several layers a dict with such a
+        value for each layer, by its number as it was given. With `return_ids` a pair of this and a list of N
+        ids.
 
     Raises
     ------
@@ -274,27 +314,50 @@ def embed(
     >>> embed(["GGGGCCCC", "ACGU"], model="demo", layers=(3, -1))[3].shape
     (2, 320)
     """
-    rules = Rules(on_invalid, gaps, long, max_length, overlap, skip_unknown)
-    how = _How(layers, per_token, pool, precision, batch_tokens, progress, rules)
+    switch("return_ids", return_ids)
+    with python_words(embed):
+        how = _how(
+            layers=layers,
+            per_token=per_token,
+            pool=pool,
+            precision=precision,
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            long=long,
+            max_length=max_length,
+            overlap=overlap,
+            on_invalid=on_invalid,
+            gaps=gaps,
+            skip_unknown=skip_unknown,
+            normalize=normalize,
+            batch_tokens=batch_tokens,
+            progress=progress,
+        )
+        vectors, ids = _embed(sequences, model, how)
+    return (vectors, ids) if return_ids else vectors
+
+
+def _embed(sequences: AnySequences, model: AnyPath | ProtRNA, how: _How) -> tuple[Any, list[str]]:
+    rules, per_token = how.options.rules, how.options.per_token
     items = list(read_sequences(named_sequences(sequences), rules))
     records = [item for item in items if isinstance(item, Record)]
     if len(records) < len(items):
-        _warn_of_skipped([item for item in items if isinstance(item, Skipped)], len(items))
+        _warn_of_skipped([item for item in items if isinstance(item, Skipped)], len(items), frames=4)
     total = Amount(len(records), sum(embedded_length(record.length, rules) for record in records))
     ready = how.ready(model)
     found: list[Any] = [[] for _ in ready.options.layers]
     if not per_token:
-        found = [np.empty((len(records), ready.model.size.width), np.float32) for _ in found]
+        found = [np.empty((len(records), ready.model.size.width), ready.dtype) for _ in found]
     done = 0
-    for chunk in ready.chunks(items, total):
+    for chunk in ready.rows(into_chunks(items), total):
         for kept, vectors in zip(found, chunk.vectors, strict=True):
             if per_token:
                 kept.extend(vectors)
             elif vectors:
                 kept[done : done + len(vectors)] = np.concatenate(vectors)
         done += len(chunk.rows)
-    result: AnyVectors = ready.by_layer(found)
-    return result
+    return ready.by_layer(found), [record.id for record in records]
 
 
 @overload
@@ -304,7 +367,9 @@ def embed_iter(
     *,
     layers: OneLayer = ...,
     per_token: bool = ...,
-    **how: Unpack[_Keywords],
+    dtype: Literal["float32"] = ...,
+    chunk: int | None = ...,
+    **how: Unpack[Keywords],
 ) -> Iterator[Embedding[Floats]]: ...
 
 
@@ -315,7 +380,9 @@ def embed_iter(
     *,
     layers: SeveralLayers,
     per_token: bool = ...,
-    **how: Unpack[_Keywords],
+    dtype: Literal["float32"] = ...,
+    chunk: int | None = ...,
+    **how: Unpack[Keywords],
 ) -> Iterator[Embedding[dict[int, Floats]]]: ...
 
 
@@ -324,9 +391,11 @@ def embed_iter(
     records: AnySequences,
     model: AnyPath | ProtRNA = ...,
     *,
-    layers: int | Sequence[int],
+    layers: int | Sequence[int] = ...,
     per_token: bool = ...,
-    **how: Unpack[_Keywords],
+    dtype: Dtype = ...,
+    chunk: int | None = ...,
+    **how: Unpack[Keywords],
 ) -> Iterator[Embedding[Any]]: ...
 
 
@@ -336,37 +405,49 @@ def embed_iter(
     *,
     layers: int | Sequence[int] = -1,
     per_token: bool = False,
-    pool: str = "mean",
-    precision: str | None = None,
-    long: str = "window",
+    pool: Pool = "mean",
+    precision: Precision | None = None,
+    dtype: Dtype = "float32",
+    device: str = AUTO,
+    threads: int | None = None,
+    long: Long = "window",
     max_length: int = TRAINED_LENGTH,
     overlap: int | None = None,
-    on_invalid: str = "error",
-    gaps: str = "error",
+    on_invalid: OnInvalid = "error",
+    gaps: Gaps = "error",
     skip_unknown: bool = False,
+    normalize: bool = False,
+    chunk: int | None = None,
     batch_tokens: int | str = AUTO,
     progress: bool = False,
 ) -> Iterator[Embedding[Any]]:
     """Embed a stream of sequences, which need not end; yields each with its vectors, in the same order.
 
-    Memory does not grow with the stream: at most one chunk of it is held, which is 4,096 records or 1,048,576
-    residues, whichever comes first. The first result comes when the first chunk is computed. With the
-    published model, the vectors of a chunk take at most 20 MiB, or 5 GiB per token.
+    The results of a chunk come when it is computed. The first chunk fills one batch, and each next one twice
+    as many, up to 16. Memory does not grow with the stream: at most 4,096 records and 1,048,576 residues are
+    held, and of vectors of the published model 20 MiB, or 5 GiB per token.
 
     Parameters
     ----------
     records
         As `sequences` in `embed`.
-    model, layers, per_token, pool, precision, long, max_length, overlap, on_invalid, gaps, skip_unknown
+    model, layers, per_token, pool, precision, dtype, device, threads, long, max_length, overlap
         As in `embed`.
+    on_invalid, gaps, skip_unknown, normalize
+        As in `embed`.
+    chunk
+        Records of a chunk, 1 to 4,096: they are sorted by length together. Fewer come sooner; more waste less
+        time on pads and on batches that are not full. What runs in one batch with a sequence changes the last
+        bits of its vectors: with `chunk=4096` they are those of `embed` bit for bit, and otherwise within
+        1e-5 of them.
     batch_tokens, progress
         As in `embed`.
 
     Yields
     ------
     Embedding
-        Id, description and counts of a record, and its `vectors`: float32 (D,), or (L, D) with `per_token`.
-        For several layers a dict with such an array for each.
+        Id, description and counts of a record, and its `vectors`: (D,) in `dtype`, or (L, D) per token. For
+        several layers a dict with such an array for each.
 
     Raises
     ------
@@ -384,22 +465,46 @@ def embed_iter(
     seq1 82 (320,)
     seq2 100 (320,)
     """
-    rules = Rules(on_invalid, gaps, long, max_length, overlap, skip_unknown)
-    how = _How(layers, per_token, pool, precision, batch_tokens, progress, rules)
-    return _embed_iter(how.ready(model), read_sequences(named_sequences(records), rules))
+    with python_words(embed_iter):
+        if chunk is not None and (type(chunk) is not int or not 1 <= chunk <= CHUNK_RECORDS):
+            raise UsageError(f"chunk takes a whole number from 1 to {CHUNK_RECORDS:,}, not {chunk!r}")
+        how = _how(
+            layers=layers,
+            per_token=per_token,
+            pool=pool,
+            precision=precision,
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            long=long,
+            max_length=max_length,
+            overlap=overlap,
+            on_invalid=on_invalid,
+            gaps=gaps,
+            skip_unknown=skip_unknown,
+            normalize=normalize,
+            batch_tokens=batch_tokens,
+            progress=progress,
+        )
+        items = read_sequences(named_sequences(records), how.options.rules)
+        ready = how.ready(model)
+        if chunk is None:
+            residues = min(BATCHES * ready.options.budget, CHUNK_RESIDUES)
+            return _embed_iter(ready, into_chunks(items, max_residues=residues, halvings=HALVINGS))
+        return _embed_iter(ready, into_chunks(items, chunk))
 
 
-def _embed_iter(ready: _Ready, items: Iterator[Record | Skipped]) -> Iterator[Embedding[Any]]:
-    for chunk in ready.chunks(items, NOTHING):
-        if chunk.skipped:
-            _warn_of_skipped(chunk.skipped, len(chunk.rows) + len(chunk.skipped))
-        for i, row in enumerate(chunk.rows):
-            vectors = [
-                of_layer[i] if ready.options.per_token else of_layer[i][0] for of_layer in chunk.vectors
-            ]
-            yield Embedding.of(row, ready.by_layer(vectors))
+def _embed_iter(ready: _Ready, chunks: Iterator[list[Record | Skipped]]) -> Iterator[Embedding[Any]]:
+    with python_words(embed_iter):
+        for chunk in ready.rows(chunks, NOTHING):
+            if chunk.skipped:
+                _warn_of_skipped(chunk.skipped, len(chunk.rows) + len(chunk.skipped), frames=3)
+            for i, row in enumerate(chunk.rows):
+                vectors = [rows[i] if ready.options.per_token else rows[i][0] for rows in chunk.vectors]
+                yield Embedding.of(row, ready.by_layer(vectors))
 
 
-def _warn_of_skipped(skipped: list[Skipped], of: int) -> None:
+def _warn_of_skipped(skipped: list[Skipped], of: int, frames: int) -> None:
+    """Warn where the caller is, so many frames up."""
     text = f"{counted(len(skipped), 'sequence')} of {of:,} skipped, without a row; the first: {skipped[0]}"
-    warnings.warn(text, stacklevel=3)
+    warnings.warn(text, stacklevel=frames)

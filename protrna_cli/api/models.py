@@ -2,32 +2,100 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
-from protrna_cli.errors import WeightsError
-from protrna_cli.plan.values import AUTO, AnyPath, path_text
-from protrna_cli.run.options import EmbedOptions
+from protrna_cli.api.keywords import python_words
+from protrna_cli.errors import UsageError, WeightsError
+from protrna_cli.machine import let_tensorflow_speak
+from protrna_cli.plan.values import AUTO, AnyPath, path_text, switch
+from protrna_cli.run.options import EmbedOptions, Precision
 from protrna_cli.run.precision import faster_precision
 from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
 from protrna_cli.weights.locate import locate, weights_folder_if_any
-from protrna_cli.weights.names import PUBLISHED, PUBLISHED_FILE
+from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
 
 if TYPE_CHECKING:
+    from protrna_cli.api.loaded import LoadedModel
     from protrna_cli.model.transformer import ProtRNA
 
 _HEADS = ("ssHead_", "rbpHead_", "mrlHead_")
 """How the names of the published downstream heads begin."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a loaded model came from: what a pickle of it holds.
+
+    Attributes
+    ----------
+    name, folder
+        `name` and `path` of `load_model`, of files with their folders.
+    precision
+        Its precision.
+    device
+        The device that was asked for, as `auto`.
+    sha256
+        SHA-256 of the checkpoint in hexadecimal; None for the demo model.
+    """
+
+    name: str
+    folder: str | None
+    precision: Precision
+    device: str
+    sha256: str | None
+
+    @property
+    def path(self) -> str:
+        """The checkpoint, as `model` takes it."""
+        return self.name if self.folder is None else str(Path(self.folder, self.name))
+
+    def load(self) -> LoadedModel:
+        """Return this model, loaded again unless this process has it.
+
+        The last one that was loaded so is kept, for the next task of a worker process.
+
+        Raises
+        ------
+        WeightsError
+            The checkpoint is another one by now.
+        ProtrnaError
+            As `load_model`.
+        """
+        with _loading:
+            model = LOADED.get(self)
+            if model is None:
+                model = load_model(self.name, self.folder, precision=self.precision, device=self.device)
+                _kept.append(model)
+        if model.origin.sha256 != self.sha256:
+            raise WeightsError(
+                f"{self.name}: another checkpoint than that of the pickled model (SHA-256 "
+                f"{model.origin.sha256}, not {self.sha256}); put that one there, or pickle again"
+            )
+        return model
+
+
+LOADED: WeakValueDictionary[Origin, LoadedModel] = WeakValueDictionary()
+"""The loaded models of this process."""
+
+_kept: list[LoadedModel] = []
+"""The last model that was loaded for a pickle; the next one that is loaded takes its place."""
+
+_loading = threading.Lock()
+
+
 def load_model(
     name: AnyPath = PUBLISHED,
     path: AnyPath | None = None,
     *,
-    precision: str = "float32",
+    precision: Precision = "float32",
     device: str = "auto",
     threads: int | None = None,
-) -> ProtRNA:
+    verbose: bool = False,
+) -> LoadedModel:
     """Load a model. It is released with the last reference to it.
 
     Parameters
@@ -47,6 +115,9 @@ def load_model(
     threads
         CPU threads of TensorFlow, for the whole process: to be given before TensorFlow first runs. By
         default TensorFlow's own setting stays as it is.
+    verbose
+        Show what TensorFlow logs as it starts, if this is the first model of the process. It is kept off
+        stderr otherwise, unless an error ends the start, or this process imported TensorFlow before.
 
     Raises
     ------
@@ -65,7 +136,18 @@ def load_model(
     >>> model.size.layers, model.size.width
     (6, 320)
     """
-    name = path_text("--model", name)
+    with python_words(load_model):
+        switch("verbose", verbose)
+        if verbose:
+            let_tensorflow_speak()
+        return load_named(path_text("--model", name), path, precision, device, threads)
+
+
+def load_named(
+    name: str, path: AnyPath | None, precision: Precision, device: str, threads: int | None
+) -> LoadedModel:
+    """Load a model as `load_model` does; errors name the options of the command."""
+    _kept.clear()
     options = EmbedOptions(model=name, precision=precision, device=device, threads=threads)
     if precision == AUTO:
         precision = faster_precision(options)
@@ -74,12 +156,32 @@ def load_model(
     checkpoint.obtain()
     with checkpoint.hashing() as sha256:
         import protrna_cli.model.load  # noqa: F401 (takes 2 s, as the hash does the first time)
+        from protrna_cli.api.loaded import LoadedModel
 
-        sha256()  # refuses a checkpoint that changed since it was verified
-    return checkpoint.load(precision, device, threads)
+        digest = sha256()  # refuses a checkpoint that changed since it was verified
+    if path is not None:
+        folder = str(Path(path).absolute())
+    else:
+        folder, name = None, name if name in (PUBLISHED, DEMO) else str(Path(name).absolute())
+    loaded = checkpoint.load(precision, device, threads)
+    return LoadedModel(loaded, Origin(name, folder, precision, device, digest))
 
 
-def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./weights") -> ProtRNA:
+def refuse_settings(model: ProtRNA, precision: object, device: object, threads: object) -> None:
+    """Refuse settings that a loaded model has already."""
+    if precision not in (None, model.precision):
+        raise UsageError(
+            f"precision={precision!r}, but the model was loaded in {model.precision}; leave it "
+            "out, or load the model with this precision"
+        )
+    if device != AUTO or threads is not None:
+        raise UsageError(
+            "device= and threads= are for a model that is loaded by its name, but this one is loaded; leave "
+            "them out, or give them to load_model"
+        )
+
+
+def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./weights") -> LoadedModel:
     """Load `path/name.h5`, as the published code does; `ProtRNA_pretrained` is downloaded if it is missing.
 
     Raises

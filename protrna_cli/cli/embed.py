@@ -147,7 +147,7 @@ def embed(
     if embed_options.model == DEMO and not quiet:
         say(f"note: {DEMO_NOTICE}")
     with quiet_libraries(verbose), SignalStop() as stop:
-        from protrna_cli.api.files import embed_fasta, stream_fasta
+        from protrna_cli.api.files import embed_files, stream_fasta
 
         callbacks = progress_for(progress, quiet), stop, watcher_for(progress, quiet)
         if dask:
@@ -157,7 +157,7 @@ def embed(
         elif output == STDOUT:
             summary = stream_fasta(inputs, claim_stdout(), embed_options, *callbacks)
         else:
-            summary = embed_fasta(inputs, output, embed_options, *callbacks)
+            summary = embed_files(inputs, output, embed_options, *callbacks)
     if not quiet:
         say(summary.text())
         if output != STDOUT and not is_null_device(Path(output)):

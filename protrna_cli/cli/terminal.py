@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from protrna_cli.errors import OutputUnwritable, UsageError, WriteFailed
+from protrna_cli.machine import native_stderr_at
 from protrna_cli.text import printable, reason
 
 _COLOURS = {"error": "red", "note": "yellow", "next": "cyan"}
@@ -68,27 +69,8 @@ def quiet_libraries(verbose: bool) -> Iterator[None]:
     if os.environ.get("XLA_FLAGS") or os.environ.get("TF_XLA_FLAGS"):
         yield
         return
-    try:
-        kept = os.dup(2)
-    except OSError:  # stderr is closed
+    with Path(os.devnull).open("wb") as null, native_stderr_at(null.fileno()):
         yield
-        return
-    null = os.open(os.devnull, os.O_WRONLY)
-    before = sys.stderr
-    try:
-        os.dup2(null, 2)
-        if before is sys.__stderr__ and before is not None:
-            sys.stderr = os.fdopen(
-                os.dup(kept), "w", buffering=1, encoding=before.encoding, errors=before.errors
-            )
-        yield
-    finally:
-        if sys.stderr is not before:
-            sys.stderr.close()
-            sys.stderr = before
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
 
 
 def claim_stdout() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from typing import Any
 
@@ -19,6 +19,7 @@ from protrna_cli.machine import (
     importing_tensorflow,
     is_own_process,
     parse_device,
+    starting_quietly,
 )
 from protrna_cli.model.structure import Placer
 from protrna_cli.text import counted
@@ -74,7 +75,17 @@ def configure(device: str = "auto", threads: int | None = None) -> str:
     """
     global _process
     refuse_fork()
-    _process = os.getpid()
+    first, _process = _process is None, os.getpid()
+    if not first:
+        return _configure(device, threads)
+    with starting_quietly() as quiet:
+        name = _configure(device, threads)
+        if quiet:
+            _wake(tensorflow_name(name))
+    return name
+
+
+def _configure(device: str, threads: int | None) -> str:
     gpu = _find_gpu(device)
     try:
         if is_own_process():
@@ -91,15 +102,24 @@ def configure(device: str = "auto", threads: int | None = None) -> str:
     return f"gpu:{gpu.name.rpartition(':')[2]}" if gpu else "cpu"
 
 
+def _wake(device: str) -> None:
+    """Compute something, so that TensorFlow says now what it says when it first computes."""
+    with suppress(tf.errors.OpError), tf.device(device):  # a model meets the error too
+        _multiply(tf.ones((8, 8)))
+
+
+def _multiply(x: Any) -> None:
+    """Compute with each of the libraries that a model needs."""
+    tf.matmul(x, x).numpy()
+    tf.function(lambda x: tf.tanh(tf.matmul(x, x)), jit_compile=True)(x).numpy()
+
+
 @cache
 def _try(gpu: Any) -> None:
     """Compute something on the only visible GPU, with each of the libraries that a model needs there."""
-    multiply = tf.function(lambda x: tf.tanh(tf.matmul(x, x)), jit_compile=True)
     try:
         with tf.device("/device:GPU:0"):
-            ones = tf.ones((8, 8))
-            tf.matmul(ones, ones).numpy()
-            multiply(ones).numpy()
+            _multiply(tf.ones((8, 8)))
     except tf.errors.OpError as error:
         [name] = _names([gpu])
         reason = next(iter(error.message.splitlines()), type(error).__name__)

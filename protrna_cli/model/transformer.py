@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from protrna_cli.errors import UsageError
 from protrna_cli.model import layers
 from protrna_cli.model.alphabet import Alphabet, Tokens
 from protrna_cli.model.layers import BatchLayout, PackedLayout, PaddedLayout
@@ -96,18 +97,25 @@ class ProtRNA:
         Raises
         ------
         UsageError
-            The model does not have one of the layers, or this process was forked after it was loaded.
+            These are no tokens, the model does not have one of the layers, or this process was forked after
+            it was loaded.
         """
+        try:
+            ids = np.asarray(tokens, np.int32)
+        except (TypeError, ValueError):
+            ids = np.empty(0, np.int32)
+        if ids.ndim != 2:
+            raise UsageError(
+                "a model takes tokens, int32 (B, T); make them with model.alphabet.get_batch_converter(), or "
+                "use embed(sequences, model)"
+            )
         wanted = {layer: self.size.layer_index(layer) for layer in repr_layers}
         with running_on(self.device):
-            return self._run(tokens, wanted, need_head_weights)
+            return self._run(ids, wanted, need_head_weights)
 
-    def _run(
-        self, tokens: Tokens | Tensor, wanted: dict[int, int], need_head_weights: bool
-    ) -> dict[str, Any]:
+    def _run(self, tokens: Tokens, wanted: dict[int, int], need_head_weights: bool) -> dict[str, Any]:
         """Run the model; `wanted` has the index of each layer to return."""
         attentions: list[Tensor] = []
-        tokens = np.asarray(tokens, np.int32)
         all_tokens = np.ones(tokens.shape, bool)  # as published, pads have representations too
         x, layout = self._rows(tokens, all_tokens)
         n_sequences, n_tokens = tokens.shape
@@ -124,7 +132,7 @@ class ProtRNA:
             results["attentions"] = tf.stack(attentions, axis=1)[:n_sequences, ..., :n_tokens, :n_tokens]
         return results
 
-    def embed(
+    def _embed_batch(
         self,
         tokens: Tokens,
         weights: npt.NDArray[np.float32],

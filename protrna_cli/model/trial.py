@@ -76,7 +76,7 @@ def token_rate(model: ProtRNA, lengths: tuple[int, ...] = (126,) * 8) -> float:
     """Measure a model on batches of sequences of these lengths, in tokens per second."""
     tokens, weights = _batch(model, [("ACGU" * length)[:length] for length in lengths])
     last = [model.size.layers]
-    seconds = _seconds_each(lambda: model.embed(tokens, weights, last, "mean"), model.at_once, 3)
+    seconds = _seconds_each(lambda: model._embed_batch(tokens, weights, last, "mean"), model.at_once, 3)
     return sum(length + 2 for length in lengths) / seconds
 
 
@@ -102,15 +102,17 @@ def quick_seconds(model: ProtRNA, length: int, count: int) -> float:
 def reference_error(demo: ProtRNA) -> float:
     """Largest difference between values of the demo model and those computed in float64."""
     tokens, weights = _batch(demo, [REFERENCE_SEQUENCE])
-    [[row]] = demo.embed(tokens, weights, [demo.size.layers], "mean")
+    [[row]] = demo._embed_batch(tokens, weights, [demo.size.layers], "mean")
     return float(np.abs(row[: len(REFERENCE_ROW)] - REFERENCE_ROW).max())
 
 
 def batch_error(model: ProtRNA) -> float:
     """Largest difference between the row of a sequence alone and in a batch with longer and shorter ones."""
     sequences = [REFERENCE_SEQUENCE, "ACGU" * 30, "GC"]
-    together = model.embed(*_batch(model, sequences), [model.size.layers], "mean")[0]
-    alone = [model.embed(*_batch(model, [each]), [model.size.layers], "mean")[0][0] for each in sequences]
+    together = model._embed_batch(*_batch(model, sequences), [model.size.layers], "mean")[0]
+    alone = [
+        model._embed_batch(*_batch(model, [each]), [model.size.layers], "mean")[0][0] for each in sequences
+    ]
     return float(np.abs(together - np.stack(alone)).max())
 
 

@@ -6,7 +6,7 @@ Shapes: N rows, L residues of a row, ΣL residues of all rows, D width.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -14,17 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import numpy as np
+import numpy.typing as npt
 
-from protrna_cli.errors import InputError
+from protrna_cli.errors import InputError, MissingExtra, RunMismatch, UsageError
 from protrna_cli.output.parts import is_folder, parts_of, read_parts, unproven_part
 from protrna_cli.output.read import read_layer, read_output, read_whole
-from protrna_cli.output.rows import UNPROVEN, Header, Values
+from protrna_cli.output.rows import PROVENANCE_KEY, UNPROVEN, Header, Values
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.values import AnyPath, path_text, switch, whole_number
 from protrna_cli.text import shortened
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
+    from anndata import AnnData
 
 V = TypeVar("V")
 
@@ -88,14 +91,21 @@ class Residues(Sequence[Values]):
         rows = range(len(self))[index]  # refuses an index beyond the end, and counts negatives from it
         if isinstance(rows, range):
             return [self[row] for row in rows]
-        return self.values[self._bounds[rows] : self._bounds[rows + 1]]
+        return self.between(rows, rows + 1)
+
+    def between(self, start: int, stop: int) -> Values:
+        """The vectors (n, D) of some rows, one after another."""
+        return self.values[self._bounds[start] : self._bounds[max(start, stop)]]
 
 
 class Embeddings:
     """One layer of an output: its rows, and their vectors.
 
-    Iterate over it for each row with its vectors, as `Embedding`; `embeddings["tRNA_Phe_yeast"]` are the
-    vectors of the row with this id.
+    Iterate over it for each row with its vectors, as `Embedding`; `embeddings[0]` is one of these. Slices,
+    lists of ids or of numbers, and masks take rows out, as `Embeddings`: `embeddings[:5]`,
+    `embeddings[["a", "b"]]`. `embeddings["tRNA_Phe_yeast"]` are the vectors of the row with this id.
+
+    Pickled, it is the path of its output, which is opened again.
 
     Attributes
     ----------
@@ -113,10 +123,12 @@ class Embeddings:
     """
 
     def __init__(
-        self, header: Header, layer: int, rows: list[Row], values: Values, files: Sequence[Path] = ()
+        self, header: Header, layer: int, rows: list[Row], values: Values, path: Path, files: Sequence[Path]
     ) -> None:
         self._header = header
+        self._path = path
         self._files = files
+        self._taken: range | list[int] = range(len(rows))
         self._rows = rows
         self.ids: list[str] = [row.id for row in rows]
         self.layer = layer
@@ -137,14 +149,34 @@ class Embeddings:
     def __contains__(self, id: object) -> bool:
         return id in self._index
 
-    def __getitem__(self, id: str) -> Values:
-        """Return the vectors of the row with an id.
+    @overload
+    def __getitem__(self, rows: str) -> Values: ...
+
+    @overload
+    def __getitem__(self, rows: int) -> Embedding[Values]: ...
+
+    @overload
+    def __getitem__(self, rows: slice | list[str] | list[int] | npt.NDArray[Any]) -> Embeddings: ...
+
+    def __getitem__(self, rows: Any) -> Any:
+        """Return the vectors of the row with an id, the row with a number, or several rows.
 
         Raises
         ------
         KeyError
-            No row has the id, or several have it.
+            No row has an id, or several have it.
+        IndexError
+            There is no such row, or a mask has another length.
         """
+        if isinstance(rows, str):
+            return self.vectors[self._place(rows)]
+        if isinstance(rows, (int, np.integer)):
+            place = range(len(self))[rows]
+            return Embedding.of(self._rows[place], self.vectors[place])
+        return self._take(self._places(rows))
+
+    def _place(self, id: str) -> int:
+        """Find the only row with an id."""
         places = self._index.get(id, [])
         if len(places) != 1:
             rows = ", ".join(map(str, places[:3]))
@@ -153,8 +185,87 @@ class Embeddings:
                 if places
                 else f"no row has the id {id!r}"
             )
-        vectors: Values = self.vectors[places[0]]
-        return vectors
+        return places[0]
+
+    def _places(self, rows: Any) -> range | list[int]:
+        """List the rows of a slice, of a mask, or of ids or numbers."""
+        every = range(len(self))
+        if isinstance(rows, slice):
+            return every[rows]
+        listed = np.asarray(rows)
+        if listed.dtype == bool:
+            if listed.shape != (len(self),):
+                raise IndexError(f"a mask of {len(self):,} rows is needed, not of shape {listed.shape}")
+            return np.flatnonzero(listed).tolist()
+        return [self._place(row) if isinstance(row, str) else every[row] for row in listed.tolist()]
+
+    def _take(self, places: range | list[int]) -> Embeddings:
+        """Take rows out; those of a slice share the memory of all."""
+        values: Values
+        if not isinstance(self.vectors, Residues):
+            stop = places.stop if isinstance(places, range) and places.stop >= 0 else None
+            in_step = slice(places.start, stop, places.step) if isinstance(places, range) else places
+            values = self.vectors[in_step]
+        elif isinstance(places, range) and places.step == 1:
+            values = self.vectors.between(places.start, places.stop)
+        else:
+            values = np.concatenate([self.vectors.between(0, 0), *(self.vectors[i] for i in places)])
+        rows = [self._rows[i] for i in places]
+        taken = Embeddings(self._header, self.layer, rows, values, self._path, self._files)
+        taken._taken = [self._taken[i] for i in places]
+        return taken
+
+    def padded(self, pad: float = 0.0) -> tuple[Values, npt.NDArray[np.bool_]]:
+        """Return the residues of all rows as one array, as torch and Keras take them.
+
+        Parameters
+        ----------
+        pad
+            The value after the last residue of a row.
+
+        Returns
+        -------
+        vectors, mask
+            Arrays (N, L, D), L that of the longest row, and bool (N, L): True at residues.
+
+        Raises
+        ------
+        UsageError
+            The output has one vector per row.
+        """
+        if not isinstance(self.vectors, Residues):
+            raise UsageError("padded is for outputs with one vector per residue; use vectors")
+        lengths = np.array([row.n_embedded for row in self._rows], int)
+        mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        padded = np.full((*mask.shape, self._header.width), pad, self._header.dtype)
+        for of_row, vectors in zip(padded, self.vectors, strict=True):
+            of_row[: len(vectors)] = vectors
+        return padded, mask
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a frame with the ids as index, the other columns, and the vectors as `embedding`."""
+        frame = self.columns.to_pandas().set_index("id")
+        frame["embedding"] = list(self.vectors)
+        return frame
+
+    def to_anndata(self) -> AnnData:
+        """Return what `protrna convert` writes as `.h5ad`: vectors as `X`, the other columns as `obs`.
+
+        Raises
+        ------
+        MissingExtra
+            AnnData is not installed.
+        UsageError
+            The output has vectors of residues.
+        """
+        try:
+            from anndata import AnnData
+        except ImportError:
+            raise MissingExtra("to_anndata needs AnnData; run pip install anndata") from None
+        if isinstance(self.vectors, Residues):
+            raise UsageError("AnnData has one vector per row, but this output has one per residue")
+        frame = self.columns.to_pandas().set_index("id")
+        return AnnData(np.array(self.vectors), obs=frame, uns={PROVENANCE_KEY: self._header.json})
 
     def check(self) -> None:
         """Read all of the files, and compare rows and vectors with their checksums.
@@ -190,52 +301,20 @@ class Embeddings:
         kind = "per token" if self.per_token else "pooled"
         return f"<Embeddings: {len(self):,} rows of layer {self.layer}, {kind}>"
 
+    def __reduce__(self) -> tuple[Callable[..., Embeddings], tuple[object, ...]]:
+        return _reopen, (str(self._path.absolute()), self.layer, self._taken, self._header.sha256)
 
-def read_embeddings(path: AnyPath, layer: int | None = None, check: bool = False) -> Embeddings:
-    """Read an output of any format, or a folder of parts.
 
-    Sizes, types, counts and the rows are checked. The vectors of a file that is mapped into memory (NumPy,
-    packed HDF5, AnnData) are not read, so that changed ones are given without a word: `check=True`, or later
-    `check()`, proves them. `protrna verify` also compares an output with its input.
+def _reopen(path: str, layer: int, taken: range | list[int], sha256: str) -> Embeddings:
+    """Open the output of a pickle again; raises RunMismatch if it is another one by now."""
+    whole = open_embeddings(path, layer)
+    if whole._header.sha256 != sha256:
+        raise RunMismatch(f"{path}: another output than the pickled one; read it again with read_embeddings")
+    return whole if len(taken) == len(whole) and isinstance(taken, range) else whole._take(taken)
 
-    Parameters
-    ----------
-    path
-        A file that `protrna embed`, `merge` or `convert` made, or the folder of a Dask run.
-    layer
-        Layer to read, needed if the output has several; negatives count from the end of the model.
-    check
-        Read everything, and compare it with the checksums of the output.
 
-    Warns
-    -----
-    UserWarning
-        Another program wrote the file anew, without its checksums.
-
-    Raises
-    ------
-    InputUnreadable
-        It does not exist, or cannot be read.
-    InputError
-        It is not an output of protrna, or is damaged.
-    RunMismatch
-        Parts of the folder are missing, or belong to different runs.
-    UsageError
-        The output has no such layer, or has several and none was given.
-
-    Examples
-    --------
-    >>> from tempfile import TemporaryDirectory
-    >>> from protrna_cli import EmbedOptions, embed_fasta, read_embeddings
-    >>> with TemporaryDirectory() as folder:
-    ...     out = f"{folder}/families.npy"
-    ...     summary = embed_fasta("sample_data/rna_families.fa", out, EmbedOptions(model="demo"))
-    ...     embeddings = read_embeddings(out)
-    >>> embeddings.vectors.shape
-    (46, 320)
-    >>> embeddings["tRNA_Phe_yeast"].shape
-    (320,)
-    """
+def open_embeddings(path: AnyPath, layer: int | None = None, check: bool = False) -> Embeddings:
+    """Open an output of any format, or a folder of parts, as `read_embeddings` describes."""
     file = Path(path_text("path", path))
     if layer is not None:
         whole_number("--layer", layer)
@@ -254,9 +333,9 @@ def read_embeddings(path: AnyPath, layer: int | None = None, check: bool = False
             "again with --overwrite"
         )
     values = read[0][1] if len(read) == 1 else np.concatenate([vectors for _, vectors in read])
-    embeddings = Embeddings(header, header.layers[column], rows, values, parts)
+    embeddings = Embeddings(header, header.layers[column], rows, values, file, parts)
     if check:
         embeddings.check()
     elif part := unproven_part(file):
-        warnings.warn(f"{part}: {UNPROVEN}", stacklevel=2)
+        warnings.warn(f"{part}: {UNPROVEN}", stacklevel=3)
     return embeddings

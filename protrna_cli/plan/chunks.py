@@ -30,7 +30,10 @@ _R = TypeVar("_R", bound=HasLength)
 
 
 def into_chunks(
-    records: Iterable[_R], max_records: int | None = None, max_residues: int | None = None
+    records: Iterable[_R],
+    max_records: int | None = None,
+    max_residues: int | None = None,
+    halvings: int = 0,
 ) -> Iterator[list[_R]]:
     """Group records into chunks.
 
@@ -41,22 +44,29 @@ def into_chunks(
     ----------
     max_records, max_residues
         Bounds of a chunk; by default `CHUNK_RECORDS` and `CHUNK_RESIDUES`.
+    halvings
+        How many times the bounds of the first chunk are halved; of each next one, once less.
 
     >>> from collections import namedtuple
     >>> records = [namedtuple("Record", "length")(length) for length in (3, 4, 2)]
     >>> [[record.length for record in chunk] for chunk in into_chunks(records, max_residues=7)]
     [[3, 4], [2]]
+    >>> [len(chunk) for chunk in into_chunks(records * 5, max_records=8, halvings=2)]
+    [2, 4, 8, 1]
     """
     max_records = max_records or CHUNK_RECORDS
     max_residues = max_residues or CHUNK_RESIDUES
     chunk: list[_R] = []
     residues = 0
     for record in records:
-        if chunk and (len(chunk) == max_records or residues + record.length > max_residues):
+        if chunk and residues + record.length > max(1, max_residues >> halvings):
             yield chunk
-            chunk, residues = [], 0
+            chunk, residues, halvings = [], 0, max(0, halvings - 1)
         chunk.append(record)
         residues += record.length
+        if len(chunk) >= max(1, max_records >> halvings):
+            yield chunk
+            chunk, residues, halvings = [], 0, max(0, halvings - 1)
     if chunk:
         yield chunk
 

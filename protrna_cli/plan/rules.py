@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from protrna_cli.errors import UsageError
 from protrna_cli.plan.values import check_options, choice, flag, instance, number, option
@@ -12,9 +12,10 @@ from protrna_cli.plan.values import check_options, choice, flag, instance, numbe
 TRAINED_LENGTH = 510
 """Residues of the longest sequence that the model was trained on."""
 
-ON_INVALID = ("error", "unknown", "skip")
-GAPS = ("error", "remove", "unknown")
-LONG = ("window", "truncate", "error", "skip", "whole")
+OnInvalid = Literal["error", "unknown", "skip"]
+Gaps = Literal["error", "remove", "unknown"]
+Long = Literal["window", "truncate", "error", "skip", "whole"]
+ON_INVALID, GAPS, LONG = map(get_args, (OnInvalid, Gaps, Long))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,9 @@ class Rules:
         `max_length` - 1 and only for `window`.
     """
 
-    on_invalid: str = choice(ON_INVALID, "error", "What to do with a letter that is not RNA or DNA.")
-    gaps: str = choice(GAPS, "error", "What to do with gaps: - . and ~")
-    long: str = choice(LONG, "window", "How to embed longer records; whole: in one piece.")
+    on_invalid: OnInvalid = choice(ON_INVALID, "error", "What to do with a letter that is not RNA or DNA.")
+    gaps: Gaps = choice(GAPS, "error", "What to do with gaps: - . and ~")
+    long: Long = choice(LONG, "window", "How to embed longer records; whole: in one piece.")
     max_length: int = number(TRAINED_LENGTH, "Longest piece, in residues.")
     overlap: int | None = number(None, "Residues that windows share.  [default: a quarter]")
     skip_unknown: bool = flag("Leave unknown residues out of the mean.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
 
 Pending = Callable[[], list[Floats]]
-"""Waits for a batch, and returns or raises what `ProtRNA.embed` does for it."""
+"""Waits for a batch, and returns or raises what `ProtRNA._embed_batch` does for it."""
 
 
 WIDEST = 2 * TRAINED_LENGTH
@@ -39,7 +39,7 @@ class Embedder(Protocol):
     ahead: int
 
     def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Pending:
-        """Take a batch to embed; parameters as in `ProtRNA.embed`."""
+        """Take a batch to embed; parameters as in `ProtRNA._embed_batch`."""
 
 
 class InProcess:
@@ -58,7 +58,7 @@ class InProcess:
 
     def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Pending:
         """Take a batch to embed."""
-        run = partial(self._model.embed, tokens, weights, repr_layers, *poolings, check=self._check)
+        run = partial(self._model._embed_batch, tokens, weights, repr_layers, *poolings, check=self._check)
         if not self.ahead or tokens.shape[1] > WIDEST:
             return run
         return self._threads.submit(run).result

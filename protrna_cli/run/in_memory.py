@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.records import Record, Skipped
 from protrna_cli.output.rows import Values
-from protrna_cli.plan.chunks import into_chunks
 from protrna_cli.plan.pieces import embedded_length
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Rules
@@ -72,10 +71,10 @@ class _Kept:
 
 
 def embed_chunks(
-    items: Iterable[Record | Skipped], model: ProtRNA, options: EmbedOptions, progress: Progress
+    chunks: Iterable[list[Record | Skipped]], model: ProtRNA, options: EmbedOptions, progress: Progress
 ) -> Iterator[ChunkRows]:
-    """Embed records chunk by chunk. The chunks, and so the numbers, are those of a run that writes a file."""
-    for chunk in into_chunks(items):
+    """Embed records chunk by chunk. With the chunks of `into_chunks`, the numbers are those of a file."""
+    for chunk in chunks:
         kept = _Kept(options.per_token, options.pool)
         with InProcess(model) as embedder:
             Loop(embedder, [kept], options, progress, Stop()).run(chunk)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
@@ -28,8 +28,12 @@ from protrna_cli.plan.values import (
 )
 from protrna_cli.weights.names import PUBLISHED
 
-POOLS = ("mean", "max", "cls")
-PRECISIONS = ("float32", "bfloat16", AUTO)
+Pool = Literal["mean", "max", "cls"]
+Precision = Literal["float32", "bfloat16", "auto"]
+Dtype = Literal["float32", "float16"]
+Format = Literal["parquet", "h5", "npy"]
+H5Layout = Literal["flat", "packed"]
+POOLS, PRECISIONS = get_args(Pool), get_args(Precision)
 DTYPE_BYTES = {"float32": 4, "float16": 2}
 
 
@@ -125,13 +129,13 @@ class EmbedOptions:
     )
     per_token: bool = flag("One vector per residue instead of one per record.")
     per_token_output: str | None = path(None, "Also write one vector per residue, here.", "OUT2")
-    pool: str = choice(POOLS, "mean", "How residues become one vector; cls: that of <cls>.")
-    precision: str = choice(
+    pool: Pool = choice(POOLS, "mean", "How residues become one vector; cls: that of <cls>.")
+    precision: Precision = choice(
         PRECISIONS, "float32", "Of matrix multiplication; auto: bfloat16 if faster.", "PROTRNA_PRECISION"
     )
-    dtype: str = choice(tuple(DTYPE_BYTES), "float32", "Type of the numbers in OUT.")
-    format: str | None = choice(RUN_FORMATS, None, "Format of OUT.  [default: by its suffix]")
-    h5_layout: str = choice(H5_LAYOUTS, "flat", "HDF5: a dataset per record, or one matrix.")
+    dtype: Dtype = choice(tuple(DTYPE_BYTES), "float32", "Type of the numbers in OUT.")
+    format: Format | None = choice(RUN_FORMATS, None, "Format of OUT.  [default: by its suffix]")
+    h5_layout: H5Layout = choice(H5_LAYOUTS, "flat", "HDF5: a dataset per record, or one matrix.")
     device: str = option(
         AUTO, "text", "Device to run on.", _device, metavar="auto|cpu|gpu[:N]", variable="PROTRNA_DEVICE"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from protrna_cli.machine import available_cpus
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.run import rates
-from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.options import EmbedOptions, Precision
 from protrna_cli.run.report import Progress
 
 WORTH_IT = 1.5
@@ -18,7 +18,7 @@ SMALL_MODEL = 50_000_000
 """Parameters of a model whose speed nobody needs to think about; the published one has 651 million."""
 
 
-def faster_precision(options: EmbedOptions) -> str:
+def faster_precision(options: EmbedOptions) -> Precision:
     """Choose bfloat16 where it is worth it, otherwise float32."""
     return "bfloat16" if _gain(options) >= WORTH_IT else "float32"
 

@@ -181,7 +181,7 @@ class _Worker:
             self._connection.send(self._model)
 
     def run(self, batch: tuple[Any, ...]) -> list[Floats]:
-        """Run a batch, as `ProtRNA.embed` does."""
+        """Run a batch, as `ProtRNA._embed_batch` does."""
         self._connection.send(batch)
         vectors: list[Floats] = self.receive()
         return vectors
@@ -227,7 +227,7 @@ def work(descriptor: int) -> None:
         connection.send(None)
         while True:
             try:
-                outcome: Any = model.embed(*connection.recv())
+                outcome: Any = model._embed_batch(*connection.recv())
             except (EOFError, BrokenPipeError):
                 return
             except Exception as error:

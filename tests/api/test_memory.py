@@ -18,11 +18,11 @@ from Bio.Seq import MutableSeq, Seq
 from Bio.SeqRecord import SeqRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.preprocessing import normalize
 
 from protrna_cli import EmbedOptions, embed, embed_fasta, embed_iter, load_model
 from protrna_cli.errors import InputError, ProtrnaError, UsageError
 from protrna_cli.model.transformer import ProtRNA
-from protrna_cli.plan import chunks
 from protrna_cli.plan.rules import Rules
 from tests.conftest import GOLDEN, SAMPLE, TOY
 
@@ -85,7 +85,7 @@ def test_embed_equals_the_file_bit_for_bit(
         EmbedOptions(model=str(TOY), rules=Rules(**rules), **how),
     )
     found: Any = embed(sequences, toy, **how, **rules)
-    rows = list(embed_iter(iter(sequences), toy, **how, **rules))
+    rows = list(embed_iter(iter(sequences), toy, chunk=4096, **how, **rules))
     of_file = array[None] if len(layers) == 1 else array
     for layer, expected in zip(layers, of_file, strict=True):
         values = found if len(layers) == 1 else found[layer]
@@ -206,16 +206,20 @@ def test_an_error_names_the_sequence_and_the_letter(toy: ProtRNA, sequences: Any
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"pool": "avg"}, "--pool takes mean, max or cls"),
-        ({"pool": "max", "per_token": True}, "--pool is for pooled rows"),
+        ({"pool": "avg"}, "pool= takes mean, max or cls"),
+        ({"pool": "max", "per_token": True}, "pool= is for pooled rows, but per_token=True writes none"),
         ({"layers": (1, 9)}, "this model has layers 0 to 3, not 9"),
-        ({"layers": ()}, "--layer takes one or more whole numbers"),
-        ({"layers": "3"}, "--layer takes one or more whole numbers"),
-        ({"layers": None}, "--layer takes one or more whole numbers"),
-        ({"long": "cut"}, "--long takes window, truncate, error, skip or whole"),
-        ({"batch_tokens": 0}, "--batch-tokens takes auto or a whole number from 1 up"),
-        ({"per_token": "yes"}, "--per-token takes True or False"),
+        ({"layers": ()}, "layers= takes one or more whole numbers"),
+        ({"layers": "3"}, "layers= takes one or more whole numbers"),
+        ({"layers": None}, "layers= takes one or more whole numbers"),
+        ({"long": "cut"}, "long= takes window, truncate, error, skip or whole"),
+        ({"batch_tokens": 0}, "batch_tokens= takes auto or a whole number from 1 up"),
+        ({"per_token": "yes"}, "per_token= takes True or False"),
         ({"progress": "bar"}, "progress takes True or False"),
+        ({"normalize": 1}, "normalize takes True or False"),
+        ({"dtype": "float64"}, "dtype= takes float32 or float16"),
+        ({"device": "cpu"}, "device= and threads= are for a model that is loaded by its name"),
+        ({"threads": 2}, "device= and threads= are for a model that is loaded by its name"),
         ({"precision": "bfloat16"}, "precision='bfloat16', but the model was loaded in float32"),
     ],
 )
@@ -234,7 +238,7 @@ def test_the_model_is_checked() -> None:
 
 
 def test_an_error_comes_before_anything_is_computed(toy: ProtRNA, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toy, "embed", None)
+    monkeypatch.setattr(toy, "_embed_batch", None)
     with pytest.raises(InputError):
         embed(["ACGU", "!"], toy)
 
@@ -277,9 +281,8 @@ def test_layers_are_given_by_their_number_as_asked(toy: ProtRNA) -> None:
     assert embed(["ACGU"], toy, layers=[0]).tobytes() == found[0].tobytes()  # type: ignore[union-attr]
 
 
-def test_a_stream_need_not_end(toy: ProtRNA, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_need_not_end(toy: ProtRNA) -> None:
     """Only what a chunk needs is taken from the stream."""
-    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 5)
     taken = 0
 
     def endless() -> Iterator[str]:
@@ -287,20 +290,108 @@ def test_a_stream_need_not_end(toy: ProtRNA, monkeypatch: pytest.MonkeyPatch) ->
         for taken in itertools.count(1):
             yield "ACGU" * (taken % 7 + 1)
 
-    rows = embed_iter(endless(), toy)
+    rows = embed_iter(endless(), toy, chunk=5)
     assert [row.id for row in itertools.islice(rows, 12)] == [str(i) for i in range(1, 13)]
-    assert taken == 16  # three chunks of five, and the record that shows that the third one is full
+    assert taken == 15  # three chunks of five
     rows.close()  # type: ignore[attr-defined]
 
 
-def test_an_error_in_a_stream_comes_after_the_chunks_before_it(
-    toy: ProtRNA, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 2)
-    rows = embed_iter(["A", "C", "G", "!"], toy)
+def test_rows_come_chunk_by_chunk_and_chunks_grow(toy: ProtRNA) -> None:
+    """The first fills one batch, and each next one twice as many, up to 16."""
+    taken = 0
+
+    def watched() -> Iterator[str]:
+        nonlocal taken
+        while taken < 500:
+            taken += 1
+            yield "A" * 10
+
+    seen: dict[int, int] = {}
+    for number, row in enumerate(embed_iter(watched(), toy, batch_tokens=50), start=1):
+        assert row.id == str(number)
+        seen[taken] = number
+    sizes = np.diff([0, *seen.values()]).tolist()
+    assert sizes[:7] == [5, 10, 20, 40, 80, 80, 80]
+    assert [read - done for read, done in seen.items()][:-1] == [1] * (len(seen) - 1)  # which did not fit
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3, 64, 4096])
+def test_the_size_of_chunks_changes_last_bits_only(toy: ProtRNA, chunk: int | None) -> None:
+    sequences = [("GAUUACA" * 20)[: 3 + (i * 37) % 130] for i in range(100)]
+    for how in ({}, {"per_token": True}, {"layers": (1, 3), "pool": "max"}):
+        expected: Any = embed(sequences, toy, **how)  # type: ignore[call-overload]
+        rows = list(embed_iter(iter(sequences), toy, chunk=chunk, **how))  # type: ignore[call-overload]
+        assert [row.id for row in rows] == [str(i) for i in range(1, 101)]
+        for layer in (1, 3):
+            of_layer = expected[layer] if "layers" in how else expected
+            for row, vectors in zip(rows, of_layer, strict=True):
+                mine = row.vectors[layer] if "layers" in how else row.vectors
+                np.testing.assert_allclose(mine, vectors, rtol=0, atol=0 if chunk == 4096 else 1e-5)
+
+
+@pytest.mark.parametrize("chunk", [0, 4097, -1, 2.0, True, "8"])
+def test_a_wrong_chunk_is_refused(toy: ProtRNA, chunk: Any) -> None:
+    with pytest.raises(UsageError, match="chunk takes a whole number from 1 to 4,096"):
+        embed_iter(["ACGU"], toy, chunk=chunk)
+
+
+def test_an_error_in_a_stream_comes_after_the_chunks_before_it(toy: ProtRNA) -> None:
+    rows = embed_iter(["A", "C", "G", "!"], toy, chunk=2)
     assert [next(rows).id, next(rows).id] == ["1", "2"]
     with pytest.raises(InputError, match=r"record 4 \(id '4'\), residue 1: '!'"):
         next(rows)
+
+
+def test_ids_of_the_rows_are_returned(toy: ProtRNA) -> None:
+    sequences = {"a": "AC", "b": "!", "c": "GU", "d": "ACGU" * 200}
+    with pytest.warns(UserWarning, match=r"2 sequences of 4 skipped, without a row; the first: .*\(id 'b'\)"):
+        found, ids = embed(sequences, toy, on_invalid="skip", long="skip", return_ids=True)
+    assert (found.shape, ids) == ((2, WIDTH), ["a", "c"])
+    residues, ids = embed(["AC", "GU"], toy, per_token=True, return_ids=True)
+    assert ([each.shape for each in residues], ids) == ([(2, WIDTH)] * 2, ["1", "2"])
+    layers, ids = embed([("x", "AC")], toy, layers=(1, 3), return_ids=True)
+    assert (layers[3].shape, ids) == ((1, WIDTH), ["x"])
+    assert embed([], toy, return_ids=True)[1] == []
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"pool": "max"}, {"pool": "cls"}, {"per_token": True}, {"layers": (0, 3)}]
+)
+def test_vectors_of_unit_length(toy: ProtRNA, how: dict[str, Any]) -> None:
+    """The same as scikit-learn's, of the same vectors."""
+    sequences = ["ACGU" * 9, "GGGGCCCC", "A"]
+    expected: Any = embed(sequences, toy, **how)
+    rows = list(embed_iter(sequences, toy, normalize=True, **how))
+    for dtype, error in (("float32", 1e-6), ("float16", 1e-3)):
+        found: Any = embed(sequences, toy, normalize=True, dtype=dtype, **how)
+        for layer in how.get("layers", [None]):
+            mine, plain = (found, expected) if layer is None else (found[layer], expected[layer])
+            for i in range(3):
+                assert mine[i].dtype == dtype
+                unit = normalize(np.atleast_2d(plain[i])).reshape(plain[i].shape)
+                np.testing.assert_allclose(mine[i], unit, rtol=0, atol=error)
+                if dtype == "float32":
+                    streamed = rows[i].vectors if layer is None else rows[i].vectors[layer]
+                    assert streamed.tobytes() == mine[i].tobytes()
+
+
+def test_half_precision_is_that_of_the_file(toy: ProtRNA) -> None:
+    sequences = ["ACGU" * 9, "GGGGCCCC", "A"]
+    options = EmbedOptions(model=str(TOY), dtype="float16")
+    expected, _ = from_file([(str(i), letters) for i, letters in enumerate(sequences)], options)
+    found = embed(sequences, toy, dtype="float16")
+    assert found.dtype == expected.dtype == np.float16
+    assert found.tobytes() == expected.tobytes()
+    for row, vectors in zip(embed_iter(sequences, toy, dtype="float16"), expected, strict=True):
+        assert row.vectors.tobytes() == vectors.tobytes()
+
+
+def test_a_model_is_loaded_as_it_is_asked_for() -> None:
+    assert embed(["ACGU"], TOY, device="cpu").shape == (1, WIDTH)
+    with pytest.raises(UsageError, match="there is no gpu:7"):
+        embed(["ACGU"], TOY, device="gpu:7")
+    with pytest.raises(UsageError, match="threads= takes a whole number from 1 up"):
+        embed(["ACGU"], TOY, threads=0)
 
 
 def test_a_row_keeps_no_other_row_in_memory(toy: ProtRNA) -> None:
@@ -310,7 +401,7 @@ def test_a_row_keeps_no_other_row_in_memory(toy: ProtRNA) -> None:
 
 
 def test_a_long_sequence_in_one_piece_must_fit_into_memory(toy: ProtRNA) -> None:
-    with pytest.raises(UsageError, match=r"record '1' of 300,000 residues needs .* use --long window"):
+    with pytest.raises(UsageError, match=r"record '1' of 300,000 residues needs .* use long=.window."):
         embed(["A" * 300_000], toy, long="whole")
 
 

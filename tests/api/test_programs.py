@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from protrna_cli import embed, load_model
 from protrna_cli.model import runtime
-from tests.conftest import TOY
+from tests.conftest import SAMPLE, TOY
 from tests.tools.checkpoints import write_checkpoint
 
 SEQUENCES = [("ACGU" * 40)[: 20 + 7 * i] for i in range(12)]
@@ -136,6 +136,47 @@ embed(["ACGU"], "demo")
 print(state() == before, before[6], before[8])
 """)
     assert done.stdout.split() == ["True", "0", "True"], done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "program",
+    [
+        "model = load_model('demo'); embed(['ACGU'], model)",
+        "embed(['ACGU'], 'demo', precision='bfloat16')",
+        f"embed_fasta({str(SAMPLE)!r}, os.devnull, EmbedOptions(model='demo'))",
+        "list(ThreadPoolExecutor(3).map(load_model, ['demo'] * 3))",
+        "load_model('demo', precision='auto')",
+    ],
+)
+def test_a_program_sees_nothing_of_tensorflow(program: str) -> None:
+    """Its own words are seen, of Python and of native code, before and after."""
+    done = python(f"""
+import os, sys
+from concurrent.futures import ThreadPoolExecutor
+from protrna_cli import *
+print("before", file=sys.stderr)
+{program}
+print("after", file=sys.stderr, flush=True)
+os.write(2, b"native")
+assert sys.stderr is sys.__stderr__
+""")
+    assert done.stderr == "before\nafter\nnative", done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "program",
+    [
+        "load_model('demo', verbose=True)",
+        "load_model('demo', device='gpu:9')",  # its log may say why there is none
+        "import tensorflow; load_model('demo')",
+    ],
+)
+def test_what_tensorflow_says_is_shown_where_it_should_be(program: str) -> None:
+    done = python(f"from protrna_cli import load_model; {program}")
+    assert "cpu_feature_guard" in done.stderr or "cuInit" in done.stderr, done.stderr
+    assert ("Traceback" in done.stderr) == ("gpu:9" in program)
 
 
 @pytest.mark.slow

@@ -157,9 +157,9 @@ def test_regions_are_read_by_their_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (None, "has layers 1, 3; choose one with --layer"),
-        (2, "has no layer 2, only 1, 3; choose one of these with --layer"),
-        ("3", "--layer takes a whole number"),
+        (None, "has layers 1, 3; choose one with layer="),
+        (2, "has no layer 2, only 1, 3; choose one of these with layer="),
+        ("3", "layer= takes a whole number"),
     ],
 )
 def test_the_layer_is_checked(tmp_path: Path, layer: int | None, message: str) -> None:
@@ -204,6 +204,104 @@ def test_vectors_outlive_the_object_and_the_file(tmp_path: Path) -> None:
     assert vectors.tobytes() == expected.tobytes()
 
 
-def test_it_can_be_sent_to_another_process(tmp_path: Path) -> None:
-    found: Embeddings = pickle.loads(pickle.dumps(read_embeddings(made(tmp_path, "parquet"))))
-    assert found.ids == IDS
+@pytest.mark.parametrize("layout", ["parquet", "npy", "parts"])
+def test_a_pickle_is_the_path_and_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    path = parts(tmp_path, layers=(1, 3)) if layout == "parts" else made(tmp_path, layout, layers=(1, 3))
+    monkeypatch.chdir(tmp_path)
+    whole = read_embeddings(path.name, 3)
+    for found in (whole, whole[5:9], whole[[IDS[7], IDS[2]]], whole[::-2]):
+        pickled = pickle.dumps(found)
+        assert len(pickled) < 1000
+        with monkeypatch.context() as patch:
+            patch.chdir("/")
+            again: Embeddings = pickle.loads(pickled)
+        assert (again.ids, again.layer) == (found.ids, 3)
+        assert np.asarray(again.vectors).tobytes() == np.asarray(found.vectors).tobytes()
+
+
+def test_a_pickle_of_an_output_that_was_replaced_is_refused(tmp_path: Path) -> None:
+    pickled = pickle.dumps(read_embeddings(made(tmp_path, "npy")))
+    made(tmp_path, "npy", layers=(1,), overwrite=True)
+    with pytest.raises(UsageError, match="has no layer 3"):
+        pickle.loads(pickled)
+    made(tmp_path, "npy", rules=Rules(max_length=60), overwrite=True)
+    with pytest.raises(RunMismatch, match=r"out\.npy: another output than the pickled one"):
+        pickle.loads(pickled)
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("layout", ["parquet", "npy"])
+def test_rows_are_taken_out_as_of_a_list(tmp_path: Path, layout: str, per_token: bool) -> None:
+    """By numbers, slices, ids and masks, one after another: what a list of all rows gives."""
+    found = read_embeddings(made(tmp_path, layout, per_token=per_token))
+    every = list(found)
+    long = np.array([row.length > 100 for row in every])
+    for rows, expected in (
+        (slice(5), every[:5]),
+        (slice(40, None), every[40:]),
+        (slice(None, None, -7), every[::-7]),
+        (slice(-3, 2), []),
+        ([3, 0, -1, 3], [every[3], every[0], every[-1], every[3]]),
+        ([IDS[7], IDS[2]], [every[7], every[2]]),
+        (np.array([IDS[7], IDS[2]]), [every[7], every[2]]),
+        (np.array([1, 2]), every[1:3]),
+        (long, [row for row in every if row.length > 100]),
+        ([], []),
+    ):
+        taken = found[rows]  # type: ignore[index]
+        assert isinstance(taken, Embeddings)
+        assert [row.id for row in taken] == taken.ids == [row.id for row in expected]
+        for mine, other in zip(taken, expected, strict=True):
+            assert (mine.md5, mine.vectors.tobytes()) == (other.md5, other.vectors.tobytes())
+    assert found[10:][5:][0].id == IDS[15]
+    assert (found[0].id, found[np.int64(-1)].id) == (IDS[0], IDS[-1])
+    assert found[2:4][IDS[3]].tobytes() == every[3].vectors.tobytes()
+    assert found[2:4].columns["id"].to_pylist() == IDS[2:4]
+    assert np.shares_memory(np.asarray(found[2:4].vectors[0]), np.asarray(found.vectors[2]))
+    with pytest.raises(KeyError, match="no row has the id"):
+        found[2:4][[IDS[0]]]
+    for wrong in (46, [46], -47):
+        with pytest.raises(IndexError):
+            found[wrong]
+    with pytest.raises(IndexError, match="a mask of 46 rows is needed"):
+        found[long[:9]]
+
+
+def test_residues_are_padded_for_torch_and_keras(tmp_path: Path) -> None:
+    found = read_embeddings(made(tmp_path, "npy", per_token=True, dtype="float16"))[:7]
+    vectors, mask = found.padded(pad=-1)
+    longest = max(row.n_embedded for row in found)
+    assert (vectors.shape, vectors.dtype, mask.shape) == ((7, longest, 40), np.float16, (7, longest))
+    for row, padded, of_row in zip(found, vectors, mask, strict=True):
+        assert of_row.sum() == row.n_embedded
+        assert np.array_equal(padded[of_row], row.vectors)
+        assert (padded[~of_row] == -1).all()
+    assert found[:0].padded()[0].shape == (0, 0, 40)
+    with pytest.raises(UsageError, match="padded is for outputs with one vector per residue"):
+        read_embeddings(made(tmp_path, "parquet")).padded()
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_a_frame_has_all_columns(tmp_path: Path, per_token: bool) -> None:
+    found = read_embeddings(made(tmp_path, "parquet", per_token=per_token))
+    frame = found.to_pandas()
+    assert list(frame.columns) == [*found.columns.column_names[1:], "embedding"]
+    assert frame.index.tolist() == IDS
+    assert np.array_equal(frame.loc["tRNA_Phe_yeast", "embedding"], found["tRNA_Phe_yeast"])
+    assert found[:3].to_pandas().equals(frame.iloc[:3])
+
+
+def test_anndata_is_that_of_the_file(tmp_path: Path, run: Run) -> None:
+    anndata = pytest.importorskip("anndata", reason="needs AnnData")
+    expected = anndata.read_h5ad(h5ad(tmp_path, run))
+    for path in (tmp_path / "out.parquet", tmp_path / "out.h5ad"):
+        found = read_embeddings(path).to_anndata()
+        assert np.array_equal(found.X, expected.X)
+        assert found.obs.equals(expected.obs)
+        assert found.var_names.equals(expected.var_names)
+        found.write_h5ad(tmp_path / "again.h5ad")
+        assert np.array_equal(anndata.read_h5ad(tmp_path / "again.h5ad").X, expected.X)
+    with pytest.raises(UsageError, match="AnnData has one vector per row"):
+        read_embeddings(made(tmp_path, "npy", per_token=True)).to_anndata()

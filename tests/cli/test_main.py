@@ -229,7 +229,7 @@ def test_a_failed_run_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pyte
     def fail(*_: object, **how: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ProtRNA, "embed", fail)
+    monkeypatch.setattr(ProtRNA, "_embed_batch", fail)
     assert run("embed", SAMPLE, "-o", tmp_path / "out.h5", "--model", TOY).code == 130
     assert not list(tmp_path.iterdir())
 

@@ -37,7 +37,7 @@ tokens = [[0, 33, 2]]
 in_child(lambda: load_model("demo")(tokens)["logits"].shape)
 model = load_model("demo")
 in_child(lambda: model(tokens))
-in_child(lambda: model.embed(model.alphabet.frame([[5]]), [[0, 1, 0]], [6], "mean"))
+in_child(lambda: model._embed_batch(model.alphabet.frame([[5]]), [[0, 1, 0]], [6], "mean"))
 in_child(lambda: load_model("demo"))
 in_child(lambda: embed_fasta("in.fa", "out.npy", EmbedOptions(model="demo")))
 print(model(tokens)["logits"].shape)

@@ -111,7 +111,7 @@ def test_pooling_equals_the_reference(model: Any, golden: Any, name: str, poolin
         "residues": lambda row: row[1:-1],
     }
     layers = [model.size.layers, 1]
-    embedded = model.embed(
+    embedded = model._embed_batch(
         golden["tokens"], mean_weights(lengths, golden["tokens"].shape[1]), layers, pooling
     )
     for layer, rows in zip(layers, embedded, strict=True):
@@ -129,7 +129,7 @@ def test_a_batch_never_changes_a_row(model: Any) -> None:
 
     def rows(encoded: list[Any], lengths: list[int], width: int) -> Any:
         tokens = model.alphabet.frame(encoded, width)
-        return model.embed(tokens, mean_weights(lengths, width), [model.size.layers], "mean")[0]
+        return model._embed_batch(tokens, mean_weights(lengths, width), [model.size.layers], "mean")[0]
 
     together, padded = rows(encoded, lengths, 93), rows(encoded, lengths, 130)
     for i, ids in enumerate(encoded):
@@ -150,7 +150,7 @@ def test_embedding_runs_neither_the_lm_head_nor_later_layers(
     run = model._layer
     monkeypatch.setattr(layers, "lm_head", never)
     monkeypatch.setitem(model.__dict__, "_layer", lambda *args: ran.append(1) or run(*args))
-    model.embed(golden["tokens"], np.ones(golden["tokens"].shape, np.float32), [1], "mean")
+    model._embed_batch(golden["tokens"], np.ones(golden["tokens"].shape, np.float32), [1], "mean")
     assert len(ran) == 1
 
 
@@ -161,7 +161,7 @@ def test_bfloat16_stays_near_the_reference(golden: Any, name: str, pooling: str)
     assert {w.dtype for w in model._weights.layers[0]} == {tf.bfloat16, tf.float32}
     tokens = golden["tokens"]
     lengths = (tokens != reference.PAD).sum(1) - 2
-    [rows] = model.embed(tokens, mean_weights(lengths, tokens.shape[1]), [model.size.layers], pooling)
+    [rows] = model._embed_batch(tokens, mean_weights(lengths, tokens.shape[1]), [model.size.layers], pooling)
     assert rows.dtype == np.float32
     hidden = reference.forward(reference.read_weights(GOLDEN / f"{name}.h5"), tokens).representations[-1]
     for row, length, residues in zip(rows, lengths, hidden[:, 1:], strict=True):
@@ -199,7 +199,7 @@ def test_the_demo_model_is_the_same_everywhere() -> None:
     """The numbers are guaranteed not to change; these were recorded when the model was made."""
     model = load_model("demo")
     tokens = model.alphabet.frame([model.alphabet.residue_ids("GGGGCCCC")])
-    [[row]] = model.embed(tokens, mean_weights([8], 10), [6], "mean")
+    [[row]] = model._embed_batch(tokens, mean_weights([8], 10), [6], "mean")
     np.testing.assert_allclose(row[:3], DEMO_ROW, rtol=0, atol=1e-5)
 
 

@@ -109,13 +109,13 @@ def test_a_resumed_run_keeps_its_batches(
 
 def test_in_memory_the_batches_are_those_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budgets: list[int] = []
-    run = ProtRNA.embed
+    run = ProtRNA._embed_batch
 
     def watched(self: ProtRNA, tokens: Any, *rest: Any, **how: Any) -> Any:
         budgets.append(int((tokens != 1).sum()))
         return run(self, tokens, *rest, **how)
 
-    monkeypatch.setattr(ProtRNA, "embed", watched)
+    monkeypatch.setattr(ProtRNA, "_embed_batch", watched)
     monkeypatch.setattr(auto, "CPU_TOKENS", 100)
     monkeypatch.setattr(auto, "TOKENS_A_THREAD", 1)
     embed(["ACGU" * 5] * 9 + ["ACGUA" * 4, "GGGG" * 5, "CCCC" * 5, "AAAA" * 5, "UUUU" * 5], load_model(TOY))
@@ -133,7 +133,7 @@ def test_a_batch_is_halved_once_and_stays_so(
     """Also in the process that resumes the run; the user is told, and the provenance has the number."""
     embed_fasta(source, tmp_path / "alone", OPTIONS)
     too_large: list[int] = []
-    model = ProtRNA.embed
+    model = ProtRNA._embed_batch
 
     def small_device(self: ProtRNA, tokens: Any, *rest: Any, **how: Any) -> Any:
         if (n_tokens := int((tokens != 1).sum())) > 80:
@@ -141,7 +141,7 @@ def test_a_batch_is_halved_once_and_stays_so(
             raise MemoryError
         return model(self, tokens, *rest, **how)
 
-    monkeypatch.setattr(ProtRNA, "embed", small_device)
+    monkeypatch.setattr(ProtRNA, "_embed_batch", small_device)
     notes = Notes()
     with pytest.raises(Stopped):
         embed_fasta(source, tmp_path / "out", OPTIONS, notes, StopAfter(20))

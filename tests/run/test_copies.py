@@ -45,13 +45,13 @@ def residues_of(sequence: str, layer: int = -1) -> Any:
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The tokens of every batch that runs, without padding."""
     tokens_run: list[int] = []
-    embed = ProtRNA.embed
+    embed = ProtRNA._embed_batch
 
     def counting(self: ProtRNA, tokens: Any, *rest: Any, **how: Any) -> Any:
         tokens_run.append(int((np.asarray(tokens) != self.alphabet.padding_idx).sum()))
         return embed(self, tokens, *rest, **how)
 
-    monkeypatch.setattr(ProtRNA, "embed", counting)
+    monkeypatch.setattr(ProtRNA, "_embed_batch", counting)
     return tokens_run
 
 

@@ -268,10 +268,10 @@ def test_equal_sequences_run_once_and_are_all_written(
     from protrna_cli.model.transformer import ProtRNA
 
     ran: list[int] = []
-    embed = ProtRNA.embed
+    embed = ProtRNA._embed_batch
     monkeypatch.setattr(
         ProtRNA,
-        "embed",
+        "_embed_batch",
         lambda self, tokens, *rest, **how: ran.extend(tokens) or embed(self, tokens, *rest, **how),
     )
     sequences = ["acgu", "ggcc", "acgu", "acgu", "acgux"]

@@ -17,12 +17,12 @@ from tests.tools.runs import OPTIONS
 
 def run_with(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, Any], Any]) -> None:
     """Call `change` for every batch, with its tokens and a function that runs the model on them."""
-    embed = ProtRNA.embed
+    embed = ProtRNA._embed_batch
 
     def changed(self: ProtRNA, tokens: Any, *rest: Any, **how: Any) -> Any:
         return change(tokens, lambda: embed(self, tokens, *rest, **how))
 
-    monkeypatch.setattr(ProtRNA, "embed", changed)
+    monkeypatch.setattr(ProtRNA, "_embed_batch", changed)
 
 
 @pytest.mark.parametrize("per_token", [False, True])
@@ -58,7 +58,7 @@ def test_tensorflows_out_of_memory_error_becomes_a_memory_error(monkeypatch: pyt
 
     monkeypatch.setitem(model.__dict__, "_layer", exhausted)
     with pytest.raises(MemoryError, match="OOM when allocating"):
-        model.embed(np.array([[0, 33, 2]], np.int32), np.ones((1, 3), np.float32), [3], "mean")
+        model._embed_batch(np.array([[0, 33, 2]], np.int32), np.ones((1, 3), np.float32), [3], "mean")
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -99,5 +99,5 @@ def test_numbers_beyond_float16_are_an_error(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_with(monkeypatch, lambda tokens, run: [values * 1e6 for values in run()])
-    with pytest.raises(NotFinite, match="not finite in float16; try --dtype float32"):
+    with pytest.raises(NotFinite, match=r"not finite in float16; try dtype=.float32."):
         embed_fasta(source, tmp_path / "out", replace(OPTIONS, dtype="float16"))

@@ -103,15 +103,15 @@ def test_paths_and_lists_of_layers_are_taken_as_they_are_meant() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda out: load_model(7), "--model takes a path"),  # type: ignore[arg-type]
-        (lambda out: load_model("demo", precision="bf16"), "--precision takes float32, bfloat16 or auto"),
-        (lambda out: load_model("demo", device="cuda"), "--device takes auto"),
-        (lambda out: load_model("demo", threads=0), "--threads takes a whole number from 1 up, not 0"),
+        (lambda out: load_model(7), "name= takes a path"),  # type: ignore[arg-type]
+        (lambda out: load_model("demo", precision="bf16"), "precision= takes float32, bfloat16 or auto"),
+        (lambda out: load_model("demo", device="cuda"), "device= takes auto"),
+        (lambda out: load_model("demo", threads=0), "threads= takes a whole number from 1 up, not 0"),
         (lambda out: examine("demo", threads=0), "--threads takes a whole number from 1 up, not 0"),
         (lambda out: embed_fasta(SAMPLE, out, {"pool": "max"}), "options takes EmbedOptions"),  # type: ignore[arg-type]
-        (lambda out: embed_fasta([], out), "INPUT takes one or more paths"),
-        (lambda out: embed_fasta([SAMPLE, None], out), "INPUT takes a path, not None"),  # type: ignore[list-item]
-        (lambda out: embed_fasta(SAMPLE, None), "-o takes a path, not None"),  # type: ignore[arg-type]
+        (lambda out: embed_fasta([], out), "inputs= takes one or more paths"),
+        (lambda out: embed_fasta([SAMPLE, None], out), "inputs= takes a path, not None"),  # type: ignore[list-item]
+        (lambda out: embed_fasta(SAMPLE, None), "output_path= takes a path, not None"),  # type: ignore[arg-type]
         (lambda out: stream_fasta(SAMPLE, 1, "npy"), "options takes EmbedOptions"),  # type: ignore[arg-type]
         (lambda out: estimate_fasta(None, out), "INPUT takes a path"),  # type: ignore[arg-type]
         (lambda out: convert(out, out, "npy"), "--format takes a Format"),  # type: ignore[arg-type]
@@ -205,7 +205,7 @@ def test_a_link_to_itself_is_refused_as_a_link(run: Run, tmp_path: Path, place: 
 
 
 def test_a_path_with_a_nul_byte_is_no_path(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="INPUT takes a path, not"):
+    with pytest.raises(UsageError, match="inputs= takes a path, not"):
         embed_fasta("a\0b", tmp_path / "out.npy")
     with pytest.raises(UsageError, match="path takes a path, not"):
         read_embeddings("a\0b")

@@ -315,10 +315,10 @@ def test_the_two_outputs_of_one_run_equal_those_of_two_runs(
     embed_fasta(mixed, tmp_path / "alone.parquet", options)
     embed_fasta(mixed, tmp_path / "alone.h5", replace(options, pool="mean", per_token=True))
     ran: list[int] = []
-    embed = ProtRNA.embed
+    embed = ProtRNA._embed_batch
     monkeypatch.setattr(
         ProtRNA,
-        "embed",
+        "_embed_batch",
         lambda self, tokens, *rest, **how: ran.append(1) or embed(self, tokens, *rest, **how),
     )
     summary = embed_fasta(mixed, pooled, replace(options, per_token_output=str(residues)))
@@ -349,12 +349,12 @@ def test_either_existing_output_is_refused(tmp_path: Path, mixed: Path) -> None:
     pooled, residues = tmp_path / "pooled.npy", tmp_path / "residues.h5"
     options = replace(OPTIONS, per_token_output=str(residues))
     residues.write_text("mine")
-    with pytest.raises(OutputUnwritable, match=r"residues.h5: exists; use --overwrite"):
+    with pytest.raises(OutputUnwritable, match=r"residues.h5: exists; use overwrite=True"):
         embed_fasta(mixed, pooled, options)
     residues.unlink()
     with pytest.raises(Stopped, match=r"stopped by a test; \d+ of 74 records are saved"):
         embed_fasta(mixed, pooled, options, stop=StopAfter(12))
-    with pytest.raises(OutputUnwritable, match="use --resume to continue it"):
+    with pytest.raises(OutputUnwritable, match="use resume=True to continue it"):
         embed_fasta(mixed, pooled, options)
     with pytest.raises(RunMismatch, match='its pooling was "mean", not "max"'):
         embed_fasta(mixed, pooled, replace(options, resume=True, pool="max"))

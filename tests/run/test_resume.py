@@ -170,7 +170,7 @@ def test_an_unfinished_run_is_overwritten_only_when_asked(tmp_path: Path, source
     target = tmp_path / "out"
     with pytest.raises(Stopped):
         embed_fasta(source, target, OPTIONS, stop=StopAfter(12))
-    with pytest.raises(OutputUnwritable, match="use --resume to continue it, or --overwrite"):
+    with pytest.raises(OutputUnwritable, match="use resume=True to continue it, or overwrite=True"):
         embed_fasta(source, target, OPTIONS)
     with pytest.raises(UsageError, match="use one of them"):
         embed_fasta(source, target, replace(OPTIONS, resume=True, overwrite=True))

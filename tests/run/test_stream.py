@@ -88,12 +88,12 @@ import os, sys
 from protrna_cli.cli import main as cli
 from tests.tools.faulty import FaultyModel
 from tests.tools.light import use
-embed = FaultyModel.embed
+embed = FaultyModel._embed_batch
 def noisy(*words, **how):
     print("a Python library")
     os.write(1, b"a C library")
     return embed(*words, **how)
-FaultyModel.embed = noisy
+FaultyModel._embed_batch = noisy
 use()
 sys.exit(cli.run(sys.argv[1:]))
 """

@@ -81,7 +81,7 @@ class SlowModel:
         self.running = threading.Semaphore(0)
         self.go_on = threading.Event()
 
-    def embed(self, *batch: Any, check: Callable[[], None]) -> str:
+    def _embed_batch(self, *batch: Any, check: Callable[[], None]) -> str:
         self.running.release()
         while not self.go_on.wait(0.01):
             check()
@@ -324,7 +324,7 @@ def test_the_last_words_of_a_worker_are_told(tmp_path: Path, source: Path, fault
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)  # as the command keeps libraries quiet
     try:
-        with pytest.raises(WorkersLost, match=r"with exit code -9 \(the last words\); use fewer --workers"):
+        with pytest.raises(WorkersLost, match=r"with exit code -9 \(the last words\); use fewer workers="):
             embed_fasta(source, tmp_path / "out.npy", TWO)
     finally:
         os.dup2(kept, 2)

@@ -21,10 +21,10 @@ def dask_setup(_: Any) -> None:
 
     from protrna_cli.model.transformer import ProtRNA
 
-    embed = ProtRNA.embed
+    embed = ProtRNA._embed_batch
 
     def slow(self: ProtRNA, *arguments: Any, **how: Any) -> Any:
         time.sleep(BATCH_SECONDS)
         return embed(self, *arguments, **how)
 
-    ProtRNA.embed = slow  # type: ignore[method-assign]
+    ProtRNA._embed_batch = slow  # type: ignore[method-assign]

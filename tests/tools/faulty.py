@@ -63,7 +63,9 @@ class FaultyModel:
     def _weights(self) -> reference.ReferenceWeights:
         return reference.read_weights(self._checkpoint.path)
 
-    def embed(self, tokens: Any, weights: Any, repr_layers: Any, *poolings: str, check: Any = None) -> Any:
+    def _embed_batch(
+        self, tokens: Any, weights: Any, repr_layers: Any, *poolings: str, check: Any = None
+    ) -> Any:
         deaths = self._checkpoint.deaths
         if deaths and len(list(deaths.iterdir())) < self._checkpoint.n_deaths:
             (deaths / str(os.getpid())).touch()

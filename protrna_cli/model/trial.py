@@ -88,13 +88,15 @@ def quick_seconds(model: ProtRNA, length: int, count: int) -> float:
     tokens, weights = _batch(model, [("ACGU" * length)[:length]] * count)
     last = [model.size.layers]
     started = time.perf_counter()
-    model.embed(tokens, weights, last, "mean")  # compiles what the batch needs
+    model._embed_batch(tokens, weights, last, "mean")  # compiles what the batch needs
     first = time.perf_counter() - started
     if first > 1:
         return first
     with ThreadPoolExecutor(model.at_once) as pool:
         started = time.perf_counter()
-        for done in [pool.submit(model.embed, tokens, weights, last, "mean") for _ in range(model.at_once)]:
+        for done in [
+            pool.submit(model._embed_batch, tokens, weights, last, "mean") for _ in range(model.at_once)
+        ]:
             done.result()
     return (time.perf_counter() - started) / model.at_once
 

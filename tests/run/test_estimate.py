@@ -139,6 +139,7 @@ def test_other_speeds_are_ignored(run: Run, home: Path, content: str) -> None:
 def test_a_run_remembers_its_speed_unless_nearly_all_was_resumed(
     tmp_path: Path, source: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("protrna_cli.run.run.MEASURABLE_SECONDS", float("inf"))
     checks = StopAfter(10_000)
     options = EmbedOptions(model=str(TOY), rules=Rules(on_invalid="skip"), batch_tokens=150, resume=True)
     target = tmp_path / "out.npy"

@@ -126,6 +126,7 @@ _VALUES = {
     "numbers": r"\d+",
     "path": r"demo|[A-Z]+|[A-Z]+\d|/.*",
     "paths": r"[A-Z]+",
+    "model": r"demo|[A-Z]+|/.*",
     "text": r"auto|cpu|gpu(:\d+)?",
     "shard": r"I/N",
 }

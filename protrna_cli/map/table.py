@@ -12,6 +12,8 @@ from protrna_cli.errors import InputError, InputUnreadable
 from protrna_cli.text import counted, reason, shortened
 
 TABLE_FORMAT = "a table has lines id<TAB>value, or is CSV"
+MAX_FIELD = 128 << 10
+"""Letters of the longest field. The limit of csv is one for the whole process, and others raise it."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def _read_lines(path: Path) -> list[str]:
 
 def _split(path: Path, lines: list[str], comma: bool) -> Iterator[tuple[int, list[str]]]:
     """Split lines into cells; yields the number of each line that is not blank."""
+    csv.field_size_limit(MAX_FIELD)
     kind = {"delimiter": ","} if comma else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     reader = csv.reader(lines, **kind)
     try:

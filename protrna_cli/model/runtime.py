@@ -220,16 +220,8 @@ def gpu_names() -> tuple[str, ...]:
     return _names(tf.config.list_physical_devices("GPU"))
 
 
-def device_name(device: str) -> str:
-    """Name a device that a model is on, for people: `CPU`, or what the GPU is called.
-
-    Parameters
-    ----------
-    device
-        TensorFlow's name of it.
-    """
-    if "GPU" not in device:
-        return "CPU"
+def gpu_name(device: str) -> str:
+    """Name a GPU as its maker does, given TensorFlow's name of it."""
     return gpu_names()[int(device.rpartition(":")[2])]
 
 

@@ -301,9 +301,11 @@ def saved(outputs: Sequence[Output]) -> Amount:
 
 
 def _name_of(model: ProtRNA) -> str:
-    from protrna_cli.model import runtime  # TensorFlow is loaded with the model
+    if "GPU" not in model.device:
+        return "CPU"
+    from protrna_cli.model import runtime
 
-    return runtime.device_name(model.device)
+    return runtime.gpu_name(model.device)
 
 
 def rate_key(size: ModelSize, options: EmbedOptions) -> str:

@@ -89,7 +89,7 @@ def test_the_provenance_is_told_in_words(run: Run, tmp_path: Path) -> None:
     lines = run("info", tmp_path / "out.1-of-2.parquet").out.splitlines()
     told = dict(re.split("  +", line, maxsplit=1) for line in lines[lines.index("how it was made:") + 1 :])
     assert told == {
-        "made by": f"protrna {__version__}",
+        "made by": f"protrna {__version__} on CPU",
         "model": f"{TOY}: 3 layers, width 40, 5 heads",
         "weights": f"SHA-256 {hashlib.sha256(TOY.read_bytes()).hexdigest()}",
         "layers": "3",

@@ -40,7 +40,7 @@ def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch, earlier: 
     assert locate(str(TOY)).sha256()
     file = rates.rates_file()
     rates.remember(file, "key", 1.0)
-    assert rates.recall(file, "key") is None
+    assert rates.recall(file, "key") == []
 
 
 @pytest.mark.usefixtures("homeless")

@@ -5,6 +5,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,20 @@ def test_limits_of_version_1_are_those_of_the_group_or_of_the_root_in_a_containe
         write(system / folder / "cpu.cfs_period_us", "100000")
     assert machine.available_memory() == GIB * 3 // 2
     assert machine.available_cpus() == 1
+
+
+@pytest.mark.parametrize(
+    ("usable", "cores"), [(range(8), 4), ([0, 4], 1), ([0, 1, 2, 3], 4), ([1, 2, 6], 2), ([9], None)]
+)
+def test_two_threads_of_a_core_are_one_core(
+    system: Path, monkeypatch: pytest.MonkeyPatch, usable: Sequence[int], cores: int | None
+) -> None:
+    monkeypatch.setattr(machine, "CPUS", system / "cpu")
+    for cpu in range(8):
+        write(system / f"cpu/cpu{cpu}/topology/thread_siblings_list", f"{cpu % 4},{cpu % 4 + 4}")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(usable))
+    assert machine.physical_cores() == cores
+    assert machine.available_cpus() == len(usable)
 
 
 def test_a_processor_without_avx_is_refused(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -318,8 +318,11 @@ def visible_gpus() -> list[Gpu]:
 
 
 def gpu_cards() -> list[str]:
-    """Name the NVIDIA GPUs of this machine, unless they are hidden from this process."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+    """Name the NVIDIA GPUs of this machine, unless they are hidden from this process.
+
+    They are hidden if `CUDA_VISIBLE_DEVICES` names none first: it is empty, -1, or Slurm's `NoDevFiles`.
+    """
+    if not re.match(r"\s*(\d|(GPU|MIG)-)", os.environ.get("CUDA_VISIBLE_DEVICES", "0")):
         return []
     told = _ask_nvidia_smi("name")
     if told is not None:

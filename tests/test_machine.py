@@ -208,6 +208,35 @@ def test_an_import_that_fails_is_told_by_its_first_cause(
     assert told in str(raised.value)
 
 
+@pytest.mark.parametrize("smi", ["", "#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9"])
+def test_the_driver_names_the_cards_where_nvidia_smi_does_not(
+    system: Path, monkeypatch: pytest.MonkeyPatch, smi: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(system / "bin"))
+    if smi:
+        write(system / "bin/nvidia-smi", smi)
+        (system / "bin/nvidia-smi").chmod(0o755)
+    assert machine.gpu_cards() == []
+    for slot in ("01", "c1"):
+        card = "Model: \t\t NVIDIA A100-SXM4-80GB\nIRQ:   \t\t 170\nGPU UUID: \t GPU-1"
+        write(system / f"proc/driver/nvidia/gpus/0000:{slot}:00.0/information", card)
+    assert machine.gpu_cards() == ["NVIDIA A100-SXM4-80GB"] * 2
+
+
+@pytest.mark.parametrize(
+    ("visible", "hidden"),
+    [("", True), ("-1", True), ("NoDevFiles", True), ("0", False), (" 1,0", False), ("GPU-1a", False)],
+)
+def test_a_job_without_a_card_hears_of_none(
+    system: Path, monkeypatch: pytest.MonkeyPatch, visible: str, hidden: bool
+) -> None:
+    monkeypatch.setenv("PATH", str(system))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    write(system / "proc/driver/nvidia/gpus/0000:01:00.0/information", "Model: NVIDIA A100")
+    assert machine.gpu_cards() == ([] if hidden else ["NVIDIA A100"])
+
+
 def test_the_memory_of_workers_counts() -> None:
     before = machine.resident_memory()
     script = "data = bytearray(200 << 20); print(len(data), flush=True); input()"

@@ -22,6 +22,7 @@ from protrna_cli.text import counted, size_text
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
+CPUS = Path("/sys/devices/system/cpu")
 
 IMPORT_BYTES = 5 << 29
 """Address space that TensorFlow takes when it is imported and runs a small model: 2.3 GiB were measured."""
@@ -95,6 +96,18 @@ def available_cpus() -> int:
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([affinity, *_cgroup_quotas(), *_slurm_cpus()]))
+
+
+def physical_cores() -> int | None:
+    """Count the cores whose CPUs this process may use, of which some have two threads.
+
+    Linux counts each thread of a core as a CPU. None if the system does not tell which are of one core.
+    """
+    try:
+        cpus = os.sched_getaffinity(0)
+        return len({(CPUS / f"cpu{cpu}/topology/thread_siblings_list").read_text() for cpu in cpus})
+    except (AttributeError, OSError):  # not Linux, or a system that hides them
+        return None
 
 
 def _cgroup_quotas() -> list[int]:
@@ -372,8 +385,11 @@ def visible_gpus() -> list[Gpu]:
 
 
 def gpu_cards() -> list[str]:
-    """Name the NVIDIA GPUs of this machine, unless they are hidden from this process."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+    """Name the NVIDIA GPUs of this machine, unless they are hidden from this process.
+
+    They are hidden if `CUDA_VISIBLE_DEVICES` names none first: it is empty, -1, or Slurm's `NoDevFiles`.
+    """
+    if not re.match(r"\s*(\d|(GPU|MIG)-)", os.environ.get("CUDA_VISIBLE_DEVICES", "0")):
         return []
     told = _ask_nvidia_smi("name")
     if told is not None:

@@ -5,6 +5,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,20 @@ def test_limits_of_version_1_are_those_of_the_group_or_of_the_root_in_a_containe
         write(system / folder / "cpu.cfs_period_us", "100000")
     assert machine.available_memory() == GIB * 3 // 2
     assert machine.available_cpus() == 1
+
+
+@pytest.mark.parametrize(
+    ("usable", "cores"), [(range(8), 4), ([0, 4], 1), ([0, 1, 2, 3], 4), ([1, 2, 6], 2), ([9], None)]
+)
+def test_two_threads_of_a_core_are_one_core(
+    system: Path, monkeypatch: pytest.MonkeyPatch, usable: Sequence[int], cores: int | None
+) -> None:
+    monkeypatch.setattr(machine, "CPUS", system / "cpu")
+    for cpu in range(8):
+        write(system / f"cpu/cpu{cpu}/topology/thread_siblings_list", f"{cpu % 4},{cpu % 4 + 4}")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(usable))
+    assert machine.physical_cores() == cores
+    assert machine.available_cpus() == len(usable)
 
 
 def test_a_processor_without_avx_is_refused(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +206,35 @@ def test_an_import_that_fails_is_told_by_its_first_cause(
         except Exception as first:
             raise ImportError("Traceback (most recent call last): ...") from first
     assert told in str(raised.value)
+
+
+@pytest.mark.parametrize("smi", ["", "#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9"])
+def test_the_driver_names_the_cards_where_nvidia_smi_does_not(
+    system: Path, monkeypatch: pytest.MonkeyPatch, smi: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(system / "bin"))
+    if smi:
+        write(system / "bin/nvidia-smi", smi)
+        (system / "bin/nvidia-smi").chmod(0o755)
+    assert machine.gpu_cards() == []
+    for slot in ("01", "c1"):
+        card = "Model: \t\t NVIDIA A100-SXM4-80GB\nIRQ:   \t\t 170\nGPU UUID: \t GPU-1"
+        write(system / f"proc/driver/nvidia/gpus/0000:{slot}:00.0/information", card)
+    assert machine.gpu_cards() == ["NVIDIA A100-SXM4-80GB"] * 2
+
+
+@pytest.mark.parametrize(
+    ("visible", "hidden"),
+    [("", True), ("-1", True), ("NoDevFiles", True), ("0", False), (" 1,0", False), ("GPU-1a", False)],
+)
+def test_a_job_without_a_card_hears_of_none(
+    system: Path, monkeypatch: pytest.MonkeyPatch, visible: str, hidden: bool
+) -> None:
+    monkeypatch.setenv("PATH", str(system))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    write(system / "proc/driver/nvidia/gpus/0000:01:00.0/information", "Model: NVIDIA A100")
+    assert machine.gpu_cards() == ([] if hidden else ["NVIDIA A100"])
 
 
 def test_the_memory_of_workers_counts() -> None:

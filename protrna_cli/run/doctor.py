@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from protrna_cli._version import version
-from protrna_cli.machine import available_cpus, available_memory, cpu_flags
+from protrna_cli.machine import available_cpus, available_memory, cpu_flags, physical_cores
 from protrna_cli.run import rates
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.run import rate_key
-from protrna_cli.text import aligned, size_text
+from protrna_cli.text import aligned, counted, size_text
 from protrna_cli.weights.checkpoint import CheckpointFile, DemoCheckpoint
 from protrna_cli.weights.locate import locate, weights_folder_if_any
 from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
@@ -31,7 +31,8 @@ class Diagnosis:
     Attributes
     ----------
     version, python, tensorflow, system
-        Versions of protrna, Python and TensorFlow; operating system and number of CPUs.
+        Versions of protrna, Python and TensorFlow; operating system and number of CPUs, and of their cores if
+        these have more than one thread each.
     instruction_sets, gpus, device, threads, memory_bytes
         What this process may use; `device` is the one that it uses, `memory_bytes` is the free memory.
     unused_gpus
@@ -143,7 +144,7 @@ def examine(
         version=version(),
         python=platform.python_version(),
         tensorflow=runtime.tensorflow_version(),
-        system=f"{platform.platform()}, {available_cpus()} CPUs",
+        system=f"{platform.platform()}, {_cpus_text(available_cpus(), physical_cores())}",
         instruction_sets=tuple(flag for flag in RELEVANT_FLAGS if flag in cpu_flags()),
         gpus=runtime.gpu_names(),
         unused_gpus=runtime.unused_gpus(),
@@ -159,3 +160,8 @@ def examine(
         reference_error=trial.reference_error(demo),
         batch_error=trial.batch_error(demo),
     )
+
+
+def _cpus_text(cpus: int, cores: int | None) -> str:
+    """Count the CPUs, and their cores where these are fewer: some may then do with fewer threads."""
+    return f"{counted(cpus, 'CPU')} on {counted(cores, 'core')}" if cores and cores < cpus else f"{cpus} CPUs"

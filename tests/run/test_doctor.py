@@ -1,12 +1,14 @@
 """`protrna doctor`: its reference numbers, its output, and what it reports when numbers are wrong."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
 from protrna_cli.model import demo, trial
+from protrna_cli.run import doctor
 from tests.conftest import GOLDEN, Run
 from tests.tools import reference
 
@@ -62,12 +64,16 @@ def test_the_demo_model_replaces_missing_weights_and_wrong_numbers_are_reported(
 ) -> None:
     monkeypatch.setattr(trial, "matmul_rate", lambda precision: 1e12)  # to measure it takes seconds
     monkeypatch.setattr(trial, "REFERENCE_ROW", tuple(value + 0.01 for value in trial.REFERENCE_ROW))
+    monkeypatch.setattr(doctor, "available_cpus", lambda: 2)
+    monkeypatch.setattr(doctor, "physical_cores", lambda: 1)
     outcome = run("doctor")
     assert outcome.code == 70
     assert "tokens/s of demo" in outcome.out
     assert "missing; run protrna weights fetch" in outcome.out
     assert "within 1e-02 of float64" in outcome.out
     assert "WRONG" in outcome.out
+    assert re.search(r"^system .*, 2 CPUs on 1 core$", outcome.out, re.MULTILINE)
+    assert re.search(r"^device .*, 2 CPU threads$", outcome.out, re.MULTILINE)  # the default counts CPUs
 
 
 def test_a_checkpoint_that_is_not_there_is_an_error(run: Run) -> None:

@@ -54,6 +54,7 @@ class FaultyModel:
     """The model of a faulty checkpoint, for means and residues."""
 
     at_once = 1
+    device = "/device:CPU:0"
 
     def __init__(self, checkpoint: FaultyCheckpoint) -> None:
         self.alphabet = Alphabet()

@@ -152,10 +152,11 @@ def read_inputs(
     sources: Sequence[Source], rules: Rules, inputs: list[dict[str, str]]
 ) -> Iterator[Record | Skipped]:
     """Read all inputs in order. At the end of each, append its name and SHA-256 to `inputs`."""
+    letters = _Letters(rules)
     for i, source in enumerate(sources):
         digest = hashlib.sha256()
         item = None
-        for item in _read_source(source, rules, Place(i), digest):
+        for item in _read_source(source, rules, letters, Place(i), digest):
             yield item
         if not item:
             raise InputError(
@@ -166,16 +167,17 @@ def read_inputs(
 
 def read_from(sources: Sequence[Source], rules: Rules, start: Place) -> Iterator[Record | Skipped]:
     """Read the inputs in order, starting at a place."""
-    yield from _read_source(sources[start.source], rules, start)
+    letters = _Letters(rules)
+    yield from _read_source(sources[start.source], rules, letters, start)
     for i in range(start.source + 1, len(sources)):
-        yield from _read_source(sources[i], rules, Place(i))
+        yield from _read_source(sources[i], rules, letters, Place(i))
 
 
 def _read_source(
-    source: Source, rules: Rules, start: Place, digest: Any = None
+    source: Source, rules: Rules, letters: _Letters, start: Place, digest: Any = None
 ) -> Iterator[Record | Skipped]:
     """Read one input, starting at a place."""
-    letters, origin = _Letters(rules), FileOrigin(source)
+    origin = FileOrigin(source)
     headers = _Headers(fasta_lines(source, digest, start.offset), start)
     for header, raw in SimpleFastaParser(iter(headers)):
         place, odd_line = headers.places.popleft()

@@ -98,7 +98,7 @@ def test_without_a_run_the_doctor_knows_and_without_it_a_trial(
     tmp_path: Path, run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_fasta(tmp_path / "in.fa", ["acgu" * 30] * 3 + ["acgu"])
-    words = ["embed", path, "--model", "demo", "--threads", 2, "--dry-run", "--json"]
+    words = ["embed", path, "--model", "demo", "--dry-run", "--json"]
     asked = []
 
     def measured(model: ProtRNA, length: int, count: int) -> float:
@@ -117,7 +117,7 @@ def test_without_a_run_the_doctor_knows_and_without_it_a_trial(
     )
     untried = json.loads(run(*words, "--no-trial").out)
     assert (untried["seconds"], untried["seconds_range"], untried["seconds_from"]) == (None, None, None)
-    assert run("doctor", "--model", "demo", "--threads", 2).code == 0
+    assert run("doctor", "--model", "demo").code == 0
     examined = json.loads(run(*words, "--no-trial").out)
     assert (examined["seconds_from"], len(asked)) == ("doctor", 1)
     assert examined["seconds_range"][0] < examined["seconds"] < examined["seconds_range"][1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 
 def counted(number: int, noun: str) -> str:
@@ -12,6 +13,15 @@ def counted(number: int, noun: str) -> str:
     ('1 record', '1,400 records')
     """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def enumerated(names: Sequence[str], most: int = 100) -> str:
+    """List names; of many, the first and how many more there are.
+
+    >>> enumerated(["a.fa", "b.fa"]), enumerated(["a.fa", "b.fa", "c.fa"], most=2)
+    ('a.fa, b.fa', 'a.fa and 2 more')
+    """
+    return ", ".join(names) if len(names) <= most else f"{names[0]} and {len(names) - 1:,} more"
 
 
 def size_text(n_bytes: float) -> str:

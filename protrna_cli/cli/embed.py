@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from protrna_cli.cli.help_text import Command, epilog
+from protrna_cli.cli.listed import several_paths
 from protrna_cli.cli.options import (
     ANY_PATH,
     OneOf,
@@ -35,7 +36,7 @@ from protrna_cli.weights.names import DEMO, DEMO_NOTICE
 STDOUT = "-"
 
 PANELS = {
-    "Input": ["--on-invalid", "--gaps", "--regions"],
+    "Input": ["--files-from", "--null", "--on-invalid", "--gaps", "--regions"],
     "Embedding": ["--per-token", "--pool", "--layer", "--skip-unknown"],
     "Model": ["--model", "--precision", "--weights-dir", "--offline", "--check-weights"],
     "Output": ["--output", "--format", "--per-token-output", "--dtype", "--h5-layout", "--overwrite"],
@@ -68,7 +69,7 @@ PANELS = {
         topics="start, inputs, outputs, options, resume, shards, speed",
     ),
 )
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
+@several_paths("inputs", "INPUT...")
 @click.option(
     "-o",
     "--output",

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from protrna_cli.cli.help_text import Command, epilog
+from protrna_cli.cli.listed import several_paths
 from protrna_cli.cli.options import ANY_PATH, options_of, overwrite, verbosity
 from protrna_cli.cli.terminal import say
 from protrna_cli.output.formats.table import choose_format, refuse_layout
@@ -17,7 +18,7 @@ from protrna_cli.text import counted
 @click.command(
     cls=Command, epilog=epilog("protrna merge out.*-of-7.parquet -o out.parquet", topics="shards, slurm")
 )
-@click.argument("parts", nargs=-1, required=True, metavar="PART...", type=ANY_PATH)
+@several_paths("parts", "PART...")
 @click.option(
     "-o",
     "--output",

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from protrna_cli.cli.help_text import Command, epilog
+from protrna_cli.cli.listed import several_paths
 from protrna_cli.cli.options import ANY_PATH, verbosity
 from protrna_cli.cli.terminal import say
 from protrna_cli.errors import InputError
@@ -16,7 +17,7 @@ from protrna_cli.run.stop import SignalStop
 
 @click.command(cls=Command, epilog=epilog("protrna verify out.parquet input.fa", topics="outputs, shards"))
 @click.argument("output", metavar="OUT", type=ANY_PATH)
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=ANY_PATH)
+@several_paths("inputs", "INPUT...")
 @click.option("--regions", metavar="BED", type=ANY_PATH, help="BED file that OUT was made with.")
 @verbosity
 def verify(output: str, inputs: tuple[str, ...], regions: str | None, quiet: bool, verbose: bool) -> None:

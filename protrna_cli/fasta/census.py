@@ -6,7 +6,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from protrna_cli.errors import InputError
 from protrna_cli.fasta.copies import Copies
@@ -27,7 +27,10 @@ from protrna_cli.plan.distinct import DistinctSequences
 from protrna_cli.plan.pieces import cost, embedded_length, token_counts, total_cost
 from protrna_cli.plan.rules import Regions, Rules
 from protrna_cli.plan.shard import WHOLE, Shard
-from protrna_cli.text import counted, shortened
+from protrna_cli.text import counted, enumerated, shortened
+
+MOST_NAMED = 100
+"""With more inputs, a provenance has a digest instead of their names."""
 
 
 class Mark(NamedTuple):
@@ -133,6 +136,20 @@ class Census:
         self.n_scores += sum(each**2 for each in tokens)
         if record.length > self.longest:
             self.longest, self.longest_id = record.length, record.id
+
+    @property
+    def recorded_inputs(self) -> list[dict[str, Any]]:
+        """The inputs as a provenance has them; many are one entry, whatever their names.
+
+        Its SHA-256 is that of the SHA-256s of all of them, in order, each as a line.
+        """
+        if len(self.inputs) <= MOST_NAMED:
+            return list(self.inputs)
+        lines = "".join(f"{each['sha256']}\n" for each in self.inputs)
+        sha256 = hashlib.sha256(lines.encode()).hexdigest()
+        return [
+            {"name": f"{len(self.inputs):,} files", "sha256": sha256, "files": len(self.inputs)},
+        ]
 
     def note(self) -> str | None:
         """Say which records may not be RNA, if there are any."""
@@ -261,7 +278,7 @@ def take_census(
             f"{counted(flaws.count, 'flaw')} in the input; correct each, or use an option that it names"
         )
     if not census.n_records:
-        names = ", ".join(source.name for source in sources)
+        names = enumerated([source.name for source in sources])
         raise InputError(
             f"{names}: all records were skipped ({census.n_skipped:,}); nothing is left to embed"
         )

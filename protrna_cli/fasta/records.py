@@ -167,10 +167,11 @@ def read_inputs(
     refuse
         Called with the error of each bad record; if it returns, the record counts as skipped.
     """
+    letters = _Letters(rules)
     for i, source in enumerate(sources):
         digest = hashlib.sha256()
         item = None
-        for item in _read_source(source, rules, Place(i), digest, refuse):
+        for item in _read_source(source, rules, letters, Place(i), digest, refuse):
             yield item
         if not item:
             raise InputError(
@@ -181,16 +182,22 @@ def read_inputs(
 
 def read_from(sources: Sequence[Source], rules: Rules, start: Place) -> Iterator[Record | Skipped]:
     """Read the inputs in order, starting at a place."""
-    yield from _read_source(sources[start.source], rules, start)
+    letters = _Letters(rules)
+    yield from _read_source(sources[start.source], rules, letters, start)
     for i in range(start.source + 1, len(sources)):
-        yield from _read_source(sources[i], rules, Place(i))
+        yield from _read_source(sources[i], rules, letters, Place(i))
 
 
 def _read_source(
-    source: Source, rules: Rules, start: Place, digest: Any = None, refuse: Refuse = raise_it
+    source: Source,
+    rules: Rules,
+    letters: _Letters,
+    start: Place,
+    digest: Any = None,
+    refuse: Refuse = raise_it,
 ) -> Iterator[Record | Skipped]:
     """Read one input, starting at a place; see `read_inputs`."""
-    letters, origin = _Letters(rules), FileOrigin(source)
+    origin = FileOrigin(source)
     headers = _Headers(fasta_lines(source, digest, start.offset), start)
     for header, raw in SimpleFastaParser(iter(headers)):
         place, odd_line = headers.places.popleft()

@@ -25,7 +25,7 @@ from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.run import Run, rate_key
 from protrna_cli.run.targets import Target, run_settings
 from protrna_cli.run.work import Work
-from protrna_cli.text import aligned, counted, duration_text, printable, size_text
+from protrna_cli.text import aligned, counted, duration_text, enumerated, printable, size_text
 from protrna_cli.weights.checkpoint import DemoCheckpoint
 
 # Memory on a CPU, as measured with models of 3 to 33 layers and 40 to 1,280 wide.
@@ -128,7 +128,7 @@ class Estimate:
     def text(self) -> str:
         """Tell what will run, and what it will take, in words."""
         told = {
-            "input": ", ".join(printable(name) for name in self.inputs),
+            "input": printable(enumerated(self.inputs)),
             "records": f"{self.records:,}{_besides(long=self.long)}",
             **self._distinct(),
             "skipped records": f"{self.skipped:,}",

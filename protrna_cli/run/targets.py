@@ -114,7 +114,7 @@ def make_header(
         **settings,
         "model": {**settings["model"], "weights_sha256": weights_sha256},
         "shard": str(options.shard),
-        "inputs": input_census.inputs,
+        "inputs": input_census.recorded_inputs,
         "records": input_census.n_records + input_census.n_skipped,
         "embedded": shard_census.n_records,
         "skipped": shard_census.n_skipped,

@@ -62,11 +62,12 @@ def find_flaws(
 def _flaws(path: Path, header: Header, inputs: Sequence[str | PathLike[str]], rules: Rules) -> Iterator[str]:
     with open_sources(inputs) as sources:
         counted_input = take_census(sources, rules)
-        hashes = [
+        census = counted_input.census
+        recorded, *given = (
             [each["sha256"] for each in these]
-            for these in (counted_input.census.inputs, header.provenance["inputs"])
-        ]
-        if hashes[0] != hashes[1]:
+            for these in (header.provenance["inputs"], census.recorded_inputs, census.inputs)
+        )
+        if recorded not in given:  # earlier versions recorded any number one by one
             yield OTHER_INPUT
         if part := unproven_part(path):
             yield f"{part}: {UNPROVEN}"

@@ -102,7 +102,7 @@ def test_a_bad_list_is_told(
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        ((), 2, "Missing argument 'INPUT...'"),
+        ((), 2, "INPUT is missing"),
         (("a.fa", "-0"), 2, "give --files-from LIST as well"),
         (("--files-from", "none"), 66, "none: the list cannot be read (No such file or directory)"),
         (("--files-from", "."), 66, ".: the list cannot be read (Is a directory)"),

@@ -69,6 +69,8 @@ def follow(run: Run, page: str) -> None:
         assert names["vectors"].shape[1] == 320
         assert [each.shape for each in names["residues"]] == [(8, 320), (4, 320)]
         assert names["layers"][3].shape == names["layers"][-1].shape == (1, 320)
+        assert list(names["every"]) == list(names["scores_by_layer"]) == list(range(7))
+        assert 0 < names["scores_by_layer"][names["best"]] <= 1
         assert names["results"]["attentions"].shape == (2, 6, 20, 25, 25)
         assert names["summary"].n_records == 46
         assert names["scores"].mean() > 0.4  # of random weights; a guess is right one time in ten

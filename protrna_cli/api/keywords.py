@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from protrna_cli.errors import ProtrnaError
 from protrna_cli.plan.rules import Gaps, Long, OnInvalid, Regions, Rules
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     OneLayer: TypeAlias = int | tuple[int]
-    SeveralLayers: TypeAlias = tuple[int, int, Unpack[tuple[int, ...]]]
+    SeveralLayers: TypeAlias = tuple[int, int, Unpack[tuple[int, ...]]] | Literal["all"]
 
 
 class Keywords(TypedDict, total=False):
@@ -51,7 +51,7 @@ class Keywords(TypedDict, total=False):
 class FileKeywords(TypedDict, total=False):
     """Keywords of `embed_fasta`: the options of `EmbedOptions` and the rules of `Rules`."""
 
-    layers: int | Sequence[int]
+    layers: int | Sequence[int] | Literal["all"]
     per_token: bool
     per_token_output: AnyPath | None
     pool: Pool
@@ -79,7 +79,7 @@ class FileKeywords(TypedDict, total=False):
     regions: AnyPath | Regions | None
 
 
-def options_of(layers: int | Sequence[int] = -1, regions: Any = None, **given: Any) -> EmbedOptions:
+def options_of(layers: Any = -1, regions: Any = None, **given: Any) -> EmbedOptions:
     """Make options of keywords: one layer may be a number, and regions the path of their file."""
     if isinstance(regions, (str, os.PathLike)):
         from protrna_cli.fasta.bed import read_bed
@@ -87,9 +87,9 @@ def options_of(layers: int | Sequence[int] = -1, regions: Any = None, **given: A
         regions = read_bed(path_text("--regions", regions))
     names = {field.name for field in fields(Rules)}
     rules = Rules(regions=regions, **{name: given.pop(name) for name in names & set(given)})
-    return EmbedOptions(
-        layers=tuple(layers) if isinstance(layers, Sequence) else (layers,), rules=rules, **given
-    )
+    if not isinstance(layers, str):  # a text is refused with the other options, but for `all`
+        layers = tuple(layers) if isinstance(layers, Sequence) else (layers,)
+    return EmbedOptions(layers=layers, rules=rules, **given)
 
 
 class _Spelling(NamedTuple):

@@ -98,7 +98,7 @@ class LoadedModel(ProtRNA):
         self,
         sequences: AnySequences,
         *,
-        layers: int | Sequence[int] = ...,
+        layers: int | Sequence[int] | Literal["all"] = ...,
         per_token: bool = ...,
         dtype: Dtype = ...,
         return_ids: bool = ...,

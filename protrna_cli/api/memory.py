@@ -26,7 +26,7 @@ from protrna_cli.output.rows import Values
 from protrna_cli.plan.chunks import CHUNK_RECORDS, CHUNK_RESIDUES, into_chunks
 from protrna_cli.plan.pieces import embedded_length
 from protrna_cli.plan.rules import TRAINED_LENGTH, Gaps, Long, OnInvalid
-from protrna_cli.plan.values import AUTO, instance, path_text, switch
+from protrna_cli.plan.values import ALL, AUTO, instance, path_text, switch
 from protrna_cli.run.auto import batch_tokens_of
 from protrna_cli.run.in_memory import ChunkRows, embed_chunks
 from protrna_cli.run.options import Dtype, EmbedOptions, Pool, Precision
@@ -86,7 +86,8 @@ class _Ready:
 
     def __init__(self, model: ProtRNA, how: _How) -> None:
         self.model = model
-        self._layers = how.options.layers
+        every = how.options.layers == ALL
+        self._layers = model.size.layer_indices(ALL) if every else how.options.layer_numbers
         self._progress, self._normalize, self.dtype = how.progress, how.normalize, how.options.dtype
         options = replace(how.options, layers=model.size.layer_indices(self._layers))
         if options.batch_tokens == AUTO:
@@ -125,7 +126,7 @@ class _Ready:
         if len(self._layers) == 1:
             return found[0]
         columns = {layer: self.model.size.layer_index(layer) for layer in self._layers}
-        return {layer: found[self.options.layers.index(index)] for layer, index in columns.items()}
+        return {layer: found[self.options.layer_numbers.index(index)] for layer, index in columns.items()}
 
 
 @overload
@@ -211,7 +212,7 @@ def embed(
     sequences: AnySequences,
     model: AnyPath | ProtRNA = ...,
     *,
-    layers: int | Sequence[int] = ...,
+    layers: int | Sequence[int] | Literal["all"] = ...,
     per_token: bool = ...,
     dtype: Dtype = ...,
     return_ids: bool = ...,
@@ -223,7 +224,7 @@ def embed(
     sequences: AnySequences,
     model: AnyPath | ProtRNA = PUBLISHED,
     *,
-    layers: int | Sequence[int] = -1,
+    layers: int | Sequence[int] | Literal["all"] = -1,
     per_token: bool = False,
     pool: Pool = "mean",
     precision: Precision | None = None,
@@ -254,7 +255,7 @@ def embed(
         A model from `load_model`, to use it many times; or `protrna`, `demo` or the path of a checkpoint,
         which is loaded for this call.
     layers
-        Layer, or several: 0 is the embedding, negatives count from the end.
+        Layer, or several, or `all`: 0 is the embedding, negatives count from the end.
     per_token
         One vector per residue instead of one per sequence.
     pool
@@ -346,7 +347,7 @@ def _embed(sequences: AnySequences, model: AnyPath | ProtRNA, how: _How) -> tupl
         _warn_of_skipped([item for item in items if isinstance(item, Skipped)], len(items), frames=4)
     total = Amount(len(records), sum(embedded_length(record.length, rules) for record in records))
     ready = how.ready(model)
-    found: list[Any] = [[] for _ in ready.options.layers]
+    found: list[Any] = [[] for _ in ready.options.layer_numbers]
     if not per_token:
         found = [np.empty((len(records), ready.model.size.width), ready.dtype) for _ in found]
     done = 0
@@ -391,7 +392,7 @@ def embed_iter(
     records: AnySequences,
     model: AnyPath | ProtRNA = ...,
     *,
-    layers: int | Sequence[int] = ...,
+    layers: int | Sequence[int] | Literal["all"] = ...,
     per_token: bool = ...,
     dtype: Dtype = ...,
     chunk: int | None = ...,
@@ -403,7 +404,7 @@ def embed_iter(
     records: AnySequences,
     model: AnyPath | ProtRNA = PUBLISHED,
     *,
-    layers: int | Sequence[int] = -1,
+    layers: int | Sequence[int] | Literal["all"] = -1,
     per_token: bool = False,
     pool: Pool = "mean",
     precision: Precision | None = None,

@@ -12,7 +12,7 @@ from click import get_current_context
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from protrna_cli.plan.values import AUTO, option_of
+from protrna_cli.plan.values import ALL, AUTO, option_of
 from protrna_cli.weights.names import DEMO, PUBLISHED
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -117,7 +117,7 @@ def _option(declaring: type, declared: Field[Any]) -> Callable[[_F], _F]:
     kinds = {
         "choice": OneOf(option.choices),
         "number": WholeNumber(option.least),
-        "numbers": WholeNumber(),
+        "numbers or all": WholeNumber(word=ALL),
         "number or auto": WholeNumber(1, word=AUTO),
         "path": ANY_PATH,
         "paths": ANY_PATH,
@@ -126,7 +126,7 @@ def _option(declaring: type, declared: Field[Any]) -> Callable[[_F], _F]:
         "shard": str,
         "text": str,
     }
-    several = option.kind in ("numbers", "paths")
+    several = option.kind in ("numbers or all", "paths")
     shown = declared.default is not None and not several and option.kind != "shard"
     return click.option(
         *words,

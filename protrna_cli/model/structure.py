@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protrna_cli.errors import UsageError
+from protrna_cli.plan.values import ALL
 from protrna_cli.text import counted
 
 VOCABULARY = 38
@@ -59,8 +60,11 @@ class ModelSize:
             )
         return index
 
-    def layer_indices(self, layers: Sequence[int]) -> tuple[int, ...]:
-        """Resolve layers with `layer_index`, in the order given and without repeats."""
+    def layer_indices(self, layers: Sequence[int] | str) -> tuple[int, ...]:
+        """Resolve layers with `layer_index`, in the order given and without repeats; `all` is every one."""
+        if isinstance(layers, str):
+            assert layers == ALL
+            return tuple(range(self.layers + 1))
         return tuple(dict.fromkeys(map(self.layer_index, layers)))
 
     @property

@@ -25,8 +25,8 @@ class Option:
     Attributes
     ----------
     kind
-        `choice`, `switch`, `number`, `numbers` (the option may be repeated), `number or auto`, `path`,
-        `paths`, `folder`, `model`, `shard`, or `text`.
+        `choice`, `switch`, `number`, `numbers or all` (the option may be repeated), `number or auto`,
+        `path`, `paths`, `folder`, `model`, `shard`, or `text`.
     help
         A line for `--help`; empty for a field without an option of its own.
     check
@@ -50,6 +50,10 @@ class Option:
     name: str = ""
     letters: tuple[str, ...] = ()
     variable: str | None = None
+
+
+ALL = "all"
+"""The value of an option for layers that takes every one, from 0, the embedding, to the last."""
 
 
 def option(default: Any, kind: str, help: str, check: Callable[[str, Any], Any], **more: Any) -> Any:

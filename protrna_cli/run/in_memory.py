@@ -79,7 +79,7 @@ def embed_chunks(
         with InProcess(model) as embedder:
             Loop(embedder, [kept], options, progress, Stop()).run(chunk)
         progress.resume(_copied([item for item in chunk if isinstance(item, Record)], options.rules))
-        yield kept.take(len(options.layers))
+        yield kept.take(len(options.layer_numbers))
 
 
 def _copied(records: list[Record], rules: Rules) -> Amount:

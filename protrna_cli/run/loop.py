@@ -164,7 +164,7 @@ class Loop:
             tokens, weights = chunk.tokens(pieces, self._model.alphabet)
             joined = [self._joined_as(output) for output in self._unfinished(chunk)]
             poolings = list(dict.fromkeys(wanted(each, chunk, i) for each in joined for i in pieces))
-            vectors = self._model.submit(tokens, weights, self._options.layers, *poolings)
+            vectors = self._model.submit(tokens, weights, self._options.layer_numbers, *poolings)
             submitted.append(_Part(pieces, poolings, vectors))
         return submitted
 
@@ -245,7 +245,7 @@ class Loop:
         self, chunk: Chunk, part: _Part, arrays: list[Floats]
     ) -> Iterator[tuple[int, dict[str, list[Floats]]]]:
         """Yield each piece of a part with its vectors by pooling."""
-        n_layers = len(self._options.layers)
+        n_layers = len(self._options.layer_numbers)
         for row, i in enumerate(part.pieces):
             vectors = [np.atleast_2d(values[row])[: chunk.pieces[i].length] for values in arrays]
             yield i, {pooling: vectors[k * n_layers :][:n_layers] for k, pooling in enumerate(part.poolings)}
@@ -271,7 +271,7 @@ class Filler:
         self._regions = [by_id.get(record.id, []) for record in chunk.records]
         for record, first in chunk.copied.items():
             start, stop = chunk.span(record, output.per_token)
-            for layer in range(len(options.layers)):
+            for layer in range(len(options.layer_numbers)):
                 vectors = output.read(layer, first[output.per_token], stop - start)
                 output.fill(layer, start, vectors)
 

@@ -14,6 +14,7 @@ from protrna_cli.output.formats.table import H5_LAYOUTS, RUN_FORMATS, choose_for
 from protrna_cli.plan.rules import DEFAULT_RULES, Rules
 from protrna_cli.plan.shard import WHOLE, Shard
 from protrna_cli.plan.values import (
+    ALL,
     AUTO,
     check_options,
     choice,
@@ -37,7 +38,11 @@ POOLS, PRECISIONS = get_args(Pool), get_args(Precision)
 DTYPE_BYTES = {"float32": 4, "float16": 2}
 
 
-def _numbers(name: str, value: Any) -> tuple[int, ...]:
+def _layers(name: str, value: Any) -> tuple[int, ...] | str:
+    if value == ALL or (isinstance(value, Sequence) and list(value) == [ALL]):
+        return ALL
+    if isinstance(value, Sequence) and ALL in value and not isinstance(value, str):
+        raise UsageError(f"{name} {ALL} takes every layer; leave the others out")
     whole_numbers(name, value)
     return tuple(value)
 
@@ -72,7 +77,8 @@ class EmbedOptions:
     model
         `protrna` (the published weights), `demo`, or the path of a checkpoint or of the folder of an export.
     layers
-        Layers to take, all from one run of the model: 0 is the embedding, negatives count from the end.
+        Layers to take, all from one run of the model: 0 is the embedding, negatives count from the end; or
+        `all`.
     per_token
         One vector per residue instead of one per record.
     per_token_output
@@ -119,12 +125,12 @@ class EmbedOptions:
     model: str = path(
         PUBLISHED, "protrna, demo (synthetic), or a checkpoint.", "NAME|PATH", "model", "PROTRNA_MODEL"
     )
-    layers: tuple[int, ...] = option(
+    layers: tuple[int, ...] | str = option(
         (-1,),
-        "numbers",
+        "numbers or all",
         "Layer; may be repeated; -1 is the last.  [default: -1]",
-        _numbers,
-        metavar="N",
+        _layers,
+        metavar="N|all",
         name="--layer",
     )
     per_token: bool = flag("One vector per residue instead of one per record.")
@@ -187,6 +193,12 @@ class EmbedOptions:
             )
         if self.resume and self.overwrite:
             raise UsageError("--resume continues a run, but --overwrite starts it again; use one of them")
+
+    @property
+    def layer_numbers(self) -> tuple[int, ...]:
+        """Layers of the model, once `all` is settled."""
+        assert not isinstance(self.layers, str)
+        return self.layers
 
     @property
     def budget(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protrna_cli import EmbedOptions, embed_fasta, load_model, read_embeddings
+from protrna_cli import EmbedOptions, embed, embed_fasta, load_model, read_embeddings
 from protrna_cli.api.files import estimate_fasta, stream_fasta
 from protrna_cli.errors import InputUnreadable, UsageError
 from protrna_cli.map.drawing import draw_map
@@ -216,3 +216,36 @@ def test_a_missing_output_is_one_error_not_two() -> None:
         read_embeddings("missing.npy")
     assert error.value.__cause__ is None
     assert error.value.__suppress_context__
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet", "h5"])
+def test_all_layers_are_those_asked_for_one_by_one(run: Run, tmp_path: Path, suffix: str) -> None:
+    source = SAMPLE.with_name("readme.fa")
+    for name, words in (("all", ["all"]), ("each", ["0", "1", "2", "3"])):
+        layers = [part for word in words for part in ("--layer", word)]
+        made = run("embed", source, "-o", tmp_path / f"{name}.{suffix}", "--model", TOY, *layers)
+        assert made.code == 0, made.err
+    found, expected = (read_embeddings(tmp_path / f"{name}.{suffix}", layer=2) for name in ("all", "each"))
+    assert found.provenance["layers"] == [0, 1, 2, 3]
+    assert np.array_equal(found.vectors, expected.vectors)
+
+
+def test_all_layers_in_memory_are_a_dict_from_the_embedding_to_the_last() -> None:
+    every = embed(["GGGGCCCC"], TOY, layers="all")
+    assert list(every) == [0, 1, 2, 3]
+    two = embed(["GGGGCCCC"], TOY, layers=(0, -1))
+    assert np.array_equal(every[0], two[0])
+    assert np.array_equal(every[3], two[-1])
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        (("all", 3), "--layer all takes every layer; leave the others out"),
+        (("all", "all"), "--layer all takes every layer; leave the others out"),
+        ("last", "--layer takes one or more whole numbers"),
+    ],
+)
+def test_all_goes_with_no_other_layer(layers: Any, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        EmbedOptions(layers=layers)

@@ -17,7 +17,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from protrna_cli.plan import chunks
+from protrna_cli.plan import pieces
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -114,8 +114,8 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut runs into many chunks, and commit after every batch."""
     from protrna_cli.run import loop
 
-    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
-    monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 300)
+    monkeypatch.setattr(pieces, "CHUNK_RECORDS", 7)
+    monkeypatch.setattr(pieces, "CHUNK_RESIDUES", 300)
     monkeypatch.setattr(loop, "COMMIT_SECONDS", 0.0)
 
 

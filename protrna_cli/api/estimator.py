@@ -9,8 +9,7 @@ from protrna_cli.api.keywords import python_words
 from protrna_cli.api.memory import embed
 from protrna_cli.api.models import load_named
 from protrna_cli.errors import MissingExtra, UsageError
-from protrna_cli.plan.rules import TRAINED_LENGTH, Gaps, Long, OnInvalid
-from protrna_cli.plan.values import AUTO, path_text, whole_number
+from protrna_cli.plan.rules import AUTO, TRAINED_LENGTH, Gaps, Long, OnInvalid, path_text, whole_number
 from protrna_cli.run.options import Pool, Precision
 from protrna_cli.weights.names import PUBLISHED
 
@@ -21,9 +20,8 @@ except ImportError:
 
 if TYPE_CHECKING:
     from protrna_cli.api.loaded import LoadedModel
-    from protrna_cli.api.memory import Floats
-    from protrna_cli.api.sequences import AnySequences
-    from protrna_cli.plan.values import AnyPath
+    from protrna_cli.api.memory import AnySequences, Floats
+    from protrna_cli.plan.rules import AnyPath
 
 
 class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]

@@ -15,21 +15,21 @@ from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.sources import open_sources
 from protrna_cli.output.formats.table import choose_format
+from protrna_cli.plan.rules import AnyPath, instance, path_text
 from protrna_cli.plan.shard import WHOLE
-from protrna_cli.plan.values import AnyPath, instance, path_text
 from protrna_cli.run.auto import settle
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.run.report import Progress, Summary
-from protrna_cli.run.run import Run, embed_shard
-from protrna_cli.run.stop import Stop
-from protrna_cli.run.targets import (
+from protrna_cli.run.outputs import (
     Target,
     need_unique_ids,
     protect_targets,
     refuse_existing,
     targets_of,
 )
-from protrna_cli.weights.locate import locate
+from protrna_cli.run.report import Progress, Summary
+from protrna_cli.run.run import Run, embed_shard
+from protrna_cli.run.stop import Stop
+from protrna_cli.weights.checkpoint import locate
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from protrna_cli.api.loaded import LoadedModel
     from protrna_cli.run.estimate import Estimate
     from protrna_cli.weights.checkpoint import Checkpoint
-    from protrna_cli.weights.watcher import Watcher
+    from protrna_cli.weights.download import Watcher
 
 
 def embed_fasta(
@@ -271,5 +271,5 @@ def _as_list(inputs: AnyPath | Sequence[AnyPath]) -> list[str]:
     if isinstance(inputs, Sequence) and not isinstance(inputs, str):
         if not inputs:
             raise UsageError("INPUT takes one or more paths, but the list is empty")
-        return [path_text("INPUT", each) for each in inputs]
+        return [path_text("INPUT", path) for path in inputs]
     return [path_text("INPUT", inputs)]

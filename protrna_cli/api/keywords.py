@@ -16,9 +16,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from protrna_cli.errors import ProtrnaError
-from protrna_cli.plan.rules import Gaps, Long, OnInvalid, Regions, Rules
+from protrna_cli.plan.rules import AnyPath, Gaps, Long, OnInvalid, Regions, Rules, option_of, path_text
 from protrna_cli.plan.shard import Shard
-from protrna_cli.plan.values import AnyPath, option_of, path_text
 from protrna_cli.run.options import Dtype, EmbedOptions, Format, H5Layout, Pool, Precision
 
 if TYPE_CHECKING:

@@ -10,15 +10,14 @@ from protrna_cli.api.models import LOADED, Origin, refuse_settings
 from protrna_cli.errors import UsageError
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.model.transformer import ProtRNA
-from protrna_cli.plan.values import AUTO, instance
+from protrna_cli.plan.rules import AUTO, instance
 from protrna_cli.weights.checkpoint import Checkpoint, silent
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from protrna_cli.api.keywords import Keywords, OneLayer, SeveralLayers
-    from protrna_cli.api.memory import Floats
-    from protrna_cli.api.sequences import AnySequences
+    from protrna_cli.api.memory import AnySequences, Floats
     from protrna_cli.run.options import Dtype
 
 

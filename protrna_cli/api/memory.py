@@ -2,6 +2,10 @@
 
 The keywords are those of `EmbedOptions` and `Rules`. Nothing is set up for the whole process: no signal
 handlers, no logging, no settings of TensorFlow.
+
+Sequences as programs hold them: text, Biopython's objects, mappings and pandas Series.
+
+Embed records without files: the rows of a run, one chunk at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,30 +22,167 @@ import numpy.typing as npt
 from protrna_cli.api.bar import any_bar
 from protrna_cli.api.keywords import options_of, python_words
 from protrna_cli.api.models import load_named, refuse_settings
-from protrna_cli.api.sequences import named_sequences
 from protrna_cli.errors import UsageError
+from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.records import Record, Skipped, read_sequences
 from protrna_cli.output.embeddings import Embedding
 from protrna_cli.output.rows import Values
-from protrna_cli.plan.chunks import CHUNK_RECORDS, CHUNK_RESIDUES, into_chunks
-from protrna_cli.plan.pieces import embedded_length
-from protrna_cli.plan.rules import TRAINED_LENGTH, Gaps, Long, OnInvalid
-from protrna_cli.plan.values import ALL, AUTO, instance, path_text, switch
+from protrna_cli.plan.pieces import CHUNK_RECORDS, CHUNK_RESIDUES, embedded_length, into_chunks
+from protrna_cli.plan.rows import Row
+from protrna_cli.plan.rules import (
+    ALL,
+    AUTO,
+    TRAINED_LENGTH,
+    Gaps,
+    Long,
+    OnInvalid,
+    Rules,
+    instance,
+    path_text,
+    switch,
+)
 from protrna_cli.run.auto import batch_tokens_of
-from protrna_cli.run.in_memory import ChunkRows, embed_chunks
+from protrna_cli.run.loop import Loop
 from protrna_cli.run.options import Dtype, EmbedOptions, Pool, Precision
+from protrna_cli.run.outputs import Position
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from protrna_cli.run.run import check_memory
-from protrna_cli.text import counted
+from protrna_cli.run.stop import Stop
+from protrna_cli.run.workers import InProcess
+from protrna_cli.text import counted, shortened
 from protrna_cli.weights.names import PUBLISHED
 
 if TYPE_CHECKING:
+    from Bio.Seq import MutableSeq, Seq
+    from Bio.SeqRecord import SeqRecord
     from typing_extensions import Unpack
 
     from protrna_cli.api.keywords import Keywords, OneLayer, SeveralLayers
-    from protrna_cli.api.sequences import AnySequences
     from protrna_cli.model.transformer import ProtRNA
-    from protrna_cli.plan.values import AnyPath
+    from protrna_cli.plan.rules import AnyPath
+
+
+class HasItems(Protocol):
+    """A mapping or a pandas Series from ids to sequences."""
+
+    def items(self) -> Iterable[tuple[Any, Any]]:
+        """Return pairs of an id and its sequence."""
+
+
+if TYPE_CHECKING:
+    AnySequence: TypeAlias = str | Seq | MutableSeq | SeqRecord
+    AnySequences: TypeAlias = Iterable[AnySequence] | Iterable[tuple[str, AnySequence]] | HasItems
+
+_TAKES = "give str, Bio.Seq.Seq or Bio.SeqRecord.SeqRecord"
+
+
+def named_sequences(sequences: AnySequences) -> Iterator[tuple[str, str, str]]:
+    """Yield id, description and letters of each sequence; without an id, it gets its number, from 1."""
+    from Bio.Seq import MutableSeq, Seq, UndefinedSequenceError
+
+    if isinstance(sequences, (str, bytes, Seq, MutableSeq)) or hasattr(sequences, "seq"):
+        raise UsageError("embed takes many sequences, not one; for one, give a list: [sequence]")
+    has_items = getattr(sequences, "items", None)
+    items: Any = has_items() if has_items else sequences
+    if not isinstance(items, Iterable):
+        raise UsageError(f"embed takes an iterable of sequences, not {type(sequences).__name__}; {_TAKES}")
+    for number, item in enumerate(map(_plain, items), start=1):
+        id, sequence = (str(item[0]), item[1]) if isinstance(item, tuple) and len(item) == 2 else ("", item)
+        description = ""
+        if hasattr(sequence, "seq"):
+            id = id or _given(sequence.id)
+            description = _given(sequence.description).removeprefix(_given(sequence.id)).strip()
+            sequence = sequence.seq
+        id = id or str(number)
+        where = f"sequences: record {number} (id {shortened(id)})"
+        sequence = _plain(sequence)
+        if not isinstance(sequence, (str, Seq, MutableSeq)):
+            raise UsageError(f"{where} is {sequence!r} ({type(sequence).__name__}), not a sequence; {_TAKES}")
+        try:
+            letters = str(sequence)
+        except UndefinedSequenceError:
+            raise UsageError(f"{where} has no letters, only a length; {_TAKES}") from None
+        yield id, description, letters
+
+
+def _plain(item: Any) -> Any:
+    """The Python object of an Arrow scalar, as the items of a pyarrow array are; anything else as it is."""
+    return item.as_py() if hasattr(item, "as_py") else item
+
+
+def _given(text: str | None) -> str:
+    """An id or a description of a SeqRecord; empty for Biopython's `<unknown id>` and the like."""
+    return "" if not text or text.startswith("<unknown ") else text
+
+
+class ChunkRows(NamedTuple):
+    """The rows of one chunk.
+
+    Attributes
+    ----------
+    rows
+        The rows, in the order of the records.
+    vectors
+        For each layer the vectors of each row: (1, D), or (L, D) per token.
+    skipped
+        The records that are left out.
+    """
+
+    rows: list[Row]
+    vectors: list[list[Values]]
+    skipped: list[Skipped]
+
+
+class _Kept:
+    """Keeps the rows of one chunk: an output of `Loop`."""
+
+    def __init__(self, per_token: bool, pooling: str) -> None:
+        self.per_token = per_token
+        self.pooling: str | None = pooling
+        self.position = Position()
+        self._filled: dict[int, dict[int, Values]] = {}
+
+    def add(self, rows: list[Row], skipped: Sequence[Skipped]) -> None:
+        """Keep the rows."""
+        self._rows, self._skipped = rows, list(skipped)
+
+    def fill(self, layer: int, start: int, vectors: Values) -> None:
+        """Keep the vectors of a row."""
+        self._filled.setdefault(layer, {})[start] = vectors
+
+    def read(self, layer: int, start: int, count: int) -> Values:
+        """Refuse: earlier chunks are not kept."""
+        raise NotImplementedError
+
+    def commit(self, position: Position) -> None:
+        """Do nothing: there is no file to write."""
+
+    def take(self, n_layers: int) -> ChunkRows:
+        """Return the rows, once all are filled."""
+        filled = [self._filled.get(layer, {}) for layer in range(n_layers)]
+        return ChunkRows(
+            self._rows, [[rows[start] for start in sorted(rows)] for rows in filled], self._skipped
+        )
+
+
+def embed_chunks(
+    chunks: Iterable[list[Record | Skipped]], model: ProtRNA, options: EmbedOptions, progress: Progress
+) -> Iterator[ChunkRows]:
+    """Embed records chunk by chunk. With the chunks of `into_chunks`, the numbers are those of a file."""
+    for chunk in chunks:
+        kept = _Kept(options.per_token, options.pool)
+        with InProcess(model) as embedder:
+            Loop(embedder, [kept], options, progress, Stop()).run(chunk)
+        progress.resume(_copied([item for item in chunk if isinstance(item, Record)], options.rules))
+        yield kept.take(len(options.layer_numbers))
+
+
+def _copied(records: list[Record], rules: Rules) -> Amount:
+    """Count the records of a chunk that did not run, because another one has the same sequence."""
+    running = Copies(rules).assign(records).running
+    lengths = [embedded_length(record.length, rules) for i, record in enumerate(records) if i not in running]
+    return Amount(len(lengths), sum(lengths))
+
 
 Floats = npt.NDArray[np.float32]
 
@@ -505,7 +646,7 @@ def _embed_iter(ready: _Ready, chunks: Iterator[list[Record | Skipped]]) -> Iter
                 yield Embedding.of(row, ready.by_layer(vectors))
 
 
-def _warn_of_skipped(skipped: list[Skipped], of: int, frames: int) -> None:
+def _warn_of_skipped(skipped: list[Skipped], total: int, frames: int) -> None:
     """Warn where the caller is, so many frames up."""
-    text = f"{counted(len(skipped), 'sequence')} of {of:,} skipped, without a row; the first: {skipped[0]}"
+    text = f"{counted(len(skipped), 'sequence')} of {total:,} skipped, without a row; the first: {skipped[0]}"
     warnings.warn(text, stacklevel=frames)

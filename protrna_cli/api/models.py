@@ -11,11 +11,10 @@ from weakref import WeakValueDictionary
 from protrna_cli.api.keywords import python_words
 from protrna_cli.errors import UsageError, WeightsError
 from protrna_cli.machine import let_tensorflow_speak
-from protrna_cli.plan.values import AUTO, AnyPath, path_text, switch
+from protrna_cli.plan.rules import AUTO, AnyPath, path_text, switch
+from protrna_cli.run.auto import faster_precision
 from protrna_cli.run.options import EmbedOptions, Precision
-from protrna_cli.run.precision import faster_precision
-from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
-from protrna_cli.weights.locate import locate, weights_folder_if_any
+from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile, locate, weights_folder_if_any
 from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
 
 if TYPE_CHECKING:

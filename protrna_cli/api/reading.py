@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from protrna_cli.api.keywords import python_words
 from protrna_cli.output.embeddings import Embeddings, open_embeddings
-from protrna_cli.plan.values import AnyPath
+from protrna_cli.plan.rules import AnyPath
 
 
 def read_embeddings(path: AnyPath, layer: int | None = None, check: bool = False) -> Embeddings:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from protrna_cli._version import version
-from protrna_cli.cli.help_text import Command, epilog
-from protrna_cli.cli.terminal import show
+from protrna_cli.cli.help import Command, epilog
+from protrna_cli.cli.options import show
 
 TEXT = """ProtRNA, the model:
   Zhang R, Ma B, Xu G, Ma J. ProtRNA: A protein-derived RNA language model by cross-modality

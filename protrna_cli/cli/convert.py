@@ -6,9 +6,17 @@ from pathlib import Path
 
 import click
 
-from protrna_cli.cli.help_text import Command, epilog
-from protrna_cli.cli.options import ANY_PATH, OneOf, WholeNumber, options_of, overwrite, verbosity
-from protrna_cli.cli.terminal import note_unproven, say
+from protrna_cli.cli.help import Command, epilog
+from protrna_cli.cli.options import (
+    ANY_PATH,
+    OneOf,
+    WholeNumber,
+    note_unproven,
+    options_of,
+    overwrite,
+    say,
+    verbosity,
+)
 from protrna_cli.output.formats.table import ALL_FORMATS, choose_format, refuse_layout
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.text import counted
@@ -64,7 +72,7 @@ def convert(
     del verbose  # no library prints anything here
     chosen = choose_format(Path(output), format, h5_layout, exports=True)
     refuse_layout(h5_layout, [chosen])
-    from protrna_cli.output.convert import convert as convert_output
+    from protrna_cli.output.make import convert as convert_output
 
     header = convert_output(Path(source), Path(output), chosen, layers, overwrite)
     if not quiet:

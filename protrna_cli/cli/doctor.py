@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from protrna_cli.cli.help_text import Command, epilog
-from protrna_cli.cli.options import as_json, options_of, verbosity
-from protrna_cli.cli.terminal import quiet_libraries, show
+from protrna_cli.cli.help import Command, epilog
+from protrna_cli.cli.options import as_json, options_of, quiet_libraries, show, verbosity
 from protrna_cli.errors import NotFinite
 from protrna_cli.run.options import EmbedOptions
 

@@ -10,25 +10,29 @@ from typing import Any
 
 import click
 
-from protrna_cli.cli.help_text import Command, epilog
+from protrna_cli.cli.help import Command, epilog
 from protrna_cli.cli.listed import several_paths
 from protrna_cli.cli.options import (
     ANY_PATH,
     OneOf,
     as_json,
+    claim_stdout,
     options_of,
+    quiet_libraries,
+    say,
+    show,
+    suggest,
     verbosity,
     was_given,
 )
 from protrna_cli.cli.progress import progress_for, watcher_for
-from protrna_cli.cli.terminal import claim_stdout, quiet_libraries, say, show, suggest
-from protrna_cli.cluster.job_array import resolve_shard
 from protrna_cli.disk import is_null_device
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import check_threads
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.paths import shard_path
 from protrna_cli.plan.rules import Rules
+from protrna_cli.plan.shard import resolve_shard
 from protrna_cli.run.options import EmbedOptions, pooled_only
 from protrna_cli.run.stop import SignalStop
 from protrna_cli.weights.names import DEMO, DEMO_NOTICE

@@ -8,13 +8,12 @@ from typing import Any
 
 import click
 
-from protrna_cli.cli.help_text import Command, epilog
-from protrna_cli.cli.options import ANY_PATH, as_json, verbosity
-from protrna_cli.cli.terminal import note_unproven, show
+from protrna_cli.cli.help import Command, epilog
+from protrna_cli.cli.options import ANY_PATH, as_json, note_unproven, show, verbosity
 from protrna_cli.errors import InputError
 from protrna_cli.output.formats.table import H5_SUFFIXES
 from protrna_cli.text import aligned, printable, size_text
-from protrna_cli.weights.locate import weights_in
+from protrna_cli.weights.checkpoint import weights_in
 
 
 @click.command(
@@ -42,7 +41,7 @@ def info(file: str, whole: bool, as_json: bool, quiet: bool, verbose: bool) -> N
     """
     del verbose  # the result is printed in any case, and no library prints anything here
     from protrna_cli.model.checkpoint import explain_damage, is_checkpoint
-    from protrna_cli.output.read import refuse_changed_bytes
+    from protrna_cli.output.stored import refuse_changed_bytes
 
     path = weights_in(Path(file))
     refuse_changed_bytes(path)  # before libhdf5, which can crash on them, opens it

@@ -39,7 +39,7 @@ def several_paths(name: str, metavar: str) -> Callable[[_F], _F]:
                 given = (*given, *listed)
             if not given:
                 context = click.get_current_context()
-                [argument] = (each for each in context.command.params if each.name == name)
+                [argument] = (parameter for parameter in context.command.params if parameter.name == name)
                 raise click.MissingParameter(ctx=context, param=argument)
             return command(**{**values, name: given})
 

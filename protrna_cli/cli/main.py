@@ -21,12 +21,11 @@ from protrna_cli.cli.cite import cite
 from protrna_cli.cli.convert import convert
 from protrna_cli.cli.doctor import doctor
 from protrna_cli.cli.embed import embed
-from protrna_cli.cli.help import help_
-from protrna_cli.cli.help_text import WIDTH, Group, epilog
+from protrna_cli.cli.help import WIDTH, Group, epilog, help_
 from protrna_cli.cli.info import info
 from protrna_cli.cli.map import map_
 from protrna_cli.cli.merge import merge
-from protrna_cli.cli.terminal import say, show
+from protrna_cli.cli.options import say, show
 from protrna_cli.cli.verify import verify
 from protrna_cli.cli.weights import weights
 from protrna_cli.errors import ProtrnaError, ReaderGone, Stopped, WriteFailed

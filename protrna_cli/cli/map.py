@@ -10,9 +10,17 @@ from pathlib import Path
 
 import click
 
-from protrna_cli.cli.help_text import Command, epilog
-from protrna_cli.cli.options import ANY_PATH, OneOf, WholeNumber, overwrite, verbosity
-from protrna_cli.cli.terminal import note_unproven, quiet_libraries, say
+from protrna_cli.cli.help import Command, epilog
+from protrna_cli.cli.options import (
+    ANY_PATH,
+    OneOf,
+    WholeNumber,
+    note_unproven,
+    overwrite,
+    quiet_libraries,
+    say,
+    verbosity,
+)
 from protrna_cli.machine import check_threads
 from protrna_cli.map import METHODS, require_suffix
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from protrna_cli.cli.help_text import Command, epilog
+from protrna_cli.cli.help import Command, epilog
 from protrna_cli.cli.listed import several_paths
-from protrna_cli.cli.options import ANY_PATH, options_of, overwrite, verbosity
-from protrna_cli.cli.terminal import say
+from protrna_cli.cli.options import ANY_PATH, options_of, overwrite, say, verbosity
 from protrna_cli.output.formats.table import choose_format, refuse_layout
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.text import counted
@@ -49,7 +48,7 @@ def merge(
     del verbose  # no library prints anything here
     chosen = choose_format(Path(output), format, h5_layout)
     refuse_layout(h5_layout, [chosen])
-    from protrna_cli.output.merge import merge as merge_parts
+    from protrna_cli.output.make import merge as merge_parts
 
     header = merge_parts([Path(part) for part in parts], Path(output), chosen, overwrite)
     if not quiet:

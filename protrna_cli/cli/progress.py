@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from protrna_cli.api.bar import Bar
-from protrna_cli.cli.terminal import say
+from protrna_cli.cli.options import say
 from protrna_cli.machine import resident_memory
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from protrna_cli.text import counted
-from protrna_cli.weights.watcher import Watcher, announcement
+from protrna_cli.weights.download import Watcher, announcement
 
 if TYPE_CHECKING:
     from tqdm import tqdm

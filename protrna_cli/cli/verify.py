@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from protrna_cli.cli.help_text import Command, epilog
+from protrna_cli.cli.help import Command, epilog
 from protrna_cli.cli.listed import several_paths
-from protrna_cli.cli.options import ANY_PATH, verbosity
-from protrna_cli.cli.terminal import say
+from protrna_cli.cli.options import ANY_PATH, say, verbosity
 from protrna_cli.errors import InputError
 from protrna_cli.output.paths import partial_path
 from protrna_cli.run.stop import SignalStop
@@ -28,7 +27,7 @@ def verify(output: str, inputs: tuple[str, ...], regions: str | None, quiet: boo
     """
     del verbose  # no library prints anything here
     with SignalStop() as stop, stop.abandoning():
-        from protrna_cli.output.read import make_again
+        from protrna_cli.output.stored import make_again
         from protrna_cli.run.verify import OTHER_INPUT, find_flaws
 
         flaws = find_flaws(Path(output), inputs, regions)

@@ -9,16 +9,14 @@ from typing import Any, TypeVar
 
 import click
 
-from protrna_cli.cli.help_text import Group, epilog
-from protrna_cli.cli.options import ANY_PATH, FOLDER, MODEL, OneOf, as_json, options_of, verbosity
+from protrna_cli.cli.help import Group, epilog
+from protrna_cli.cli.options import ANY_PATH, FOLDER, MODEL, OneOf, as_json, options_of, say, show, verbosity
 from protrna_cli.cli.progress import watcher_for
-from protrna_cli.cli.terminal import say, show
 from protrna_cli.errors import UsageError, WeightsError
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.stop import SignalStop
 from protrna_cli.text import size_text
-from protrna_cli.weights.checkpoint import CheckpointFile
-from protrna_cli.weights.locate import locate, weights_folder, weights_folder_if_any
+from protrna_cli.weights.checkpoint import CheckpointFile, locate, weights_folder, weights_folder_if_any
 from protrna_cli.weights.mapped import copies_in, prune
 from protrna_cli.weights.names import PUBLISHED, PUBLISHED_FILE, is_offline
 
@@ -68,8 +66,8 @@ def fetch(name: str, to: str | None, origin: str | None, quiet: bool, verbose: b
     The only NAME is protrna.
     """
     del name, verbose  # there is only one name, and no library prints anything here
+    from protrna_cli.weights.fetch import Mirror, is_remote
     from protrna_cli.weights.fetch import fetch as fetch_checkpoint
-    from protrna_cli.weights.mirrors import Mirror, is_remote
     from protrna_cli.weights.verification import verify_published
 
     target = weights_folder(to) / PUBLISHED_FILE
@@ -151,9 +149,11 @@ def list_(weights_dir: str | None, as_json: bool, quiet: bool, verbose: bool) ->
         show(json.dumps(found))
         return
     show("name\tbytes\tsha256\tverified\tfrom\tpath")
-    for each in found:
+    for checkpoint in found:
         missing = {"bytes": "-", "sha256": "-", "verified": "never", "from": "-"}
-        show("\t".join(str(missing.get(key) if value is None else value) for key, value in each.items()))
+        show(
+            "\t".join(str(missing.get(key) if value is None else value) for key, value in checkpoint.items())
+        )
 
 
 def _list_entry(path: Path) -> dict[str, Any]:

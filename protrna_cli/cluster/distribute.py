@@ -4,13 +4,18 @@ A task embeds one shard with the same function as any other run, with --resume: 
 continues its task where it stopped. A task contains only names and options. The census is in the manifest
 beside the parts; sequences and embeddings are in files that all machines share. The scheduler sees none of
 them.
+
+Connect to a Dask cluster: processes on this machine, or an existing cluster.
 """
 
 from __future__ import annotations
 
+import logging
+import signal
 import time
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack, suppress
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from os import PathLike
@@ -18,37 +23,119 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from protrna_cli._version import version
-from protrna_cli.cluster.client import connected, local_processes, worker_processes
 from protrna_cli.cluster.manifest import Manifest, part_path, protect_folder, put_in_place
 from protrna_cli.cluster.worker import embed_part, until_idle
 from protrna_cli.disk import creating, locked, writing
-from protrna_cli.errors import ClusterError, RunMismatch, Stopped, UsageError
+from protrna_cli.errors import ClusterError, MissingExtra, RunMismatch, Stopped, UsageError
 from protrna_cli.fasta.census import Census, take_census
 from protrna_cli.fasta.sources import Source, open_sources
 from protrna_cli.machine import available_cpus
 from protrna_cli.output.formats.table import choose_format
-from protrna_cli.output.parts import read_parts
 from protrna_cli.output.paths import journal_path, manifest_path, partial_path
 from protrna_cli.output.protect import make_partial, remove_partial
 from protrna_cli.output.provenance import compare_keys, run_key
 from protrna_cli.output.rows import Header
-from protrna_cli.plan import chunks
+from protrna_cli.output.stored import read_parts
+from protrna_cli.plan import pieces
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.auto import settle
-from protrna_cli.run.journal import read_position
 from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.outputs import Target, inputs_of_run, is_whole, read_position, refuse_existing
 from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
 from protrna_cli.run.run import Run
 from protrna_cli.run.stop import Stop
-from protrna_cli.run.targets import Target, inputs_of_run, is_whole, refuse_existing
 from protrna_cli.text import counted
-from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
-from protrna_cli.weights.locate import locate
+from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile, locate
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-    from protrna_cli.weights.watcher import Watcher
+    from protrna_cli.weights.download import Watcher
+
+
+def local_processes(address: str) -> int | None:
+    """Read N from `local:N`; None for the address of a scheduler."""
+    kind, _, count = address.partition(":")
+    if kind != "local":
+        return None
+    if not count.isdecimal() or not int(count):
+        raise UsageError(
+            f"{address!r} is not a cluster; --dask takes local:N, or a scheduler's address or file"
+        )
+    return int(count)
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Client]:
+    """Connect to a cluster; a `local:N` cluster lasts as long as the context."""
+    _import_distributed()
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # Dask's warnings for developers, such as about a slow disk
+        try:
+            try:
+                client = _client(address, stack)
+            except AssertionError:
+                # Dask gives its event loop 10 seconds to start, which is too short on a busy machine.
+                client = _client(address, stack)
+        except (OSError, ValueError) as error:
+            raise ClusterError(
+                f"--dask {address}: no Dask scheduler there ({error}); name its address or scheduler file"
+            ) from None
+        yield stack.enter_context(client)
+
+
+def _client(address: str, stack: ExitStack) -> Client:
+    """Start a client, and for `local:N` also its cluster, which ends with the stack."""
+    from distributed import Client, LocalCluster
+
+    processes = local_processes(address)
+    if not processes:
+        location = {"scheduler_file" if Path(address).is_file() else "address": address}
+        return Client(**location, set_as_default=False)
+    cluster = LocalCluster(
+        n_workers=processes,
+        threads_per_worker=1,
+        memory_limit=None,
+        dashboard_address=None,
+        scheduler_kwargs={"dashboard_address": ":0"},  # any free port: another cluster may run here
+        silence_logs=logging.CRITICAL,
+    )
+    client = Client(stack.enter_context(cluster), set_as_default=False)
+    client.run(ignore_interrupts)
+    return client
+
+
+def _import_distributed() -> None:
+    """Import distributed with its log messages off: the user gets our errors instead.
+
+    The settings have no effect if it was imported before.
+    """
+    try:
+        import dask
+
+        with dask.config.set(logging={"distributed": "critical", "distributed.client": "critical"}):
+            import distributed  # noqa: F401
+    except ImportError:
+        raise MissingExtra(
+            '--dask needs Dask; run: pip install "protrna-cli[dask]" (from a clone pip install ".[dask]")'
+        ) from None
+
+
+def worker_processes(client: Client, progress: Progress) -> int:
+    """Count the worker processes, and report problems with them."""
+    threads = client.nthreads().values()
+    if not threads:
+        progress.note("the Dask cluster has no workers yet; waiting for them")
+    elif max(threads) > 1:
+        progress.note("a worker runs one task at a time: start workers with --nthreads 1")
+    return len(threads)
+
+
+def ignore_interrupts() -> None:
+    """Ignore Ctrl-C in a `local:N` worker; the client handles it, in the same terminal."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
 
 PARTS_PER_WORKER = 8
 """Fewest parts per worker: with fewer, some workers would be idle while the last parts run."""
@@ -189,7 +276,7 @@ def _paths(sources: Sequence[Source]) -> list[str]:
 
 def _part_count(census: Census, processes: int) -> int:
     """Choose the number of parts; each has whole chunks if there are enough chunks for all workers."""
-    count = len(census.marks) // chunks.CHUNKS_A_SHARD
+    count = len(census.marks) // pieces.CHUNKS_A_SHARD
     wanted = PARTS_PER_WORKER * max(1, processes)
     if count < wanted:
         count = min(wanted, census.n_embedded // MIN_PART_RESIDUES)

@@ -20,9 +20,10 @@ from typing import Any
 from protrna_cli.disk import sync, write_whole
 from protrna_cli.errors import OutputUnwritable, RunMismatch
 from protrna_cli.fasta.census import Census, CountedInput, Mark
-from protrna_cli.fasta.places import Place
+from protrna_cli.fasta.records import Start
 from protrna_cli.fasta.sources import Source
 from protrna_cli.output.formats.table import Format
+from protrna_cli.output.make import join_skipped
 from protrna_cli.output.paths import is_part, manifest_path, part_name, partial_path, skipped_path
 from protrna_cli.output.protect import (
     refuse_foreign_companions,
@@ -32,7 +33,6 @@ from protrna_cli.output.protect import (
     written_files,
 )
 from protrna_cli.output.provenance import RunKey
-from protrna_cli.output.rewrite import join_skipped
 from protrna_cli.plan.rules import Regions, Rules
 from protrna_cli.plan.shard import Shard
 
@@ -84,7 +84,7 @@ class Manifest:
     def _of(cls, fields: dict[str, Any]) -> Manifest:
         census = Census(**fields["census"])
         census.stamps = [(size, changed) for size, changed in census.stamps]
-        census.marks = [Mark(Place(*place), *counts) for place, *counts in census.marks]
+        census.marks = [Mark(Start(*start), *counts) for start, *counts in census.marks]
         regions = fields["rules"]["regions"] and Regions.from_json(fields["rules"]["regions"])
         rules = Rules(**{**fields["rules"], "regions": regions})
         return cls(**{**fields, "rules": rules, "census": census})

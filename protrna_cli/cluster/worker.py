@@ -32,10 +32,10 @@ from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.paths import manifest_path
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.outputs import Target
 from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.run import embed_shard
 from protrna_cli.run.stop import Stop
-from protrna_cli.run.targets import Target
 from protrna_cli.weights.checkpoint import Checkpoint, RememberedCheckpoint
 
 BUSY_SECONDS = 1.0

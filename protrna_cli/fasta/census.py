@@ -9,21 +9,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from protrna_cli.errors import InputError
-from protrna_cli.fasta.copies import Copies
-from protrna_cli.fasta.places import Place
+from protrna_cli.fasta.copies import Copies, DistinctSequences
 from protrna_cli.fasta.records import (
     CHANGED,
     Record,
     Refuse,
     Skipped,
+    Start,
     raise_it,
     read_from,
     read_inputs,
     rows_of,
 )
 from protrna_cli.fasta.sources import Source
-from protrna_cli.plan import chunks
-from protrna_cli.plan.distinct import DistinctSequences
+from protrna_cli.plan import pieces
 from protrna_cli.plan.pieces import cost, embedded_length, token_counts, total_cost
 from protrna_cli.plan.rules import Regions, Rules
 from protrna_cli.plan.shard import WHOLE, Shard
@@ -38,13 +37,13 @@ class Mark(NamedTuple):
 
     Attributes
     ----------
-    place
+    start
         Where the chunk's first record begins.
     n_tokens, n_scores
         Tokens and attention scores (per head) of all records before it.
     """
 
-    place: Place
+    start: Start
     n_tokens: int
     n_scores: int
 
@@ -109,9 +108,9 @@ class Census:
     ) -> None:
         """Count records, chunk by chunk; their sequences are added to `distinct`."""
         copies = Copies(rules, distinct, learning=True)
-        for chunk in chunks.into_chunks(items):
+        for chunk in pieces.into_chunks(items):
             records = [item for item in chunk if isinstance(item, Record)]
-            self.marks.append(Mark(chunk[0].place, self.n_tokens, self.n_scores))
+            self.marks.append(Mark(chunk[0].start, self.n_tokens, self.n_scores))
             self.n_records += len(records)
             self.n_skipped += len(chunk) - len(records)
             for record in records:
@@ -133,7 +132,7 @@ class Census:
             self.first_odd = self.first_odd if self.n_odd else record.id
             self.n_odd += 1
         self.n_tokens += sum(tokens)
-        self.n_scores += sum(each**2 for each in tokens)
+        self.n_scores += sum(count**2 for count in tokens)
         if record.length > self.longest:
             self.longest, self.longest_id = record.length, record.id
 
@@ -145,7 +144,7 @@ class Census:
         """
         if len(self.inputs) <= MOST_NAMED:
             return list(self.inputs)
-        lines = "".join(f"{each['sha256']}\n" for each in self.inputs)
+        lines = "".join(f"{entry['sha256']}\n" for entry in self.inputs)
         sha256 = hashlib.sha256(lines.encode()).hexdigest()
         return [
             {"name": f"{len(self.inputs):,} files", "sha256": sha256, "files": len(self.inputs)},
@@ -228,12 +227,12 @@ class CountedInput:
     def _slice(self, shard: Shard, width: int) -> Iterator[Record | Skipped]:
         self._check_unchanged()
         mark = self.census.mark_before(shard, width)
-        yield from chunks.sliced(
-            read_from(self.sources, self.rules, mark.place),
+        yield from pieces.sliced(
+            read_from(self.sources, self.rules, mark.start),
             shard,
             lambda item: cost(item.length, self.rules, width),
             self.census.cost(width),
-            by_chunk=len(self.census.marks) >= chunks.CHUNKS_A_SHARD * shard.count,
+            by_chunk=len(self.census.marks) >= pieces.CHUNKS_A_SHARD * shard.count,
             done=mark.cost(width),
         )
         self._check_unchanged()
@@ -316,7 +315,7 @@ def _checking_unique_ids(
             for row in rows_of(item, rules, per_token=False):
                 digest = hashlib.blake2b(row.id.encode(), digest_size=16).digest()
                 if not row.id or digest in seen:
-                    refuse(InputError(_id_error(sources[item.place.source], item, row.id)))
+                    refuse(InputError(_id_error(sources[item.start.source], item, row.id)))
                 seen.add(digest)
         yield item
 
@@ -325,7 +324,7 @@ def _checking_regions(
     items: Iterable[Record | Skipped], regions: Regions, refuse: Refuse
 ) -> Iterator[Record | Skipped]:
     """Pass items through. Refuse regions whose id is not the id of exactly one record."""
-    missing = {name: f"{regions.file}: line {of[0].line}" for name, of in regions.by_id.items()}
+    missing = {name: f"{regions.file}: line {listed[0].line}" for name, listed in regions.by_id.items()}
     for item in items:
         if item.id in regions.by_id and not missing.pop(item.id, None):
             refuse(
@@ -335,8 +334,8 @@ def _checking_regions(
                 )
             )
         yield item
-    for name, place in missing.items():
-        refuse(InputError(f"{place}: no record of the input has the id {shortened(name)}"))
+    for name, where in missing.items():
+        refuse(InputError(f"{where}: no record of the input has the id {shortened(name)}"))
 
 
 def _id_error(source: Source, record: Record, row_id: str) -> str:

@@ -4,28 +4,108 @@ Biopython splits lines into headers and sequences. This module checks the letter
 residues; the IUPAC codes `R Y S W K M B D H V N`, and `X` and `I`, are unknown residues, stored as `x` and
 counted; `-` `.` `~` are gaps; white space is dropped; anything else is invalid. Lines of structure in
 dot-bracket notation, as RNAfold writes them, are never read as residues, under no rule.
+
+Where records come from, and where in it: for messages, and to find a bad letter again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from protrna_cli.errors import InputError
-from protrna_cli.fasta.places import START, FileOrigin, Origin, Place, ProgramOrigin
 from protrna_cli.fasta.sources import Source, fasta_lines
 from protrna_cli.plan.pieces import cut, embedded_length
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Regions, Rules
 from protrna_cli.text import shortened
+
+
+class Start(NamedTuple):
+    """Where a record begins.
+
+    Attributes
+    ----------
+    source
+        Index of the input, from 0.
+    number
+        Number of the record in that input, from 1.
+    line, offset
+        Line number of its header, from 1, and byte offset of that line in the text (see `sources`).
+    """
+
+    source: int = 0
+    number: int = 1
+    line: int = 1
+    offset: int = 0
+
+
+FIRST = Start()
+
+
+class Origin(Protocol):
+    """Where records come from: a file, or a program that passes sequences."""
+
+    @property
+    def name(self) -> str:
+        """Its name in messages."""
+
+    def lines_of(self, start: Start) -> list[tuple[int, str]]:
+        """Lines of the record that begins there, each with its line number, or 0 if it has none."""
+
+    def without_structure(self) -> str:
+        """What to do with lines of structure, for a message."""
+
+
+class FileOrigin(NamedTuple):
+    """A FASTA file as an origin of records."""
+
+    source: Source
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    def lines_of(self, start: Start) -> list[tuple[int, str]]:
+        """Read the lines of a record again, so that good records need not keep them."""
+        lines = (line for _, line in fasta_lines(self.source, start=start.offset))
+        following = enumerate(lines, start=start.line)
+        next(following, None)  # its header
+        return list(takewhile(lambda numbered: numbered[1][0] != ">", following))
+
+    def without_structure(self) -> str:
+        command = f"{_GREP.get(Path(self.name).suffix, 'grep')} '^[>A-Za-z]'"
+        if self.source.path:
+            command += f" {shlex.quote(self.name)} > sequences.fa"
+        return f"remove such lines, for example with: {command}"
+
+
+_GREP = {".gz": "zgrep", ".bz2": "bzgrep", ".xz": "xzgrep", ".zst": "zstdgrep"}
+"""The `grep` for a compressed file, by its suffix."""
+
+
+class ProgramOrigin(NamedTuple):
+    """A sequence that a program passes as an origin of a record."""
+
+    raw: str
+    name: str = "sequences"
+
+    def lines_of(self, start: Start) -> list[tuple[int, str]]:
+        return [(start.line, self.raw)]
+
+    def without_structure(self) -> str:
+        return "pass the sequence alone"
+
 
 UNKNOWN, _GAP, _INVALID = "x", "-", "!"
 _ONLY_PROTEIN = frozenset("EFJLOPQZ*")
@@ -47,7 +127,7 @@ CHANGED = "changed while it was being read; start again when nothing writes to i
 
 @dataclass(frozen=True)
 class Record:
-    """One FASTA record, identified by its place, because ids may repeat.
+    """One FASTA record, identified by where it begins, because ids may repeat.
 
     Attributes
     ----------
@@ -59,7 +139,7 @@ class Record:
         Residues as lower-case letters `a c g u x`; at least one.
     n_unknown
         Number of residues that are `x`.
-    place
+    start
         Where it begins.
     dna
         The sequence in upper-case DNA letters, if it has unknown residues: those in `sequence` are all `x`.
@@ -70,7 +150,7 @@ class Record:
     description: str
     sequence: str
     n_unknown: int
-    place: Place = field(default=START, compare=False, repr=False)
+    start: Start = field(default=FIRST, compare=False, repr=False)
     dna: str = field(default="", compare=False, repr=False)
 
     @property
@@ -124,7 +204,7 @@ class Skipped:
         problem is not a single letter, and `line` is 0 for a sequence that is not from a file.
     reason
         Why it is skipped.
-    place
+    start
         Where it begins.
     """
 
@@ -134,7 +214,7 @@ class Skipped:
     line: int
     position: int
     reason: str
-    place: Place = field(default=START, compare=False, repr=False)
+    start: Start = field(default=FIRST, compare=False, repr=False)
 
     @property
     def length(self) -> int:
@@ -142,10 +222,10 @@ class Skipped:
         return 0
 
     def __str__(self) -> str:
-        place = f"{self.file}: record {self.record} (id {shortened(self.id)})"
+        where = f"{self.file}: record {self.record} (id {shortened(self.id)})"
         for name, number in (("line", self.line), ("residue", self.position)):
-            place += f", {name} {number}" if number else ""
-        return f"{place}: {self.reason}"
+            where += f", {name} {number}" if number else ""
+        return f"{where}: {self.reason}"
 
 
 Refuse = Callable[[InputError], None]
@@ -171,7 +251,7 @@ def read_inputs(
     for i, source in enumerate(sources):
         digest = hashlib.sha256()
         item = None
-        for item in _read_source(source, rules, letters, Place(i), digest, refuse):
+        for item in _read_source(source, rules, letters, Start(i), digest, refuse):
             yield item
         if not item:
             raise InputError(
@@ -180,39 +260,39 @@ def read_inputs(
         inputs.append({"name": Path(source.name).name, "sha256": digest.hexdigest()})
 
 
-def read_from(sources: Sequence[Source], rules: Rules, start: Place) -> Iterator[Record | Skipped]:
-    """Read the inputs in order, starting at a place."""
+def read_from(sources: Sequence[Source], rules: Rules, start: Start) -> Iterator[Record | Skipped]:
+    """Read the inputs in order, starting where a record begins."""
     letters = _Letters(rules)
     yield from _read_source(sources[start.source], rules, letters, start)
     for i in range(start.source + 1, len(sources)):
-        yield from _read_source(sources[i], rules, letters, Place(i))
+        yield from _read_source(sources[i], rules, letters, Start(i))
 
 
 def _read_source(
     source: Source,
     rules: Rules,
     letters: _Letters,
-    start: Place,
+    first: Start,
     digest: Any = None,
     refuse: Refuse = raise_it,
 ) -> Iterator[Record | Skipped]:
-    """Read one input, starting at a place; see `read_inputs`."""
+    """Read one input, starting where a record begins; see `read_inputs`."""
     origin = FileOrigin(source)
-    headers = _Headers(fasta_lines(source, digest, start.offset), start)
+    headers = _Headers(fasta_lines(source, digest, first.offset), first)
     for header, raw in SimpleFastaParser(iter(headers)):
-        place, odd_line = headers.places.popleft()
+        start, odd_line = headers.starts.popleft()
         name, description = [*_HEADER_END.split(header.strip(_WHITE), maxsplit=1), ""][:2]
         try:
             if "\0" in header:
                 raise InputError(
-                    f"{source.name}: line {place.line}: a header with a NUL byte; is this a text file?"
+                    f"{source.name}: line {start.line}: a header with a NUL byte; is this a text file?"
                 )
             if odd_line:
-                _refuse_line(origin, place, name, raw, *odd_line)
-            item = _apply_rules(origin, place, name, description, raw, letters, rules)
+                _refuse_line(origin, start, name, raw, *odd_line)
+            item = _apply_rules(origin, start, name, description, raw, letters, rules)
         except InputError as error:
             refuse(error)
-            item = Skipped(source.name, place.number, name, place.line, 0, str(error), place)
+            item = Skipped(source.name, start.number, name, start.line, 0, str(error), start)
         yield item
 
 
@@ -226,11 +306,11 @@ def read_sequences(sequences: Iterable[tuple[str, str, str]], rules: Rules) -> I
     """
     letters = _Letters(rules)
     for number, (name, description, raw) in enumerate(sequences, start=1):
-        place = Place(number=number, line=0)
+        start = Start(number=number, line=0)
         if not raw.isalpha():
             for line in filter(_is_odd, raw.splitlines()):
-                _refuse_line(ProgramOrigin(raw), place, name, raw, 0, line)
-        yield _apply_rules(ProgramOrigin(raw), place, name, description, raw, letters, rules)
+                _refuse_line(ProgramOrigin(raw), start, name, raw, 0, line)
+        yield _apply_rules(ProgramOrigin(raw), start, name, description, raw, letters, rules)
 
 
 class _Headers:
@@ -239,12 +319,12 @@ class _Headers:
     Attributes
     ----------
     places
-        The place of each record, and the number and text of its first line that can be no residues, or None.
+        The start of each record, and the number and text of its first line that can be no residues, or None.
         A line of signs, which may stand alone in a record, gives way to a line that is never residues.
     """
 
-    def __init__(self, lines: Iterable[tuple[int, str]], start: Place) -> None:
-        self.places: deque[tuple[Place, tuple[int, str] | None]] = deque()
+    def __init__(self, lines: Iterable[tuple[int, str]], start: Start) -> None:
+        self.starts: deque[tuple[Start, tuple[int, str] | None]] = deque()
         self._lines = lines
         self._start = start
 
@@ -252,12 +332,12 @@ class _Headers:
         source, record, first, offset = self._start
         for number, (n_bytes, line) in enumerate(self._lines, start=first):
             if line[0] == ">":
-                self.places.append((Place(source, record, number, offset), None))
+                self.starts.append((Start(source, record, number, offset), None))
                 record += 1
-            elif not line.rstrip("\r\n").isalpha() and self.places and _is_odd(line):
-                place, before = self.places[-1]
+            elif not line.rstrip("\r\n").isalpha() and self.starts and _is_odd(line):
+                start, before = self.starts[-1]
                 if before is None or (_is_bare(before[1]) and not _is_bare(line)):
-                    self.places[-1] = place, (number, line)
+                    self.starts[-1] = start, (number, line)
             offset += n_bytes
             yield line
 
@@ -275,17 +355,17 @@ def _is_bare(text: str) -> bool:
     return not _BARE.sub("", signs) and bool(signs.strip("-~" + _WHITE))
 
 
-def _refuse_line(origin: Origin, place: Place, name: str, raw: str, number: int, line: str) -> None:
+def _refuse_line(origin: Origin, start: Start, name: str, raw: str, number: int, line: str) -> None:
     """Raise InputError for a line that can be no residues; without letters it is one beside others only."""
     text = line.strip(_WHITE)
-    flaw = Skipped(origin.name, place.number, name, number, 0, "", place)
+    flaw = Skipped(origin.name, start.number, name, number, 0, "", start)
     if "\0" in text:
         raise InputError(f"{flaw}{_NUL}")
     if text.startswith((";", "#")):
         raise InputError(f"{flaw}{_COMMENT}")
     if _is_bare(text) or _STRUCTURE.search("".join(text.split())):
         if any(letter.isalpha() for letter in raw):
-            raise _structure_error(origin, place, name, number)
+            raise _structure_error(origin, start, name, number)
     else:
         raise InputError(f"{flaw}{_GLUED}")
 
@@ -339,21 +419,21 @@ class _DnaLetters(dict[int, str | None]):
 
 
 def _apply_rules(
-    origin: Origin, place: Place, name: str, description: str, raw: str, letters: _Letters, rules: Rules
+    origin: Origin, start: Start, name: str, description: str, raw: str, letters: _Letters, rules: Rules
 ) -> Record | Skipped:
     """Make a record of its raw letters, or a skipped record if the rules leave it out."""
     sequence = letters.read(raw)
     if not sequence or _GAP in sequence or _INVALID in sequence:
-        return _bad_letters(origin, place, name, sequence, rules)
+        return _bad_letters(origin, start, name, sequence, rules)
     if len(sequence) > rules.max_length and rules.long in ("error", "skip"):
         reason = f"{len(sequence):,} residues, longer than {rules.max_length:,}"
-        flaw = Skipped(origin.name, place.number, name, place.line, 0, reason, place)
+        flaw = Skipped(origin.name, start.number, name, start.line, 0, reason, start)
         if rules.long == "error":
             raise InputError(f"{flaw}; use --long window, truncate, skip or whole")
         return flaw
     n_unknown = sequence.count(UNKNOWN)
     dna = letters.dna(raw) if n_unknown else ""
-    record = Record(place.number, name, description, sequence, n_unknown, place, dna)
+    record = Record(start.number, name, description, sequence, n_unknown, start, dna)
     return _check_rows(origin.name, record, rules) or record
 
 
@@ -363,17 +443,17 @@ def _check_rows(file: str, record: Record, rules: Rules) -> Skipped | None:
     Raises InputError for a row without a known residue unless the rules skip it, and for a region that ends
     beyond the record.
     """
-    number, name, place = record.number, record.id, record.place
+    number, name, start = record.number, record.id, record.start
     if rules.regions:
         if name not in rules.regions.by_id:
             reason = f"no region in {rules.regions.file}"
-            return Skipped(file, number, name, place.line, 0, reason, place)
+            return Skipped(file, number, name, start.line, 0, reason, start)
         _check_ends(record, rules.regions, rules)
     rows = rows_of(record, rules, per_token=False) if rules.skip_unknown else []
     for row in rows:
         if not row.n_embedded:
             reason = f"{shortened(row.id)} has no known residue"
-            flaw = Skipped(file, number, name, place.line, 0, reason, place)
+            flaw = Skipped(file, number, name, start.line, 0, reason, start)
             if rules.on_invalid != "skip":
                 remedy = "remove it, leave out --skip-unknown, or use --on-invalid skip"
                 raise InputError(f"{flaw}; {remedy}")
@@ -393,24 +473,24 @@ def _check_ends(record: Record, regions: Regions, rules: Rules) -> None:
             )
 
 
-def _bad_letters(origin: Origin, place: Place, name: str, sequence: str, rules: Rules) -> Skipped:
+def _bad_letters(origin: Origin, start: Start, name: str, sequence: str, rules: Rules) -> Skipped:
     """Return a record with bad or no letters as skipped. Raises InputError unless the rules skip it."""
     if not sequence:
-        flaw = Skipped(origin.name, place.number, name, place.line, 0, "no residues", place)
+        flaw = Skipped(origin.name, start.number, name, start.line, 0, "no residues", start)
         remedy = "remove the record, or use --on-invalid skip"
     else:
-        lines = origin.lines_of(place)
-        _refuse_structure(origin, place, name, lines)
+        lines = origin.lines_of(start)
+        _refuse_structure(origin, start, name, lines)
         mark = _GAP if _GAP in sequence else _INVALID
         line, position, letter = _locate(origin, lines, mark, rules)
         raw = "".join(line for _, line in lines)
         reason = f"{letter!r} is not an RNA or DNA letter"
-        flaw = Skipped(origin.name, place.number, name, line, position, reason, place)
+        flaw = Skipped(origin.name, start.number, name, line, position, reason, start)
         remedy = "correct it, or use --on-invalid skip or --on-invalid unknown"
         if mark == _GAP:
             # An alignment is the wrong file, not a bad record, so --on-invalid does not apply to gaps.
             raise InputError(f"{flaw} but a gap; use --gaps remove or --gaps unknown")
-        if sum(raw.upper().count(each) for each in _ONLY_PROTEIN) > max(2, len(raw) / 20):
+        if sum(raw.upper().count(letter) for letter in _ONLY_PROTEIN) > max(2, len(raw) / 20):
             flaw = replace(flaw, reason=f"{flaw.reason}; the record looks like protein")
             remedy = "give RNA or DNA, or use --on-invalid skip"
     if rules.on_invalid != "skip":
@@ -418,16 +498,16 @@ def _bad_letters(origin: Origin, place: Place, name: str, sequence: str, rules: 
     return flaw
 
 
-def _refuse_structure(origin: Origin, place: Place, name: str, lines: list[tuple[int, str]]) -> None:
+def _refuse_structure(origin: Origin, start: Start, name: str, lines: list[tuple[int, str]]) -> None:
     """Raise InputError if a record has lines of structure, which no rule reads as residues or skips."""
     if not _STRUCTURE.search("".join("".join(line.split()) for _, line in lines)):
         return
     first = next(number for number, line in lines if any(bracket in line for bracket in _BRACKETS))
-    raise _structure_error(origin, place, name, first)
+    raise _structure_error(origin, start, name, first)
 
 
-def _structure_error(origin: Origin, place: Place, name: str, line: int) -> InputError:
-    flaw = Skipped(origin.name, place.number, name, line, 0, "looks like dot-bracket structure", place)
+def _structure_error(origin: Origin, start: Start, name: str, line: int) -> InputError:
+    flaw = Skipped(origin.name, start.number, name, line, 0, "looks like dot-bracket structure", start)
     return InputError(f"{flaw}, not like residues; {origin.without_structure()}")
 
 

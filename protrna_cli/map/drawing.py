@@ -12,17 +12,16 @@ import numpy as np
 from protrna_cli.disk import lock_path, locked, write_whole, writing
 from protrna_cli.errors import InputError, MissingExtra, NotFinite, OutputUnwritable
 from protrna_cli.map import METHODS, require_suffix
-from protrna_cli.map.colouring import colour_by
+from protrna_cli.map.colouring import Picture, colour_by, subtitle
 from protrna_cli.map.coordinates import origin_of, read_coordinates, write_coordinates
-from protrna_cli.map.picture import Picture, subtitle
 from protrna_cli.map.projection import MIN_RECORDS, Points, Projection, project
 from protrna_cli.map.table import find_table
-from protrna_cli.output.parts import read_joined
 from protrna_cli.output.protect import files_read, refuse_to_replace, refuse_unless_file, refuse_unless_output
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Block, Header
+from protrna_cli.output.stored import read_joined
 from protrna_cli.plan.rows import Row
-from protrna_cli.plan.values import AnyPath, instance, one_of, path_text, switch, whole_number
+from protrna_cli.plan.rules import AnyPath, instance, one_of, path_text, switch, whole_number
 from protrna_cli.text import counted, printable, shortened
 
 LIBRARIES = {

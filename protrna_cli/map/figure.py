@@ -19,8 +19,17 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from protrna_cli.map.colouring import OTHER_COLOUR, Families, Group, Scale, clipped, in_drawing_order
-from protrna_cli.map.picture import Picture, point_opacity, point_size
+from protrna_cli.map.colouring import (
+    OTHER_COLOUR,
+    Families,
+    Group,
+    Picture,
+    Scale,
+    clipped,
+    in_drawing_order,
+    point_opacity,
+    point_size,
+)
 
 SIZE_INCHES = (180 / 25.4, 125 / 25.4)
 DOTS_PER_INCH = 300

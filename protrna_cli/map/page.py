@@ -41,16 +41,19 @@ from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
 from protrna_cli.map.colouring import (
+    MANY_POINTS,
     MAX_LABEL_LENGTH,
     OTHER_COLOUR,
     Families,
     Group,
+    Picture,
     Scale,
     clipped,
     in_drawing_order,
+    point_opacity,
+    point_size,
 )
 from protrna_cli.map.density import draw_density, swatches_of
-from protrna_cli.map.picture import MANY_POINTS, Picture, point_opacity, point_size
 
 MAX_DESCRIPTION_LENGTH = 300
 SIZES = {"triangle": 1.1, "diamond": 1.5, "star": 1.6}

@@ -66,9 +66,9 @@ def project(vectors: Points, method: str, seed: int) -> Projection:
             f"PC {i} ({share:.1%} of the variance)" for i, share in enumerate(shares[:2], start=1)
         )
     else:
-        places, once = _numbered(scaled)
+        numbers_of, once = _numbered(scaled)
         components, _ = _principal_components(scaled[once])
-        points = (_tsne if method == "tsne" else _umap)(components, seed)[places]
+        points = (_tsne if method == "tsne" else _umap)(components, seed)[numbers_of]
         first, second = (f"{METHODS[method]} {i}" for i in (1, 2))
     if not np.isfinite(points).all():
         raise InputError(f"{METHODS[method]} finds no finite points for its embeddings; use another --method")
@@ -105,8 +105,8 @@ def _numbered(vectors: Points) -> tuple[list[int], npt.NDArray[np.int64]]:
     """Number the different vectors: returns the number of each, and where each number appears first."""
     numbers: dict[bytes, int] = {}
     vectors = vectors + np.float32(0)  # -0 becomes 0, so that equal vectors have equal bytes
-    places = [numbers.setdefault(vector.tobytes(), len(numbers)) for vector in vectors]
-    return places, np.unique(places, return_index=True)[1]
+    numbers_of = [numbers.setdefault(vector.tobytes(), len(numbers)) for vector in vectors]
+    return numbers_of, np.unique(numbers_of, return_index=True)[1]
 
 
 def _principal_components(vectors: Points) -> tuple[Points, list[float]]:

@@ -4,6 +4,10 @@ Published layout: the root attribute `layer_names` lists the groups `embedding`,
 `emb_layer_norm_after`, `lm_head`; each group's attribute `weight_names` lists its datasets in order.
 Weights are identified by this order, never by name, because the counters in the names depend on what else
 the saving process had created. Every shape is checked, and every dataset must be used exactly once.
+
+The built-in demo model: synthetic weights from a fixed seed. It runs at once, offline, anywhere.
+
+Its embeddings have the right shapes and come from the real arithmetic, but have no biological meaning.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ from protrna_cli.model.structure import (
     NormWeights,
     Placer,
     Shape,
+    for_each_weight,
+    rotary_frequencies,
     weight_names,
     weight_shapes,
 )
@@ -225,7 +231,7 @@ def _datasets(file: h5py.File, name: str) -> list[h5py.Dataset]:
     if name.startswith("layer_._"):
         # Files saved from a trainable model list it last.
         place = LayerWeights._fields.index("inv_freq")
-        datasets.sort(key=lambda each: "inv_freq" in each.name)
+        datasets.sort(key=lambda variable: "inv_freq" in variable.name)
         datasets.insert(place, datasets.pop())
     return datasets
 
@@ -324,3 +330,32 @@ def _check_group(datasets: list[h5py.Dataset], shapes: tuple[Shape, ...]) -> Non
 def _read(datasets: list[h5py.Dataset], names: Sequence[str], place: Placer) -> Iterator[object]:
     for name, dataset in zip(names, datasets, strict=True):
         yield place(name, finite_float32(dataset.name, dataset[()]))
+
+
+SIZE = ModelSize(layers=6, width=320, heads=20)
+SEED = 20250
+
+
+def demo_weights(place: Placer) -> tuple[ModelSize, ModelWeights]:
+    """Make the demo model's weights, the same on every machine.
+
+    Parameters
+    ----------
+    place
+        Called with the name and values (float32) of each weight, as in `read_checkpoint`.
+    """
+    # RandomState, not Generator: only its stream is guaranteed never to change.
+    rng = np.random.RandomState(SEED)
+
+    def make(name: str, shape: Shape) -> object:
+        if name.endswith("inv_freq"):
+            return place(name, rotary_frequencies(SIZE.head_width))
+        if name.endswith("kernel"):
+            values = rng.standard_normal(shape) * shape[0] ** -0.5
+        elif name.endswith("gamma"):
+            values = 1 + 0.1 * rng.standard_normal(shape)
+        else:
+            values = (1.0 if name == "embedding" else 0.02) * rng.standard_normal(shape)
+        return place(name, values.astype(np.float32))
+
+    return SIZE, for_each_weight(make, weight_names(SIZE), weight_shapes(SIZE))

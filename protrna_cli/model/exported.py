@@ -164,8 +164,8 @@ def _header(path: Path) -> tuple[dict[str, Tensor], int]:
         raise Flaw(f"truncated or damaged safetensors ({str(error).splitlines()[0]})") from error
     header.pop("__metadata__", None)
     tensors = {
-        name: Tensor(each["dtype"], tuple(each["shape"]), each["data_offsets"][0])
-        for name, each in header.items()
+        name: Tensor(entry["dtype"], tuple(entry["shape"]), entry["data_offsets"][0])
+        for name, entry in header.items()
     }
     return tensors, 8 + length
 
@@ -281,8 +281,8 @@ def write_weights(file: BinaryIO, size: ModelSize, precision: str, read: Callabl
     """
     tensors, names = _plan(size, precision), stored_names(size)
     entries = {
-        name: {"dtype": each.dtype, "shape": each.shape, "data_offsets": [each.start, each.end]}
-        for name, each in tensors.items()
+        name: {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [tensor.start, tensor.end]}
+        for name, tensor in tensors.items()
     }
     header = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)

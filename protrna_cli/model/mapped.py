@@ -28,7 +28,7 @@ _STORED = {"float32": np.float32, "bfloat16": np.uint16}
 _BYTES = {"float32": 4, "bfloat16": 2}
 
 
-class Place(TypedDict):
+class Span(TypedDict):
     """Where a weight is in the file: its dtype, its shape, and the offset of its first byte."""
 
     dtype: str
@@ -44,7 +44,7 @@ class Layout(TypedDict):
     size
         Layers, width and heads.
     weights
-        The places of all weights, nested as `ModelWeights`.
+        The spans of all weights, nested as `ModelWeights`.
     sha256
         SHA-256 of the file, in hexadecimal.
     """
@@ -75,12 +75,12 @@ def lay_out(checkpoint: Path, precision: str, target: BinaryIO) -> Layout:
 
     make = placer(precision)
 
-    def place(name: str, values: npt.NDArray[np.float32]) -> Place:
+    def place(name: str, values: npt.NDArray[np.float32]) -> Span:
         write(bytes(-target.tell() % ALIGNMENT))
         offset = target.tell()
         tensor = make(name, values)
         write(tf.reshape(tf.bitcast(tensor, tf.uint8), (-1,)).numpy().data)
-        return Place(dtype=tensor.dtype.name, shape=tensor.shape.as_list(), offset=offset)
+        return Span(dtype=tensor.dtype.name, shape=tensor.shape.as_list(), offset=offset)
 
     try:
         with running_on("/device:CPU:0"):  # in a program with a GPU, that would be the default
@@ -108,8 +108,8 @@ def map_weights(path: Path, layout: Layout) -> tuple[ModelSize, ModelWeights]:
     mapped.madvise(mmap.MADV_WILLNEED)
     whole = np.frombuffer(mapped, np.uint8)
 
-    def tensor(place: Place) -> Any:
-        dtype, shape, start = place["dtype"], place["shape"], place["offset"]
+    def tensor(span: Span) -> Any:
+        dtype, shape, start = span["dtype"], span["shape"], span["offset"]
         values = whole[start : start + math.prod(shape) * _BYTES[dtype]].view(_STORED[dtype]).reshape(shape)
         if values.ctypes.data % ALIGNMENT:
             raise ValueError(f"a weight at byte {start} is not aligned")

@@ -227,7 +227,7 @@ def gpu_name(device: str) -> str:
 
 def _names(gpus: Sequence[Any]) -> tuple[str, ...]:
     details = map(tf.config.experimental.get_device_details, gpus)
-    return tuple(str(each.get("device_name", "unknown")) for each in details)
+    return tuple(str(detail.get("device_name", "unknown")) for detail in details)
 
 
 def unused_gpus() -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protrna_cli.errors import UsageError
-from protrna_cli.plan.values import ALL
+from protrna_cli.plan.rules import ALL
 from protrna_cli.text import counted
 
 VOCABULARY = 38

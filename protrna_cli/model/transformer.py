@@ -17,8 +17,7 @@ import tensorflow as tf
 from protrna_cli.errors import UsageError
 from protrna_cli.model import layers
 from protrna_cli.model.alphabet import Alphabet, Tokens
-from protrna_cli.model.layers import BatchLayout, PackedLayout, PaddedLayout
-from protrna_cli.model.pooling import POOLINGS
+from protrna_cli.model.layers import POOLINGS, BatchLayout, PackedLayout, PaddedLayout
 from protrna_cli.model.runtime import running_on, threads
 from protrna_cli.model.structure import (
     LayerWeights,

@@ -113,14 +113,15 @@ def batch_error(model: ProtRNA) -> float:
     sequences = [REFERENCE_SEQUENCE, "ACGU" * 30, "GC"]
     together = model._embed_batch(*_batch(model, sequences), [model.size.layers], "mean")[0]
     alone = [
-        model._embed_batch(*_batch(model, [each]), [model.size.layers], "mean")[0][0] for each in sequences
+        model._embed_batch(*_batch(model, [sequence]), [model.size.layers], "mean")[0][0]
+        for sequence in sequences
     ]
     return float(np.abs(together - np.stack(alone)).max())
 
 
 def _batch(model: ProtRNA, sequences: list[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Make tokens (B, T) of sequences, and weights (B, T) for their means."""
-    tokens = model.alphabet.frame([model.alphabet.residue_ids(each) for each in sequences])
+    tokens = model.alphabet.frame([model.alphabet.residue_ids(sequence) for sequence in sequences])
     weights = np.zeros(tokens.shape, np.float32)
     for row, sequence in zip(weights, sequences, strict=True):
         row[1 : len(sequence) + 1] = 1 / len(sequence)

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from protrna_cli.output.account import account
 from protrna_cli.output.formats.table import possible_files
-from protrna_cli.output.parts import parts_of, read_joined
-from protrna_cli.output.read import schema_of
+from protrna_cli.output.provenance import account
 from protrna_cli.output.rows import Block, Header, Values
+from protrna_cli.output.stored import parts_of, read_joined, schema_of
 from protrna_cli.plan.rows import COUNT_COLUMNS, Row
 from protrna_cli.text import aligned, counted, printable, shortened, size_text
 
@@ -176,10 +175,10 @@ def _add_rows(found: Description, block: Block, ids: set[int], embeddings: set[i
     for row, start, end in zip(block.rows, bounds, bounds[1:], strict=False):
         vectors = [values[start:end] for values in block.values]
         if len(found.first) < FIRST_ROWS:
-            found.first.append((row, [each[:1, :FIRST_NUMBERS].ravel().tolist() for each in vectors]))
+            found.first.append((row, [values[:1, :FIRST_NUMBERS].ravel().tolist() for values in vectors]))
         for key, seen, repeats in (
             (row.id, ids, found.repeated_ids),
-            (b"".join(each.tobytes() for each in vectors), embeddings, found.equal_embeddings),
+            (b"".join(values.tobytes() for values in vectors), embeddings, found.equal_embeddings),
         ):
             if hash(key) in seen:
                 repeats.add(row)

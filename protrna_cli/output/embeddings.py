@@ -17,11 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from protrna_cli.errors import InputError, MissingExtra, RunMismatch, UsageError
-from protrna_cli.output.parts import is_folder, parts_of, read_parts, unproven_part
-from protrna_cli.output.read import read_layer, read_output, read_whole
 from protrna_cli.output.rows import PROVENANCE_KEY, UNPROVEN, Header, Values
+from protrna_cli.output.stored import (
+    is_folder,
+    parts_of,
+    read_layer,
+    read_output,
+    read_parts,
+    read_whole,
+    unproven_part,
+)
 from protrna_cli.plan.rows import Row
-from protrna_cli.plan.values import AnyPath, path_text, switch, whole_number
+from protrna_cli.plan.rules import AnyPath, path_text, switch, whole_number
 from protrna_cli.text import shortened
 
 if TYPE_CHECKING:
@@ -177,15 +184,15 @@ class Embeddings:
 
     def _place(self, id: str) -> int:
         """Find the only row with an id."""
-        places = self._index.get(id, [])
-        if len(places) != 1:
-            rows = ", ".join(map(str, places[:3]))
+        hits = self._index.get(id, [])
+        if len(hits) != 1:
+            rows = ", ".join(map(str, hits[:3]))
             raise KeyError(
-                f"rows {rows}{', …' if len(places) > 3 else ''} have the id {shortened(id)}; use vectors[row]"
-                if places
+                f"rows {rows}{', …' if len(hits) > 3 else ''} have the id {shortened(id)}; use vectors[row]"
+                if hits
                 else f"no row has the id {id!r}"
             )
-        return places[0]
+        return hits[0]
 
     def _places(self, rows: Any) -> range | list[int]:
         """List the rows of a slice, of a mask, or of ids or numbers."""
@@ -199,20 +206,20 @@ class Embeddings:
             return np.flatnonzero(listed).tolist()
         return [self._place(row) if isinstance(row, str) else every[row] for row in listed.tolist()]
 
-    def _take(self, places: range | list[int]) -> Embeddings:
+    def _take(self, hits: range | list[int]) -> Embeddings:
         """Take rows out; those of a slice share the memory of all."""
         values: Values
         if not isinstance(self.vectors, Residues):
-            stop = places.stop if isinstance(places, range) and places.stop >= 0 else None
-            in_step = slice(places.start, stop, places.step) if isinstance(places, range) else places
+            stop = hits.stop if isinstance(hits, range) and hits.stop >= 0 else None
+            in_step = slice(hits.start, stop, hits.step) if isinstance(hits, range) else hits
             values = self.vectors[in_step]
-        elif isinstance(places, range) and places.step == 1:
-            values = self.vectors.between(places.start, places.stop)
+        elif isinstance(hits, range) and hits.step == 1:
+            values = self.vectors.between(hits.start, hits.stop)
         else:
-            values = np.concatenate([self.vectors.between(0, 0), *(self.vectors[i] for i in places)])
-        rows = [self._rows[i] for i in places]
+            values = np.concatenate([self.vectors.between(0, 0), *(self.vectors[i] for i in hits)])
+        rows = [self._rows[i] for i in hits]
         taken = Embeddings(self._header, self.layer, rows, values, self._path, self._files)
-        taken._taken = [self._taken[i] for i in places]
+        taken._taken = [self._taken[i] for i in hits]
         return taken
 
     def padded(self, pad: float = 0.0) -> tuple[Values, npt.NDArray[np.bool_]]:
@@ -285,8 +292,8 @@ class Embeddings:
     @cached_property
     def _index(self) -> dict[str, list[int]]:
         index: dict[str, list[int]] = {}
-        for place, id in enumerate(self.ids):
-            index.setdefault(id, []).append(place)
+        for row, id in enumerate(self.ids):
+            index.setdefault(id, []).append(row)
         return index
 
     @cached_property

@@ -15,8 +15,8 @@ from pathlib import Path
 from protrna_cli.disk import creating, lock_path
 from protrna_cli.errors import OutputUnwritable, UsageError
 from protrna_cli.output.formats.table import Format, possible_files
-from protrna_cli.output.parts import parts_of
 from protrna_cli.output.paths import is_part, journal_path, manifest_path, partial_path, skipped_path
+from protrna_cli.output.stored import parts_of
 from protrna_cli.plan.rows import SKIPPED_COLUMNS
 
 STANDARD_INPUT = Path("/dev/stdin")
@@ -99,10 +99,10 @@ def refuse_to_replace(
     wanted: dict[Path, str | Path] = {}
     for name in read:
         path = STANDARD_INPUT if name in STANDARD_INPUT_NAMES else Path(name)
-        for each in (path, *Path(os.path.realpath(path)).parents):
-            wanted.setdefault(each, "standard input" if path is STANDARD_INPUT else name)
-    for each, name in wanted.items():
-        if found := replaced.get(_identity(each)):
+        for folder in (path, *Path(os.path.realpath(path)).parents):
+            wanted.setdefault(folder, "standard input" if path is STANDARD_INPUT else name)
+    for folder, name in wanted.items():
+        if found := replaced.get(_identity(folder)):
             raise UsageError(
                 f"{found}: would replace {name}, which the same command reads or writes; {remedy}"
             )
@@ -173,7 +173,7 @@ def _is_ours(target: Path) -> bool:
     """Whether a folder is empty or has a mark of ours; the journal of a run is one too."""
     folder = partial_path(target)
     with creating(folder, MOVE_AWAY):
-        names = {each.name for each in folder.iterdir()}
+        names = {entry.name for entry in folder.iterdir()}
     return not names or not names.isdisjoint({MARK, journal_path(target).name})
 
 
@@ -202,9 +202,9 @@ def _remove(target: Path) -> None:
     (folder / MARK).touch()
     for file in (journal_path(target), manifest_path(target)):
         file.unlink(missing_ok=True)
-    for each in folder.iterdir():
-        if each.name != MARK:
-            shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
+    for entry in folder.iterdir():
+        if entry.name != MARK:
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     shutil.rmtree(folder)
 
 

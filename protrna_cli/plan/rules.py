@@ -1,13 +1,188 @@
-"""The rules of a run: what happens to gaps, invalid letters, long records and regions."""
+"""The rules of a run: what happens to gaps, invalid letters, long records and regions.
+
+Options: declared once, as the field that holds their value, and checked alike wherever they come from.
+
+The command line and the check of values that come from Python both follow from the declaration.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from protrna_cli.errors import UsageError
-from protrna_cli.plan.values import check_options, choice, flag, instance, number, option
+
+AnyPath = str | os.PathLike[str]
+
+AUTO = "auto"
+"""The value of an option that is chosen for this machine."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the metadata of a field say of its option.
+
+    Attributes
+    ----------
+    kind
+        `choice`, `switch`, `number`, `numbers or all` (the option may be repeated), `number or auto`,
+        `path`, `paths`, `folder`, `model`, `shard`, or `text`.
+    help
+        A line for `--help`; empty for a field without an option of its own.
+    check
+        Called with the name of the option and a value; returns the value to keep, or refuses it.
+    metavar, choices, least
+        What the value is called in the help; the texts that are taken, or the smallest number.
+    name
+        As it is written on the command line; by default it follows from the name of the field.
+    letters
+        Short names on the command line, such as `-t`.
+    variable
+        Environment variable with the default of the command line; Python functions do not read it.
+    """
+
+    kind: str
+    help: str
+    check: Callable[[str, Any], Any]
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    least: int | None = None
+    name: str = ""
+    letters: tuple[str, ...] = ()
+    variable: str | None = None
+
+
+ALL = "all"
+"""The value of an option for layers that takes every one, from 0, the embedding, to the last."""
+
+
+def option(default: Any, kind: str, help: str, check: Callable[[str, Any], Any], **more: Any) -> Any:
+    """Declare a field with an option; `None` is taken only if it is the default."""
+    return field(default=default, metadata={"option": Option(kind, help, check, **more)})
+
+
+def choice(allowed: Sequence[str], default: str | None, help: str, variable: str | None = None) -> Any:
+    """Declare an option that takes one of a few texts."""
+
+    def check(name: str, value: object) -> object:
+        one_of(name, value, allowed)
+        return value
+
+    return option(default, "choice", help, check, choices=tuple(allowed), variable=variable)
+
+
+def number(default: int | None, help: str, least: int | None = None, letters: tuple[str, ...] = ()) -> Any:
+    """Declare an option that takes a whole number."""
+
+    def check(name: str, value: object) -> object:
+        whole_number(name, value, least)
+        return value
+
+    return option(default, "number", help, check, metavar="N", least=least, letters=letters)
+
+
+def number_or_auto(default: int | str, help: str) -> Any:
+    """Declare an option that takes a whole number from 1 up, or `auto`."""
+
+    def check(name: str, value: object) -> object:
+        if value != AUTO and (type(value) is not int or value < 1):
+            raise _refusal(name, f"{AUTO} or a whole number from 1 up", value)
+        return value
+
+    return option(default, "number or auto", help, check, metavar="N|auto")
+
+
+def flag(help: str) -> Any:
+    """Declare an option without a value."""
+
+    def check(name: str, value: object) -> object:
+        switch(name, value)
+        return value
+
+    return option(False, "switch", help, check)
+
+
+def path(
+    default: str | None, help: str, metavar: str, kind: str = "path", variable: str | None = None
+) -> Any:
+    """Declare an option that takes a path, of any `kind` that does: `path`, `folder` or `model`."""
+    return option(default, kind, help, path_text, metavar=metavar, variable=variable)
+
+
+def option_of(declaring: Any, name: str) -> tuple[str, Option]:
+    """Find the option of a field, and its name on the command line."""
+    [found] = [declared.metadata["option"] for declared in fields(declaring) if declared.name == name]
+    return found.name or f"--{name.replace('_', '-')}", found
+
+
+def check_options(values: Any) -> None:
+    """Check all fields of a frozen dataclass, and keep what their checks return.
+
+    Raises
+    ------
+    UsageError
+        A value is not one that its option takes.
+    """
+    for declared in fields(values):
+        name, declaration = option_of(values, declared.name)
+        value = getattr(values, declared.name)
+        if value is not None or declared.default is not None:
+            object.__setattr__(values, declared.name, declaration.check(name, value))
+
+
+def one_of(option: str, value: object, allowed: Iterable[str]) -> None:
+    """Refuse a value that is not one of the allowed texts.
+
+    Raises
+    ------
+    UsageError
+        The message names the option as the command does, and the values that it takes.
+    """
+    *others, last = allowed
+    if not isinstance(value, str) or value not in (*others, last):
+        raise _refusal(option, f"{', '.join(others)} or {last}", value)
+
+
+def whole_number(option: str, value: object, least: int | None = None) -> None:
+    """Refuse a value that is not an `int`, or is less than `least`; raises as `one_of` does."""
+    if type(value) is not int or (least is not None and value < least):
+        raise _refusal(
+            option, "a whole number" if least is None else f"a whole number from {least} up", value
+        )
+
+
+def whole_numbers(option: str, values: object) -> None:
+    """Refuse anything but a sequence of one or more `int`; raises as `one_of` does."""
+    if not isinstance(values, Sequence) or not values or any(type(value) is not int for value in values):
+        raise _refusal(option, "one or more whole numbers, such as (20, 33)", values)
+
+
+def switch(option: str, value: object) -> None:
+    """Refuse a value that is neither True nor False; raises as `one_of` does."""
+    instance(option, value, bool, "True or False")
+
+
+def instance(option: str, value: object, kind: type, words: str) -> None:
+    """Refuse a value that is not of this class, which the message calls `words`; raises as `one_of` does."""
+    if not isinstance(value, kind):
+        raise _refusal(option, words, value)
+
+
+def path_text(option: str, value: object) -> str:
+    """Return the text of a path, unchanged: `./demo` is not `demo`. Raises as `one_of` does."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str) or "\0" in text:
+        raise _refusal(option, "a path", value)
+    return text
+
+
+def _refusal(option: str, words: str, value: object) -> UsageError:
+    kind = "" if isinstance(value, str) or value is None else f" ({type(value).__name__})"
+    return UsageError(f"{option} takes {words}, not {value!r}{kind}")
+
 
 TRAINED_LENGTH = 510
 """Residues of the longest sequence that the model was trained on."""
@@ -67,7 +242,10 @@ class Regions:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Regions:
         """Restore regions from the parsed JSON of `dataclasses.asdict`."""
-        by_id = {name: [Region(**each) for each in of] for name, of in fields["by_id"].items()}
+        by_id = {
+            name: [Region(**fields_of_one) for fields_of_one in listed]
+            for name, listed in fields["by_id"].items()
+        }
         return cls(**{**fields, "by_id": by_id})
 
 

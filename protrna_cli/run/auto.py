@@ -1,25 +1,236 @@
-"""Replace the values `auto` of the options by what suits this machine, or by what the run to resume used."""
+"""Replace the values `auto` of the options by what suits this machine, or by what the run to resume used.
+
+Speeds that were measured on this machine, which `--dry-run` uses to estimate the time of a run.
+
+Decide between float32 and bfloat16 by how fast this machine multiplies in either.
+
+The trial takes some 50 ms, and its result is kept with the speeds of earlier runs.
+
+How many processes a run gets, and what each of them gets of the machine.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from protrna_cli.errors import ProtrnaError
-from protrna_cli.machine import Gpu, parse_device, visible_gpus
-from protrna_cli.output.parts import read_joined
+from protrna_cli.disk import write_whole
+from protrna_cli.errors import ProtrnaError, UsageError
+from protrna_cli.machine import Gpu, available_cpus, available_memory, gpu_cards, parse_device, visible_gpus
+from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.paths import journal_path, manifest_path
-from protrna_cli.plan.values import AUTO
-from protrna_cli.run.options import EmbedOptions
-from protrna_cli.run.precision import faster_precision
-from protrna_cli.run.seats import threads_of_worker
+from protrna_cli.output.stored import read_joined
+from protrna_cli.plan.rules import AUTO
+from protrna_cli.run.options import EmbedOptions, Precision
+from protrna_cli.run.report import Progress
+from protrna_cli.text import counted
+from protrna_cli.weights.checkpoint import weights_folder_if_any
 
 if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
+
+
+KEPT = 5
+"""How many speeds of a kind are kept, so that one which a busy machine spoiled does not stay for ever."""
+
+
+def rates_file() -> Path | None:
+    """File with the remembered speeds; None for a user without a home folder."""
+    folder = weights_folder_if_any()
+    return folder / "rates.json" if folder else None
+
+
+def of_doctor(key: str) -> str:
+    """Key of the speed that `protrna doctor` measured, which a run goes before."""
+    return f"{key}, doctor"
+
+
+def recall(file: Path | None, key: str) -> list[float]:
+    """Read the last speeds of this kind, newest first, as they were remembered."""
+    kept = _rates(file).get(key)
+    kept = kept if isinstance(kept, list) else [kept]  # version 0.2.0 kept one
+    return [float(rate) for rate in kept if isinstance(rate, (int, float)) and rate > 0]
+
+
+def remember(file: Path | None, key: str, rate: float) -> None:
+    """Record a speed, in operations per second; does nothing if there is no file, or it cannot be written."""
+    if file is None:
+        return
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        newest = [round(rate, 2), *recall(file, key)][:KEPT]
+        write_whole(file, json.dumps({**_rates(file), key: newest}), shared=True)
+
+
+def _rates(file: Path | None) -> dict[str, object]:
+    if file is None:
+        return {}
+    try:
+        rates = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return rates if isinstance(rates, dict) else {}
+
+
+WORTH_IT = 1.5
+"""How many times as fast bfloat16 must be to be taken, or to be recommended."""
+
+SMALL_MODEL = 50_000_000
+"""Parameters of a model whose speed nobody needs to think about; the published one has 651 million."""
+
+
+def faster_precision(options: EmbedOptions) -> Precision:
+    """Choose bfloat16 where it is worth it, otherwise float32."""
+    return "bfloat16" if _gain(options) >= WORTH_IT else "float32"
+
+
+def recommend_bfloat16(size: ModelSize, options: EmbedOptions, progress: Progress) -> None:
+    """Recommend bfloat16 if it is much faster here than float32."""
+    if options.precision == "float32" and size.parameters > SMALL_MODEL and _gain(options) >= WORTH_IT:
+        progress.note(
+            f"this machine multiplies {_gain(options):.1f} times as fast with --precision bfloat16, see "
+            "protrna help precision"
+        )
+
+
+def _gain(options: EmbedOptions) -> float:
+    """How many times as fast as in float32 the device multiplies in bfloat16, as measured here once."""
+    from protrna_cli.model import runtime, trial
+
+    device = runtime.configure(options.device, options.threads)
+    key = f"bfloat16 to float32, {device}, {options.threads or available_cpus()} threads"
+    if known := recall(rates_file(), key):
+        return known[0]
+    gain = trial.bfloat16_gain(runtime.tensorflow_name(device))
+    remember(rates_file(), key, gain)
+    return gain
+
+
+WORKER_BYTES = 1 << 30
+"""Memory of a worker on a CPU besides the weights: 0.57 GiB were measured with the published model."""
+
+BATCHES_A_WORKER = 4
+"""Fewest batches for which starting another process is worth it."""
+
+
+class Seat(NamedTuple):
+    """What one process gets of the machine.
+
+    Attributes
+    ----------
+    device, threads
+        As in `load_model`.
+    gpu
+        The GPU that it sees, by its name in `CUDA_VISIBLE_DEVICES`; None for all that there are.
+    """
+
+    device: str
+    threads: int | None
+    gpu: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables of the process."""
+        return {**os.environ, "CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else dict(os.environ)
+
+
+def choose_seats(options: EmbedOptions, tokens: int, weight_bytes: int) -> list[Seat]:
+    """Choose what each process of a run gets.
+
+    On a CPU `auto` gives each process one thread. Two cores get one process, which runs two batches at once
+    and so is as fast as two of one thread (published model, a CPU with AMX).
+
+    Parameters
+    ----------
+    tokens
+        About how many tokens will run.
+    weight_bytes
+        Memory for weights that each process needs for itself; 0 if they are mapped.
+
+    Returns
+    -------
+    list
+        One for each process. One seat is the whole machine, for a run without workers.
+    """
+    if options.workers == 1:
+        return [Seat(options.device, options.threads)]
+    useful = max(1, tokens // (BATCHES_A_WORKER * options.budget))
+    if gpus := _gpus(options):
+        count = min(len(gpus), useful) if options.workers == AUTO else int(options.workers)
+        if count > len(gpus):
+            raise UsageError(
+                f"--workers {count}, but there are {counted(len(gpus), 'GPU')}, and a worker needs one; use "
+                f"--workers {len(gpus)}, or --device cpu"
+            )
+        return [Seat("gpu", _share(options, count), gpu.name) for gpu in gpus[:count]]
+    if parse_device(options.device)[0] == "gpu":
+        remedy = note_of_unused_gpus() or "use --device cpu"
+        raise UsageError(f"there is no {options.device}: TensorFlow sees 0 GPUs; {remedy}")
+    if options.workers == AUTO:
+        count = min(useful, _room(options, weight_bytes))
+    else:
+        count = int(options.workers)
+        _refuse_more(count, weight_bytes)
+    if count == 1:
+        return [Seat(options.device, options.threads)]
+    return [Seat("cpu", _share(options, count))] * count
+
+
+def note_of_unused_gpus() -> str | None:
+    """Say which GPUs this machine has and TensorFlow does not use; it is asked only if there are some."""
+    if not gpu_cards():
+        return None
+    from protrna_cli.model import runtime
+
+    return runtime.unused_gpus()
+
+
+def threads_of_worker(options: EmbedOptions) -> int:
+    """CPU threads of a worker that runs on a CPU, or of the run if there are none."""
+    count = available_cpus() if options.workers == AUTO else int(options.workers)
+    return _share(options, count)
+
+
+def _share(options: EmbedOptions, count: int) -> int:
+    """CPU threads of each of so many processes."""
+    return options.threads or max(1, available_cpus() // count)
+
+
+def _room(options: EmbedOptions, weight_bytes: int) -> int:
+    """How many workers the cores and the memory have room for."""
+    if available_cpus() <= 2 and not options.threads:
+        return 1
+    cores, free = available_cpus() // threads_of_worker(options), available_memory()
+    return max(1, cores if free is None else min(cores, free // (WORKER_BYTES + weight_bytes)))
+
+
+def _refuse_more(count: int, weight_bytes: int) -> None:
+    """Refuse more workers on a CPU than it has cores, or than fit into the memory."""
+    cores, free = available_cpus(), available_memory()
+    room = cores if free is None else max(1, free // (WORKER_BYTES + weight_bytes))
+    if count > min(cores, room):
+        scarce = counted(cores, "core") if cores <= room else f"memory for {room:,} of them"
+        raise UsageError(
+            f"--workers {count}, but this process may use {scarce}; use --workers {min(cores, room)} or fewer"
+        )
+
+
+def _gpus(options: EmbedOptions) -> list[Gpu]:
+    """List the GPUs that TensorFlow can use; it is asked only if there is one."""
+    if parse_device(options.device)[0] == "cpu":
+        return []
+    gpus = visible_gpus()
+    if not gpus:
+        return []
+    from protrna_cli.model import runtime
+
+    return gpus[: len(runtime.gpu_names())]
+
 
 CPU_TOKENS = 2048
 """Fewest tokens of a batch. On two threads neither 4,096 nor 8,192 are faster: four layers of the published

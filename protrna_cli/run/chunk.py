@@ -117,7 +117,7 @@ class Chunk:
         """Make the tokens (B, T) of a batch, and the weight (B, T) of each token in its record's mean."""
         pieces = [self.pieces[i] for i in batch]
         letters = (self.records[piece.record].sequence[piece.start : piece.stop] for piece in pieces)
-        tokens = alphabet.frame([alphabet.residue_ids(each) for each in letters])
+        tokens = alphabet.frame([alphabet.residue_ids(text) for text in letters])
         weights = np.zeros(tokens.shape, np.float32)
         for row, i in zip(weights, batch, strict=True):
             piece, share = self.pieces[i], self._shares[i]

@@ -9,12 +9,11 @@ from typing import Any
 
 from protrna_cli._version import version
 from protrna_cli.machine import available_cpus, available_memory, cpu_flags, physical_cores
-from protrna_cli.run import rates
+from protrna_cli.run import auto
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.run import rate_key
 from protrna_cli.text import aligned, counted, size_text
-from protrna_cli.weights.checkpoint import CheckpointFile, DemoCheckpoint
-from protrna_cli.weights.locate import locate, weights_folder_if_any
+from protrna_cli.weights.checkpoint import CheckpointFile, DemoCheckpoint, locate, weights_folder_if_any
 from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
 
 RELEVANT_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -137,8 +136,8 @@ def examine(
         speed["tokens"][precision] = rate = trial.token_rate(tested)
         speed["share"][precision] = rate * tested.size.operations / flops
         options = EmbedOptions(device=asked, threads=threads, precision=precision)
-        key = rates.of_doctor(rate_key(tested.size, options))
-        rates.remember(rates.rates_file(), key, rate * tested.size.operations)
+        key = auto.of_doctor(rate_key(tested.size, options))
+        auto.remember(auto.rates_file(), key, rate * tested.size.operations)
         del tested  # free its memory before the next model is loaded
     return Diagnosis(
         version=version(),

@@ -10,21 +10,20 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from protrna_cli.fasta.census import Census
+from protrna_cli.fasta.copies import MAX_SEQUENCES
 from protrna_cli.machine import available_cpus
 from protrna_cli.model.structure import ModelSize, batches_at_once, row_count
-from protrna_cli.output.account import settings_account
 from protrna_cli.output.paths import journal_path
+from protrna_cli.output.provenance import settings_account
 from protrna_cli.output.rows import BLOCK_BYTES
-from protrna_cli.plan.chunks import into_chunks
-from protrna_cli.plan.distinct import MAX_SEQUENCES
-from protrna_cli.run import rates
+from protrna_cli.plan.pieces import into_chunks
+from protrna_cli.run import auto
 from protrna_cli.run.chunk import Chunk
-from protrna_cli.run.embedder import WIDEST
-from protrna_cli.run.journal import Position, read_position
+from protrna_cli.run.loop import Work
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
+from protrna_cli.run.outputs import Position, Target, read_position, run_settings
 from protrna_cli.run.run import Run, rate_key
-from protrna_cli.run.targets import Target, run_settings
-from protrna_cli.run.work import Work
+from protrna_cli.run.workers import WIDEST
 from protrna_cli.text import aligned, counted, duration_text, enumerated, printable, size_text
 from protrna_cli.weights.checkpoint import DemoCheckpoint
 
@@ -189,7 +188,7 @@ def estimate(run: Run, trial: bool = False) -> Estimate:
     seconds = work.seconds(size, max(run.layers), speed) if speed else None
     output_bytes = [_output_bytes(target, census, size, options) for target in targets]
     return Estimate(
-        inputs=[each["name"] for each in census.inputs],
+        inputs=[source["name"] for source in census.inputs],
         settings=run_settings(options, size, targets[0].per_token),
         records=census.n_records,
         rows=census.n_rows,
@@ -231,8 +230,8 @@ def _speed(run: Run, length: float | None) -> tuple[str, float | None]:
         Median length of the pieces in tokens, for a trial; None for no trial.
     """
     key = rate_key(run.size, run.options)
-    for source, known in (("runs", key), ("doctor", rates.of_doctor(key))):
-        if speeds := rates.recall(rates.rates_file(), known):
+    for source, known in (("runs", key), ("doctor", auto.of_doctor(key))):
+        if speeds := auto.recall(auto.rates_file(), known):
             return source, median(speeds)
     return "trial", _tried(run, int(length)) if length else None
 

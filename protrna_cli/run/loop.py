@@ -1,6 +1,10 @@
 """The main loop: chunks of records are cut into pieces, run in batches, and their rows filled in the outputs.
 
 Legend: D width, L residues of a record, l of a piece.
+
+What a run computes, counted batch by batch: the basis of the estimates of its time and memory.
+
+Legend: B pieces of a batch, T tokens of the longest, D width, H heads.
 """
 
 from __future__ import annotations
@@ -8,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple, Protocol
@@ -18,16 +22,84 @@ import numpy as np
 from protrna_cli.errors import InputError, InputUnreadable, NotFinite, OutOfMemory, Stopped, WorkersLost
 from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.records import Record, Skipped, rows_of
+from protrna_cli.model.structure import ModelSize, row_count
 from protrna_cli.output.rows import Values
-from protrna_cli.plan.chunks import into_chunks
+from protrna_cli.plan.pieces import into_chunks
 from protrna_cli.plan.rows import Row
 from protrna_cli.run.chunk import RESIDUES, Chunk, Floats
-from protrna_cli.run.embedder import Embedder, Pending
-from protrna_cli.run.journal import Position
 from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.outputs import Position
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from protrna_cli.run.stop import Stop
-from protrna_cli.run.work import Work
+from protrna_cli.run.workers import Embedder, Pending
+
+BATCH_LAYER_SECONDS = 0.002
+"""Fixed time of a batch in a layer, as measured."""
+
+COMPILE_SECONDS = 0.4
+"""Time to compile the fused operations for a new number of rows, as measured."""
+
+SCORE_OPERATIONS = 70
+"""What the softmax costs for one attention score, in operations of a matmul, as measured for 16 to 6,000
+tokens."""
+
+
+@dataclass
+class Work:
+    """Counts of the batches of a run.
+
+    Attributes
+    ----------
+    tokens, batches
+        Tokens that run, and batches.
+    rows
+        Rows of matmuls: the tokens, and the empty rows at the end of each batch.
+    scores
+        Attention scores per head and layer, with padding: B T² per batch.
+    shapes
+        The different (B, T).
+    row_counts
+        The different numbers of rows of a batch.
+    """
+
+    tokens: int = 0
+    batches: int = 0
+    rows: int = 0
+    scores: int = 0
+    shapes: set[tuple[int, int]] = field(default_factory=set)
+    row_counts: set[int] = field(default_factory=set)
+
+    def add(self, token_counts: list[int]) -> None:
+        """Count a batch, given the tokens of each of its pieces."""
+        longest, tokens = max(token_counts), sum(token_counts)
+        self.tokens += tokens
+        self.batches += 1
+        self.rows += row_count(tokens)
+        self.scores += len(token_counts) * longest**2
+        self.shapes.add((len(token_counts), longest))
+        self.row_counts.add(row_count(tokens))
+
+    def operations(self, size: ModelSize, layers: int) -> int:
+        """Count the operations of the first `layers` layers.
+
+        Per layer: 24 D² for a row; for a score, 4 D in the two matmuls of all heads, and the softmax of each.
+        """
+        per_score = 4 * size.width + SCORE_OPERATIONS * size.heads
+        return layers * (24 * size.width**2 * self.rows + per_score * self.scores)
+
+    def fixed_seconds(self, layers: int) -> float:
+        """Time that does not depend on the speed of matmuls."""
+        return BATCH_LAYER_SECONDS * layers * self.batches + COMPILE_SECONDS * len(self.row_counts)
+
+    def speed(self, size: ModelSize, layers: int, seconds: float) -> float:
+        """Operations per second of a run that took `seconds`."""
+        computing = max(seconds - self.fixed_seconds(layers), seconds / 2)  # another machine's may be shorter
+        return self.operations(size, layers) / computing
+
+    def seconds(self, size: ModelSize, layers: int, speed: float) -> float:
+        """Time of a run at this speed, in operations per second."""
+        return self.fixed_seconds(layers) + self.operations(size, layers) / speed
+
 
 COMMIT_SECONDS = 30.0
 """Time between commits: the most work that a crash can cost, besides the running batch."""
@@ -110,7 +182,7 @@ class Loop:
         self._copies = copies or Copies(options.rules)
         self.work = Work()
         self.n_reused = 0
-        self.fits = min((each.position.fits for each in outputs if each.position.fits), default=0)
+        self.fits = min((output.position.fits for output in outputs if output.position.fits), default=0)
 
     def run(self, items: Iterable[Record | Skipped]) -> None:
         """Embed records, from the positions of the outputs on.
@@ -131,7 +203,7 @@ class Loop:
             before += chunk.amount()
 
     def _unfinished(self, chunk: Chunk) -> list[Output]:
-        return [each for each in self._outputs if each.position.chunks <= chunk.number]
+        return [output for output in self._outputs if output.position.chunks <= chunk.number]
 
     def _ahead(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
         """Submit batches of the model's number ahead, those of the next chunk too."""
@@ -156,14 +228,14 @@ class Loop:
 
     def _first(self, chunk: Chunk) -> int:
         """Index of the first batch that runs; an output that is further ahead gets the same ones again."""
-        return min(each.position.batches_of(chunk.number) for each in self._unfinished(chunk))
+        return min(output.position.batches_of(chunk.number) for output in self._unfinished(chunk))
 
     def _submit(self, chunk: Chunk, parts: Iterable[list[int]]) -> list[_Part]:
         submitted = []
         for pieces in parts:
             tokens, weights = chunk.tokens(pieces, self._model.alphabet)
             joined = [self._joined_as(output) for output in self._unfinished(chunk)]
-            poolings = list(dict.fromkeys(wanted(each, chunk, i) for each in joined for i in pieces))
+            poolings = list(dict.fromkeys(wanted(pooling, chunk, i) for pooling in joined for i in pieces))
             vectors = self._model.submit(tokens, weights, self._options.layer_numbers, *poolings)
             submitted.append(_Part(pieces, poolings, vectors))
         return submitted
@@ -288,9 +360,9 @@ class Filler:
             return
         for equal in self._chunk.running[record]:
             start, _ = self._chunk.span(equal, self._output.per_token)
-            for layer, each in enumerate(joined):
+            for layer, values in enumerate(joined):
                 with np.errstate(over="ignore"):
-                    rows = self._pooled(equal, record, each).astype(self._dtype)
+                    rows = self._pooled(equal, record, values).astype(self._dtype)
                 if not np.isfinite(rows).all():
                     wider = "try --dtype float32, and " if self._dtype == "float16" else ""
                     raise NotFinite(
@@ -309,7 +381,7 @@ class Filler:
             # The weights of a mean include the shares; a record's <cls> vector is the mean over its pieces.
             factor = {"mean": 1.0, "cls": 1 / count}.get(self._pooling, self._chunk.share(i)[:, None])
             whole = self._open.setdefault(
-                piece.record, [np.zeros((length, each.shape[1]), np.float32) for each in vectors]
+                piece.record, [np.zeros((length, values.shape[1]), np.float32) for values in vectors]
             )
             for joined, part in zip(whole, vectors, strict=True):
                 joined[span] += factor * part
@@ -318,7 +390,7 @@ class Filler:
                 return None
             vectors = self._open.pop(piece.record)
         if self._pooling == "max":
-            return [each.max(axis=0, keepdims=True) for each in vectors]
+            return [values.max(axis=0, keepdims=True) for values in vectors]
         return vectors
 
     def _pooled(self, record: int, ran: int, vectors: Floats) -> Values:

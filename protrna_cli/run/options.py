@@ -11,11 +11,11 @@ from typing import Any, Literal, get_args
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
 from protrna_cli.output.formats.table import H5_LAYOUTS, RUN_FORMATS, choose_format, refuse_layout
-from protrna_cli.plan.rules import DEFAULT_RULES, Rules
-from protrna_cli.plan.shard import WHOLE, Shard
-from protrna_cli.plan.values import (
+from protrna_cli.plan.rules import (
     ALL,
     AUTO,
+    DEFAULT_RULES,
+    Rules,
     check_options,
     choice,
     flag,
@@ -27,6 +27,7 @@ from protrna_cli.plan.values import (
     path_text,
     whole_numbers,
 )
+from protrna_cli.plan.shard import WHOLE, Shard
 from protrna_cli.weights.names import PUBLISHED
 
 Pool = Literal["mean", "max", "cls"]
@@ -50,7 +51,7 @@ def _layers(name: str, value: Any) -> tuple[int, ...] | str:
 def _paths(name: str, value: Any) -> tuple[str, ...]:
     paths = (value,) if isinstance(value, (str, PathLike)) else value
     instance(name, paths, Sequence, "one or more paths")
-    return tuple(path_text(name, each) for each in paths)
+    return tuple(path_text(name, path) for path in paths)
 
 
 def _device(name: str, value: Any) -> str:

@@ -19,18 +19,24 @@ import numpy.typing as npt
 
 from protrna_cli.errors import InputError, InputUnreadable, RunMismatch, UsageError
 from protrna_cli.fasta.census import CountedInput
-from protrna_cli.output.parts import is_folder, parts_of, read_joined, unproven_part
+from protrna_cli.fasta.copies import DistinctSequences, Ints
 from protrna_cli.output.paths import complete_path, journal_path, reused_path
 from protrna_cli.output.protect import real_path
 from protrna_cli.output.provenance import RunKey, first_difference, run_key
-from protrna_cli.output.read import read_output, read_rows, read_whole
 from protrna_cli.output.rows import UNPROVEN, Header, Values
-from protrna_cli.plan.distinct import DistinctSequences, Ints
+from protrna_cli.output.stored import (
+    is_folder,
+    parts_of,
+    read_joined,
+    read_output,
+    read_rows,
+    read_whole,
+    unproven_part,
+)
 from protrna_cli.plan.rows import Row
-from protrna_cli.run.journal import read_position
 from protrna_cli.run.options import EmbedOptions
+from protrna_cli.run.outputs import Target, read_position
 from protrna_cli.run.report import NOTHING, Amount
-from protrna_cli.run.targets import Target
 
 SAME = (
     "weights",
@@ -280,25 +286,25 @@ def _reuse_of(
         counts[file.number] += int(taken.sum())
         if file.target == files[0].target:
             amount += Amount(int(taken.sum()), int(file.residues[taken].sum()))
-    counted = [{**each, "sequences": count} for each, count in zip(origins, counts, strict=True)]
+    counted = [{**source, "sequences": count} for source, count in zip(origins, counts, strict=True)]
     return Reuse(counted, held, amount, files, distinct)
 
 
 def _held_of(file: Path, distinct: DistinctSequences, already: Bools) -> tuple[Ints, Ints]:
     """Find the rows of a run that a file holds and that are not in `already`; adds them to it."""
     rows, residues = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for some in _in_tuples(read_rows(file)):
-        places, of_row = np.unique(distinct.find(_digests(some))[:, 0], return_index=True)
+    for group in _in_tuples(read_rows(file)):
+        places, of_row = np.unique(distinct.find(_digests(group))[:, 0], return_index=True)
         new = (places >= 0) & ~already[places]
         already[places[new]] = True
         rows.append(places[new])
-        residues.append(np.array([some[i].n_embedded for i in of_row[new]], np.int64))
+        residues.append(np.array([group[i].n_embedded for i in of_row[new]], np.int64))
     return np.concatenate(rows), np.concatenate(residues)
 
 
 def _in_tuples(rows: Iterator[Row]) -> Iterator[tuple[Row, ...]]:
-    while some := tuple(islice(rows, ROWS_AT_ONCE)):
-        yield some
+    while group := tuple(islice(rows, ROWS_AT_ONCE)):
+        yield group
 
 
 def _digests(rows: Sequence[Row]) -> list[bytes]:
@@ -324,7 +330,7 @@ def _target_of(path: str, header: Header, headers: Mapping[Target, Header]) -> T
             return target
         differences.append(difference)
     # Of two outputs, the one that differs in something else than its kind is the one that was meant.
-    name, before, now = max(differences, key=lambda each: each[0] != "per_token")
+    name, before, now = max(differences, key=lambda difference: difference[0] != "per_token")
     raise RunMismatch(
         f"{path}: cannot be reused: its {name} was {before}, not {now}; use the options that protrna info "
         f"{path} shows, or leave --reuse out"
@@ -339,7 +345,7 @@ def _origin(path: Path, headers: Mapping[Target, Header]) -> dict[str, Any]:
     """Name an earlier output, with the SHA-256 of its headers; these have the checksums of its content."""
     origin = {"name": path.name, "sha256": _header_sha256(parts_of(path))}
     # An output that is replaced by its next version stays as it is until then, and is gone afterwards.
-    replaced = not is_folder(path) and any(real_path(path) == real_path(each.path) for each in headers)
+    replaced = not is_folder(path) and any(real_path(path) == real_path(header.path) for header in headers)
     return {**origin, "replaced": True} if replaced else origin
 
 

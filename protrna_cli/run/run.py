@@ -17,20 +17,16 @@ from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.output.paths import skipped_path
 from protrna_cli.output.protect import remove_partial
 from protrna_cli.output.rows import Header
-from protrna_cli.plan.values import AUTO
-from protrna_cli.run import rates
-from protrna_cli.run.embedder import Absent, Embedder, InProcess
-from protrna_cli.run.journal import Position
+from protrna_cli.plan.rules import AUTO
+from protrna_cli.run import auto
+from protrna_cli.run.auto import Seat, choose_seats, note_of_unused_gpus, recommend_bfloat16
 from protrna_cli.run.loop import Loop, Output
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.run.partial import PartialOutput
-from protrna_cli.run.precision import recommend_bfloat16
+from protrna_cli.run.outputs import PartialOutput, Position, Target, check_space, is_whole, make_header
 from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
 from protrna_cli.run.reuse import Reuse, find_reusable
-from protrna_cli.run.seats import Seat, choose_seats, note_of_unused_gpus
 from protrna_cli.run.stop import Stop
-from protrna_cli.run.targets import Target, check_space, is_whole, make_header
-from protrna_cli.run.workers import Workers
+from protrna_cli.run.workers import Absent, Embedder, InProcess, Workers
 from protrna_cli.text import counted, shortened, size_text
 from protrna_cli.weights.checkpoint import Checkpoint
 
@@ -223,7 +219,7 @@ class Run:
         self.seconds, self.n_reused = time.perf_counter() - started, loop.n_reused
         if self.seconds > MEASURABLE_SECONDS and loop.work.tokens > self.amount.residues // 10:
             speed = loop.work.speed(self.size, max(self.layers), self.seconds)
-            rates.remember(rates.rates_file(), rate_key(self.size, options), speed)
+            auto.remember(auto.rates_file(), rate_key(self.size, options), speed)
 
     def summary(self, already_whole: bool = False) -> Summary:
         """Summarise the run."""
@@ -296,7 +292,9 @@ def embed_shard(
 
 def saved(outputs: Sequence[Output]) -> Amount:
     """Count what is durable in all outputs of a run."""
-    position = min((each.position for each in outputs), key=lambda at: (at.chunks, at.batches))
+    position = min(
+        (output.position for output in outputs), key=lambda position: (position.chunks, position.batches)
+    )
     return Amount(position.records, position.residues)
 
 

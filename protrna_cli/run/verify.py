@@ -15,12 +15,17 @@ from protrna_cli.fasta.bed import read_bed
 from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.records import Record, Skipped, rows_of
 from protrna_cli.fasta.sources import open_sources
-from protrna_cli.output.checksum import Checksum
-from protrna_cli.output.parts import is_folder, parts_of, read_joined, unproven_part
 from protrna_cli.output.paths import skipped_path
 from protrna_cli.output.provenance import rules_of, run_key, shard_of
-from protrna_cli.output.read import check_structure, read_output
-from protrna_cli.output.rows import UNPROVEN, Block, Header, Values
+from protrna_cli.output.rows import UNPROVEN, Block, Checksum, Header, Values
+from protrna_cli.output.stored import (
+    check_structure,
+    is_folder,
+    parts_of,
+    read_joined,
+    read_output,
+    unproven_part,
+)
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Rules
 from protrna_cli.text import shortened
@@ -64,7 +69,7 @@ def _flaws(path: Path, header: Header, inputs: Sequence[str | PathLike[str]], ru
         counted_input = take_census(sources, rules)
         census = counted_input.census
         recorded, *given = (
-            [each["sha256"] for each in these]
+            [header["sha256"] for header in these]
             for these in (header.provenance["inputs"], census.recorded_inputs, census.inputs)
         )
         if recorded not in given:  # earlier versions recorded any number one by one
@@ -163,7 +168,7 @@ def _skipped_flaws(path: Path, skipped: list[Skipped]) -> Iterator[str]:
         except (OSError, ValueError, KeyError, csv.Error) as error:
             yield f"{skipped_path(path).name}: damaged or cannot be read ({error})"
             return
-    expected = [(str(each.record), each.id) for each in skipped]
+    expected = [(str(record.record), record.id) for record in skipped]
     file_name = skipped_path(path).name
     known, named = set(listed), set(expected)
     for number, name in expected:

@@ -6,7 +6,7 @@ from protrna_cli._version import version
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.text import printable
 from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
-from protrna_cli.weights.mirrors import MIRRORS
+from protrna_cli.weights.fetch import MIRRORS
 from protrna_cli.weights.names import DEMO_NOTICE
 
 _PUBLISHED = "The licence of the weights is the one that their Zenodo record states."

@@ -1,10 +1,13 @@
 """A checkpoint: a file in the published layout, an export, or the built-in demo model.
 
 The methods use TensorFlow, h5py and the network, and import them only when called.
+
+Find a checkpoint by name or path.
 """
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,13 +17,13 @@ from typing import TYPE_CHECKING
 
 from protrna_cli.errors import WeightsError
 from protrna_cli.weights import mapped
-from protrna_cli.weights.names import MISSING_WEIGHTS_REMEDY, is_offline
-from protrna_cli.weights.trust import stamp, trust, trusted_sha256
+from protrna_cli.weights.mapped import stamp, trust, trusted_sha256
+from protrna_cli.weights.names import DEMO, MISSING_WEIGHTS_REMEDY, PUBLISHED, PUBLISHED_FILE, is_offline
 
 if TYPE_CHECKING:
     from protrna_cli.model.structure import ModelSize
     from protrna_cli.model.transformer import ProtRNA
-    from protrna_cli.weights.watcher import Watcher
+    from protrna_cli.weights.download import Watcher
 
 
 def silent(text: str) -> None:
@@ -82,9 +85,9 @@ class DemoCheckpoint(Checkpoint):
     """The built-in demo model: synthetic weights, generated when it is loaded."""
 
     def size(self) -> ModelSize:
-        from protrna_cli.model import demo
+        from protrna_cli.model import checkpoint
 
-        return demo.SIZE
+        return checkpoint.SIZE
 
     def sha256(self) -> None:
         return None
@@ -140,8 +143,8 @@ class CheckpointFile(Checkpoint):
             self.check_reachable(offline)
             if not self.is_published:
                 raise WeightsError(f"{self.path}: no such checkpoint any more; name another with --model")
+            from protrna_cli.weights.download import LoggingWatcher
             from protrna_cli.weights.fetch import fetch
-            from protrna_cli.weights.watcher import LoggingWatcher
 
             fetch(self.path, watcher=watcher or LoggingWatcher())
 
@@ -242,3 +245,63 @@ class RememberedCheckpoint(Checkpoint):
             now = stamp(self._checkpoint.path)
         if now != self._stamp:
             self._stamp, self._sha256, self._model = now, None, None
+
+
+def weights_folder_if_any(weights_dir: str | None = None) -> Path | None:
+    """Folder of the published checkpoint: `weights_dir`, `PROTRNA_HOME`, or the user's cache folder.
+
+    None for a user without a home folder, such as one whom only a container's `--user` names.
+    """
+    if home := weights_dir or os.environ.get("PROTRNA_HOME"):
+        return Path(home)
+    import platformdirs  # imported here because it is slow to import
+
+    try:
+        folder = Path(platformdirs.user_cache_dir("protrna"))
+    except RuntimeError:  # no home folder
+        return None
+    return folder if folder.is_absolute() else None  # `~/.cache` of earlier versions, without a home folder
+
+
+def weights_folder(weights_dir: str | None = None) -> Path:
+    """Folder of the published checkpoint, where there must be one."""
+    folder = weights_folder_if_any(weights_dir)
+    if folder is None:
+        raise WeightsError(
+            "this user has no home folder, so there is no folder for the weights; set PROTRNA_HOME or "
+            "--weights-dir to one"
+        )
+    return folder
+
+
+def locate(name_or_path: str, weights_dir: str | None = None, check: bool = False) -> Checkpoint:
+    """Find a checkpoint by name or path.
+
+    Parameters
+    ----------
+    name_or_path
+        `protrna` (the published checkpoint, which need not be downloaded yet), `demo`, or the path of a
+        checkpoint or of the folder of an export.
+    weights_dir
+        The argument of `weights_folder`.
+    check
+        Hash the file again, even if it has not changed since the last time.
+    """
+    if name_or_path == DEMO:
+        return DemoCheckpoint()
+    if name_or_path == PUBLISHED:
+        home = weights_folder(weights_dir)
+        return CheckpointFile(home / PUBLISHED_FILE, is_published=True, home=home, check=check)
+    path = weights_in(Path(name_or_path))
+    checkpoint = CheckpointFile(path, home=weights_folder_if_any(weights_dir), check=check)
+    if not checkpoint.is_there:
+        raise WeightsError(
+            f"{name_or_path}: no such checkpoint; --model takes protrna, demo or the path of a checkpoint"
+        )
+    return checkpoint
+
+
+def weights_in(path: Path) -> Path:
+    """Find the weights in the folder of an export; any other path stays."""
+    weights = path / "model.safetensors"
+    return weights if os.path.isfile(weights) else path  # noqa: PTH113 (False in a closed folder, too)

@@ -86,8 +86,7 @@ def _check_space(target: Path, n_bytes: int) -> None:
 
 def _reader(checkpoint: Checkpoint) -> Callable[[Placer], object]:
     """Return a function that calls a placer with each weight, one after another."""
-    from protrna_cli.model.checkpoint import read_checkpoint
-    from protrna_cli.model.demo import demo_weights
+    from protrna_cli.model.checkpoint import demo_weights, read_checkpoint
 
     if isinstance(checkpoint, CheckpointFile):
         return partial(read_checkpoint, checkpoint.path)

@@ -2,6 +2,10 @@
 
 A copy is named by the SHA-256 of its checkpoint and by the precision. It is made once, by one process while
 others wait, where there is room. `NAME.json` beside it says what is in it.
+
+Files that were hashed before are not hashed again, as long as size, times of change and inode stay.
+
+They are remembered in `trusted.json` in the folder of weights.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,10 +22,64 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from protrna_cli.disk import lock_path, locked, share, this_process, write_whole
 from protrna_cli.errors import OutputBusy, OutputUnwritable
 from protrna_cli.text import reason
-from protrna_cli.weights.trust import stamp
 
 if TYPE_CHECKING:
     from protrna_cli.model.mapped import Layout
+
+
+SETTLED_NS = 2_000_000_000
+"""A file that changed less than 2 s ago is not trusted: it could change again without a new time."""
+
+
+def stamp(path: Path) -> list[int]:
+    """Size, times of change of content and of status in nanoseconds, and inode of a file.
+
+    A program can set the first time back, as `cp --preserve` does, but not the second.
+    """
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def trusted_sha256(path: Path, home: Path) -> str | None:
+    """SHA-256 that a file had when it was hashed; None if it may have changed since.
+
+    Parameters
+    ----------
+    home
+        The folder of weights.
+    """
+    try:
+        known = _read(home)[str(path.resolve())]
+        return str(known["sha256"]) if known["stamp"] == stamp(path) else None
+    except (OSError, KeyError, TypeError):
+        return None
+
+
+def trust(path: Path, sha256: str, home: Path, before: list[int]) -> None:
+    """Remember the SHA-256 of a file, if the folder of weights can be written.
+
+    Parameters
+    ----------
+    before
+        Its stamp before it was hashed: one that changed meanwhile is not trusted.
+    """
+    with suppress(OSError):
+        now = stamp(path)
+        if now != before or time.time_ns() - max(now[1:3]) < SETTLED_NS:
+            return
+        home.mkdir(parents=True, exist_ok=True)
+        entry = {"stamp": now, "sha256": sha256}
+        content = json.dumps({**_read(home), str(path.resolve()): entry})
+        write_whole(home / "trusted.json", content, shared=True)
+
+
+def _read(home: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((home / "trusted.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
 
 SMALLEST = 64 << 20
 """Bytes of the smallest checkpoint that is worth a copy: others are hashed and read in no time."""

@@ -224,7 +224,8 @@ def test_models_run_on_the_devices_that_have_their_weights() -> None:
     done = python("""
 import tensorflow as tf
 from protrna_cli import embed
-from protrna_cli.model import demo, runtime
+from protrna_cli.model import runtime
+from protrna_cli.model import checkpoint
 from protrna_cli.model.transformer import ProtRNA
 
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -232,7 +233,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 found = []
 for name in ("/device:CPU:0", "/device:CPU:1"):
     with runtime.running_on(name):
-        size, weights = demo.demo_weights(runtime.placer("float32"))
+        size, weights = checkpoint.demo_weights(runtime.placer("float32"))
     model = ProtRNA(size, weights, device=name)
     tokens = model.alphabet.get_batch_converter()(["ACGU"])
     print(weights.embedding.device[-5:], model(tokens, [6])["representations"][6].device[-5:])

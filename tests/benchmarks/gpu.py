@@ -29,7 +29,7 @@ from protrna_cli.model.structure import LayerWeights, ModelSize, weight_shapes
 from protrna_cli.model.transformer import ProtRNA
 from protrna_cli.plan.rules import DEFAULT_RULES
 from protrna_cli.plan.shard import WHOLE
-from protrna_cli.run.embedder import InProcess
+from protrna_cli.run.workers import InProcess
 from tests.benchmarks.speed import chunk_of, embed_batches
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -21,7 +21,7 @@ from protrna_cli.fasta.records import Record
 from protrna_cli.machine import own_process
 from protrna_cli.model import trial
 from protrna_cli.run.auto import batch_tokens_of
-from protrna_cli.run.embedder import InProcess
+from protrna_cli.run.workers import InProcess
 from protrna_cli.text import duration_text
 from tests.benchmarks.speed import chunk_of, embed_batches
 

@@ -66,7 +66,7 @@ def engine(fasta: Path, checkpoint: Path, precision: str, budget: int) -> dict[s
     from protrna_cli.fasta.sources import open_sources
     from protrna_cli.model import trial
     from protrna_cli.plan.rules import DEFAULT_RULES
-    from protrna_cli.run.embedder import InProcess
+    from protrna_cli.run.workers import InProcess
 
     model = load_model(checkpoint, precision=precision)
     startup = time.perf_counter() - started

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from protrna_cli._version import version
-from protrna_cli.cli.help_text import Command, Group
+from protrna_cli.cli.help import Command, Group
 from protrna_cli.cli.main import protrna
 from protrna_cli.manual import TOPICS, page, summary
 from tests.conftest import LIGHT, ROOT, TOY, Outcome, Run, on_a_terminal

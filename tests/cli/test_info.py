@@ -12,7 +12,7 @@ import pytest
 from protrna_cli import __version__
 from protrna_cli.output import describe as describing
 from protrna_cli.output import rows
-from protrna_cli.output.account import account
+from protrna_cli.output.provenance import account
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
 from protrna_cli.plan.rows import Row
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run

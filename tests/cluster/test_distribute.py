@@ -19,11 +19,11 @@ import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import ClusterError, InputError, RunMismatch, Stopped, UsageError
-from protrna_cli.output.parts import parts_of
 from protrna_cli.output.paths import partial_path, skipped_path
-from protrna_cli.plan import chunks
+from protrna_cli.output.stored import parts_of
+from protrna_cli.plan import pieces
 from protrna_cli.plan.rules import Rules
-from protrna_cli.run.journal import read_position
+from protrna_cli.run.outputs import read_position
 from protrna_cli.run.report import Amount, Progress, Summary
 from protrna_cli.run.stop import Stop
 from tests.conftest import GOLDEN, SAMPLE, Run
@@ -81,9 +81,9 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An input of many small chunks, whose shards are cut between chunks."""
-    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
-    monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 300)
-    monkeypatch.setattr(chunks, "CHUNKS_A_SHARD", 2)
+    monkeypatch.setattr(pieces, "CHUNK_RECORDS", 7)
+    monkeypatch.setattr(pieces, "CHUNK_RESIDUES", 300)
+    monkeypatch.setattr(pieces, "CHUNKS_A_SHARD", 2)
     monkeypatch.setattr("protrna_cli.cluster.distribute.PARTS_PER_WORKER", 2)
     path = tmp_path / "in.fa"
     write_input(path)
@@ -119,7 +119,7 @@ def joined(folder: Path) -> tuple[Any, Any, Any, Any]:
 
 
 def content_of_part(part: Path) -> tuple[Any, bytes]:
-    from protrna_cli.output.read import read_output
+    from protrna_cli.output.stored import read_output
 
     blocks = list(read_output(part)[1])
     return [row for block in blocks for row in block.rows], b"".join(b.values[0].tobytes() for b in blocks)

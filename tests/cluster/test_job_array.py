@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protrna_cli.cluster import job_array
-from protrna_cli.cluster.job_array import resolve_shard
 from protrna_cli.errors import UsageError
-from protrna_cli.plan.shard import Shard
+from protrna_cli.plan import shard
+from protrna_cli.plan.shard import Shard, resolve_shard
 from tests.conftest import SAMPLE, Run
 
 
@@ -163,7 +162,7 @@ def test_a_task_submitted_again_keeps_its_shard() -> None:
 
 
 def test_outside_an_array_the_command_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, _, _ in job_array._ARRAYS:
+    for name, _, _ in shard._ARRAYS:
         monkeypatch.delenv(name, raising=False)
     outcome = run("embed", SAMPLE, "-o", "out.npy", "--shard", "auto")
     assert outcome.code == 2

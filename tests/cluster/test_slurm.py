@@ -179,7 +179,7 @@ def test_the_variant_for_gpus_gets_one_gpu_per_task(folder: Path) -> None:
 )
 def test_every_task_finds_its_shard(folder: Path, indices: str, shards: str) -> None:
     script = (
-        "import os; from protrna_cli.cluster.job_array import resolve_shard\n"
+        "import os; from protrna_cli.plan.shard import resolve_shard\n"
         "from protrna_cli.errors import UsageError\n"
         "try: print(resolve_shard('auto', os.environ))\n"
         "except UsageError: print('-')\n"

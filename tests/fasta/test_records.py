@@ -17,7 +17,7 @@ from protrna_cli.errors import InputError, InputUnreadable, UsageError
 from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.records import Record, Skipped, rows_of
 from protrna_cli.fasta.sources import Source, open_sources
-from protrna_cli.plan import chunks
+from protrna_cli.plan import pieces
 from protrna_cli.plan.pieces import cost
 from protrna_cli.plan.rules import DEFAULT_RULES, GAPS, LONG, ON_INVALID, Region, Regions, Rules
 from protrna_cli.plan.shard import WHOLE, Shard
@@ -227,12 +227,12 @@ def test_a_slice_read_from_its_mark_is_the_slice_of_the_whole(
         (folder / f"{i}.fa").write_bytes(STORED[stored](text.encode()))
     rules = Rules(on_invalid="skip", gaps="remove", max_length=9)
     with pytest.MonkeyPatch.context() as patch, open_sources(sorted(folder.iterdir())) as sources:
-        patch.setattr(chunks, "CHUNK_RECORDS", most)
-        patch.setattr(chunks, "CHUNK_RESIDUES", 60)
-        patch.setattr(chunks, "CHUNKS_A_SHARD", chunks_a_shard)
+        patch.setattr(pieces, "CHUNK_RECORDS", most)
+        patch.setattr(pieces, "CHUNK_RESIDUES", 60)
+        patch.setattr(pieces, "CHUNKS_A_SHARD", chunks_a_shard)
         counted = take_census(sources, rules)
         census, whole = counted.census, list(counted.records(WHOLE, 8))
-        cut = list(chunks.into_chunks(whole))
+        cut = list(pieces.into_chunks(whole))
         assert [mark.place for mark in census.marks] == [chunk[0].place for chunk in cut]
         costs = [cost(item.length, rules, 8) for item in whole]
         slices = [list(counted.records(Shard(i, count), 8)) for i in range(1, count + 1)]
@@ -262,9 +262,9 @@ def test_a_slice_is_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
                 yield line
 
     sources = [Counted(str(path), path)]
-    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 1000)
-    monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 1 << 20)
-    monkeypatch.setattr(chunks, "CHUNKS_A_SHARD", 5)
+    monkeypatch.setattr(pieces, "CHUNK_RECORDS", 1000)
+    monkeypatch.setattr(pieces, "CHUNK_RESIDUES", 1 << 20)
+    monkeypatch.setattr(pieces, "CHUNKS_A_SHARD", 5)
     counted = take_census(sources, DEFAULT_RULES)
     read.clear()
     slice_ = list(counted.records(Shard(11, count), 320))

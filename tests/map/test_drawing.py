@@ -22,16 +22,24 @@ from PIL import Image
 from protrna_cli.errors import InputError, UsageError
 from protrna_cli.fasta.census import Census
 from protrna_cli.map import METHODS
-from protrna_cli.map.colouring import COLOURS, MAX_FAMILIES, OTHER_COLOUR, Families, Scale, colour_by
+from protrna_cli.map.colouring import (
+    COLOURS,
+    MAX_FAMILIES,
+    OTHER_COLOUR,
+    Families,
+    Picture,
+    Scale,
+    colour_by,
+    point_size,
+)
 from protrna_cli.map.figure import draw, print_of
 from protrna_cli.map.page import html
-from protrna_cli.map.picture import Picture, point_size
 from protrna_cli.map.projection import ROUNDING, Projection, project
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.rows import Block
 from protrna_cli.plan.rows import Row
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.run.targets import Target, make_header
+from protrna_cli.run.outputs import Target, make_header
 from tests.conftest import Outcome, Run
 from tests.tools.cases import slow_except
 from tests.tools.formats import named

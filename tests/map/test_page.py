@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protrna_cli.map.colouring import COLOURS, OTHER_COLOUR, colour_by
+from protrna_cli.map.colouring import COLOURS, OTHER_COLOUR, Picture, colour_by
 from protrna_cli.map.page import html
-from protrna_cli.map.picture import Picture
 from protrna_cli.map.projection import Projection
 from protrna_cli.plan.rows import Row
 

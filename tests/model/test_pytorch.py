@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from protrna_cli import manual
 from protrna_cli.model.alphabet import Alphabet
+from protrna_cli.weights.checkpoint import locate
 from protrna_cli.weights.export import export
-from protrna_cli.weights.locate import locate
 from tests.conftest import GOLDEN, TOY
 from tests.test_manual import blocks
 from tests.tools.checkpoints import write_checkpoint

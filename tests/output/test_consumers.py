@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from protrna_cli.output.convert import convert
+from protrna_cli.output.make import convert
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
 from protrna_cli.plan.rows import Row
 from tests.conftest import SAMPLE, Run

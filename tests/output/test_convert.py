@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import OutputUnwritable
 from protrna_cli.output import rows as output_rows
-from protrna_cli.output.convert import convert
 from protrna_cli.output.formats import h5file
+from protrna_cli.output.make import convert
 from protrna_cli.output.paths import partial_path, skipped_path
 from protrna_cli.output.protect import make_partial
-from protrna_cli.output.read import read_output, read_rows
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
+from protrna_cli.output.stored import read_output, read_rows
 from protrna_cli.plan.rows import ROW_COLUMNS, Row
 from protrna_cli.plan.rules import Rules
 from tests.conftest import SAMPLE, TOY, Run

@@ -14,9 +14,9 @@ import pytest
 
 from protrna_cli import embed_fasta, read_embeddings
 from protrna_cli.errors import InputError
-from protrna_cli.output.checksum import Checksum
 from protrna_cli.output.formats.table import choose_format
-from protrna_cli.output.read import read_output
+from protrna_cli.output.rows import Checksum
+from protrna_cli.output.stored import read_output
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import GOLDEN, TOY, Run
 from tests.tools import corrupt

@@ -8,7 +8,7 @@ import h5py
 import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
-from protrna_cli.output.convert import convert
+from protrna_cli.output.make import convert
 from tests.conftest import TOY
 from tests.tools.formats import named
 from tests.tools.runs import RUN_KINDS

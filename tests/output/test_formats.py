@@ -16,8 +16,8 @@ import pytest
 from protrna_cli.errors import InputError, InputUnreadable, OutputUnwritable, UsageError
 from protrna_cli.output.formats.flat import dataset_name
 from protrna_cli.output.formats.table import choose_format
-from protrna_cli.output.read import read_output
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
+from protrna_cli.output.stored import read_output
 from protrna_cli.plan.rows import Row
 from tests.tools.formats import named
 

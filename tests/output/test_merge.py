@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from protrna_cli import embed_fasta
-from protrna_cli.output.merge import merge
+from protrna_cli.output.make import merge
 from protrna_cli.output.paths import shard_path
-from protrna_cli.output.read import read_output
-from protrna_cli.plan import chunks
+from protrna_cli.output.stored import read_output
+from protrna_cli.plan import pieces
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import Run
@@ -37,9 +37,9 @@ def test_merged_shards_equal_one_run(
     """
     if by_chunk:
         write_input(source, far_copies=False)
-        monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
-        monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 300)
-        monkeypatch.setattr(chunks, "CHUNKS_A_SHARD", 2)
+        monkeypatch.setattr(pieces, "CHUNK_RECORDS", 7)
+        monkeypatch.setattr(pieces, "CHUNK_RESIDUES", 300)
+        monkeypatch.setattr(pieces, "CHUNKS_A_SHARD", 2)
     options = replace(OPTIONS, format=format, h5_layout=h5_layout)
     target = tmp_path / "out.x"
     for i in range(1, count + 1):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protrna_cli.plan import chunks
+from protrna_cli.plan import pieces
 from protrna_cli.plan.pieces import blend, cut, pack
 from protrna_cli.plan.rules import DEFAULT_RULES, Rules
 
@@ -24,7 +24,7 @@ LENGTHS = st.lists(st.integers(1, 60), max_size=60)
 @given(LENGTHS, st.integers(1, 10), st.integers(1, 100))
 def test_chunks_are_bounded_runs_of_all_records(lengths: list[int], most: int, residues: int) -> None:
     records = [Sized(length) for length in lengths]
-    made = list(chunks.into_chunks(records, most, residues))
+    made = list(pieces.into_chunks(records, most, residues))
     assert [record for chunk in made for record in chunk] == records
     for chunk in made:
         assert 1 <= len(chunk) <= most

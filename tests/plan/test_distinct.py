@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protrna_cli.plan import distinct
-from protrna_cli.plan.distinct import DistinctSequences
+from protrna_cli.fasta import copies
+from protrna_cli.fasta.copies import DistinctSequences
 
 
 def digest(number: int) -> bytes:
@@ -33,7 +33,7 @@ def test_every_sequence_is_found_where_it_stood_first(chunks: list[list[int]]) -
 
 
 def test_a_full_table_keeps_the_sequences_that_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distinct, "MAX_SEQUENCES", 5)
+    monkeypatch.setattr(copies, "MAX_SEQUENCES", 5)
     table = DistinctSequences()
     for number in range(8):
         table.add([digest(number)] * 2, np.full((2, 2), number))

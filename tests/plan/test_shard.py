@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protrna_cli.plan import chunks
+from protrna_cli.plan import pieces
 from protrna_cli.plan.shard import Shard
 from tests.conftest import SAMPLE, Run
 
@@ -17,7 +17,7 @@ def test_shards_are_a_partition_in_order(costs: list[int], count: int, by_chunk:
 
     items = [Item(place, length) for place, length in enumerate(costs)]
     slices = [
-        list(chunks.sliced(items, Shard(i, count), lambda item: item.length, sum(costs), by_chunk))
+        list(pieces.sliced(items, Shard(i, count), lambda item: item.length, sum(costs), by_chunk))
         for i in range(1, count + 1)
     ]
     assert [item for each in slices for item in each] == items

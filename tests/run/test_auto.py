@@ -13,8 +13,8 @@ from protrna_cli.errors import Stopped
 from protrna_cli.machine import Gpu, visible_gpus
 from protrna_cli.model import runtime
 from protrna_cli.model.transformer import ProtRNA
-from protrna_cli.output.read import read_output
-from protrna_cli.run import auto, seats
+from protrna_cli.output.stored import read_output
+from protrna_cli.run import auto
 from protrna_cli.run.auto import settle
 from tests.conftest import SAMPLE, TOY, Run
 from tests.tools.runs import OPTIONS, Notes, StopAfter
@@ -43,7 +43,7 @@ def budget(path: Path) -> int:
 def test_the_batch_of_a_cpu_grows_with_its_threads(
     monkeypatch: pytest.MonkeyPatch, cores: int, changes: dict[str, Any], expected: int
 ) -> None:
-    monkeypatch.setattr(seats, "available_cpus", lambda: cores)
+    monkeypatch.setattr(auto, "available_cpus", lambda: cores)
     assert settle(EmbedOptions(device="cpu", **changes)).batch_tokens == expected
 
 

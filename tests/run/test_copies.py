@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
+from protrna_cli.fasta import copies
 from protrna_cli.fasta.bed import read_bed
 from protrna_cli.model.transformer import ProtRNA
-from protrna_cli.output.read import read_output
-from protrna_cli.plan import distinct
+from protrna_cli.output.stored import read_output
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run.report import Amount, Summary
 from protrna_cli.run.verify import find_flaws
@@ -108,13 +108,13 @@ def test_other_kinds_of_rows_equal_a_run_in_one_chunk(
     tmp_path: Path, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In windows too; in one chunk nothing is copied between chunks."""
-    from protrna_cli.plan import chunks
+    from protrna_cli.plan import pieces
 
     options = EmbedOptions(model=str(TOY), format="npy", rules=WINDOWS, **kind)
     path = write_fasta(tmp_path / "in.fa", with_copies(0.5))
     embed_fasta(path, tmp_path / "chunks.npy", options)
-    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 4096)
-    monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 1 << 20)
+    monkeypatch.setattr(pieces, "CHUNK_RECORDS", 4096)
+    monkeypatch.setattr(pieces, "CHUNK_RESIDUES", 1 << 20)
     second = options.per_token_output
     one = replace(options, per_token_output=second and "one-both.npy")
     embed_fasta(path, tmp_path / "one.npy", one)
@@ -157,7 +157,7 @@ def test_beyond_the_bound_sequences_run_again(
     run_with(path, tmp_path / "all.npy")
     all_tokens = sum(ran)
     ran.clear()
-    monkeypatch.setattr(distinct, "MAX_SEQUENCES", 8)
+    monkeypatch.setattr(copies, "MAX_SEQUENCES", 8)
     summary = run_with(path, tmp_path / "few.npy")
     assert 30 < summary.computed.records < N
     assert sum(ran) > all_tokens

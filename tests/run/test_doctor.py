@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protrna_cli.model import demo, trial
+from protrna_cli.model import checkpoint, trial
 from protrna_cli.run import doctor
 from tests.conftest import GOLDEN, Run
 from tests.tools import reference
@@ -16,7 +16,7 @@ LETTERS = {letter: i for i, letter in enumerate("AUGCN", start=33)}
 
 
 def test_the_reference_row_is_the_float64_models() -> None:
-    _, weights = demo.demo_weights(lambda name, values: values)
+    _, weights = checkpoint.demo_weights(lambda name, values: values)
     layers = [
         reference.LayerWeights(
             layer.inv_freq,

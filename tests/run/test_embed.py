@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
-from protrna_cli.output.read import read_output
 from protrna_cli.output.rows import Header
-from protrna_cli.plan import chunks
+from protrna_cli.output.stored import read_output
+from protrna_cli.plan import pieces
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run.report import Amount
@@ -136,8 +136,8 @@ def test_float16_is_the_rounded_float32(tmp_path: Path) -> None:
 def test_chunks_keep_input_order(tmp_path: Path, inputs: tuple[Path, list[str]], monkeypatch: Any) -> None:
     whole = tmp_path / "whole.npy"
     embed_fasta(inputs[0], whole, EmbedOptions(model=str(TOY)))
-    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 7)
-    monkeypatch.setattr(chunks, "CHUNK_RESIDUES", 200)
+    monkeypatch.setattr(pieces, "CHUNK_RECORDS", 7)
+    monkeypatch.setattr(pieces, "CHUNK_RESIDUES", 200)
     embed_fasta(inputs[0], tmp_path / "cut.npy", EmbedOptions(model=str(TOY)))
     np.testing.assert_allclose(np.load(tmp_path / "cut.npy"), np.load(whole), rtol=0, atol=1e-5)
 

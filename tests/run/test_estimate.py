@@ -16,9 +16,9 @@ from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.model.transformer import ProtRNA
 from protrna_cli.plan.rules import Rules
-from protrna_cli.run import rates
+from protrna_cli.run import auto
+from protrna_cli.run.loop import Work
 from protrna_cli.run.run import rate_key
-from protrna_cli.run.work import Work
 from tests.conftest import SAMPLE, TOY, Run
 from tests.run.test_embed import random_sequence, write_fasta
 from tests.tools.runs import StopAfter
@@ -71,7 +71,7 @@ def test_a_dry_run_uses_the_last_speed_and_needs_no_weights(tmp_path: Path, run:
     path = write_fasta(tmp_path / "in.fa", ["acgu"])
     key = rate_key(PUBLISHED_SIZE, EmbedOptions(threads=3))
     operations = 33 * (24 * 1280**2 * 32 + (4 * 1280 + 20 * 70) * 6**2)  # 6 tokens in 32 rows
-    rates.remember(home / "rates.json", key, operations / 12_000)
+    auto.remember(home / "rates.json", key, operations / 12_000)
     words = ["embed", path, "-o", tmp_path / "out.npy", "--dry-run", "--threads", 3]
     found = json.loads(run(*words, "--json").out)
     assert found["seconds"] == pytest.approx(12_000 + 33 * 0.002 + 0.4)
@@ -84,14 +84,14 @@ def test_a_dry_run_uses_the_last_speed_and_needs_no_weights(tmp_path: Path, run:
 def test_one_run_on_a_busy_machine_does_not_spoil_the_estimates(home: Path) -> None:
     file = home / "rates.json"
     for rate in (100.0, 101.0, 7.0):
-        rates.remember(file, "key", rate)
-    assert (rates.recall(file, "key"), rates.recall(file, "other")) == ([7.0, 101.0, 100.0], [])
+        auto.remember(file, "key", rate)
+    assert (auto.recall(file, "key"), auto.recall(file, "other")) == ([7.0, 101.0, 100.0], [])
     for rate in range(1, 9):
-        rates.remember(file, "key", rate)
-    assert rates.recall(file, "key") == [8, 7, 6, 5, 4]
+        auto.remember(file, "key", rate)
+    assert auto.recall(file, "key") == [8, 7, 6, 5, 4]
     file.write_text('{"key": 12.5}')  # as version 0.2.0 kept it
-    rates.remember(file, "key", 13.0)
-    assert rates.recall(file, "key") == [13.0, 12.5]
+    auto.remember(file, "key", 13.0)
+    assert auto.recall(file, "key") == [13.0, 12.5]
 
 
 def test_without_a_run_the_doctor_knows_and_without_it_a_trial(

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from protrna_cli.run.journal import Journal, Position
+from protrna_cli.run.outputs import Journal, Position
 
 KEY = {"version": "1"}
 

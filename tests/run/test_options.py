@@ -12,11 +12,9 @@ from protrna_cli import EmbedOptions, embed, embed_fasta, load_model, read_embed
 from protrna_cli.api.files import estimate_fasta, stream_fasta
 from protrna_cli.errors import InputUnreadable, UsageError
 from protrna_cli.map.drawing import draw_map
-from protrna_cli.output.convert import convert
-from protrna_cli.output.merge import merge
-from protrna_cli.plan.rules import Rules
+from protrna_cli.output.make import convert, merge
+from protrna_cli.plan.rules import Rules, option_of
 from protrna_cli.plan.shard import Shard
-from protrna_cli.plan.values import option_of
 from protrna_cli.run.doctor import examine
 from tests.conftest import SAMPLE, TOY, Run
 from tests.tools.formats import named

@@ -18,7 +18,7 @@ from protrna_cli.fasta.records import Skipped
 from protrna_cli.output.paths import journal_path, manifest_path, partial_path
 from protrna_cli.output.protect import MARK, make_partial, remove_partial
 from protrna_cli.plan.rows import SKIPPED_COLUMNS
-from protrna_cli.run.journal import Journal
+from protrna_cli.run.outputs import Journal
 from protrna_cli.weights.checkpoint import CheckpointFile
 from tests.conftest import TOY, Run
 from tests.tools.cases import pairs_among

@@ -10,9 +10,8 @@ from protrna_cli import EmbedOptions, embed_fasta, load_model
 from protrna_cli.errors import Stopped
 from protrna_cli.model import trial
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
-from protrna_cli.output.read import read_output
-from protrna_cli.run.auto import settle
-from protrna_cli.run.precision import recommend_bfloat16
+from protrna_cli.output.stored import read_output
+from protrna_cli.run.auto import recommend_bfloat16, settle
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run
 from tests.tools.runs import Notes, StopAfter
 

@@ -13,9 +13,9 @@ import pytest
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import OutputUnwritable, RunMismatch, Stopped, UsageError
 from protrna_cli.output.paths import partial_path
-from protrna_cli.plan import chunks
+from protrna_cli.plan import pieces
 from protrna_cli.plan.rules import Rules
-from protrna_cli.run.journal import read_position
+from protrna_cli.run.outputs import read_position
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from tests.conftest import GOLDEN, ROOT, TOY, Run
 from tests.tools.cases import slow_except
@@ -76,8 +76,8 @@ def test_what_is_saved_resumed_and_run_adds_up(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, options: EmbedOptions, chunk_records: int
 ) -> None:
     """In many chunks and in one; with records in windows, repeats, two outputs and regions."""
-    monkeypatch.setattr(chunks, "CHUNK_RECORDS", chunk_records)
-    monkeypatch.setattr(chunks, "CHUNK_RESIDUES", chunk_records * 50)
+    monkeypatch.setattr(pieces, "CHUNK_RECORDS", chunk_records)
+    monkeypatch.setattr(pieces, "CHUNK_RESIDUES", chunk_records * 50)
     whole = embed(source, tmp_path / "alone", replace(options, resume=False))
     total = whole.computed
     assert total.records < whole.n_records  # copies do not run

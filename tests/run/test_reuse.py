@@ -11,16 +11,14 @@ import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import InputError, RunMismatch, Stopped
-from protrna_cli.output.merge import merge
+from protrna_cli.output.make import merge
 from protrna_cli.output.paths import partial_path, shard_path
-from protrna_cli.output.read import read_output
+from protrna_cli.output.stored import read_output
 from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run import reuse
-from protrna_cli.run.journal import Position
-from protrna_cli.run.partial import PartialOutput
+from protrna_cli.run.outputs import PartialOutput, Position, check_space
 from protrna_cli.run.report import Amount, Summary
-from protrna_cli.run.targets import check_space
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import GOLDEN, TOY, Run
 from tests.run.test_copies import residues_of, values_of

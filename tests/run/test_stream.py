@@ -17,7 +17,7 @@ from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.api.files import stream_fasta
 from protrna_cli.cli import progress
 from protrna_cli.errors import ReaderGone, Stopped, UsageError
-from protrna_cli.output.merge import merge
+from protrna_cli.output.make import merge
 from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.report import Amount

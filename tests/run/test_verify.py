@@ -11,8 +11,8 @@ import pytest
 
 from protrna_cli import embed_fasta
 from protrna_cli.output.paths import skipped_path
-from protrna_cli.output.read import read_output
 from protrna_cli.output.rows import Block, Header, Values
+from protrna_cli.output.stored import read_output
 from protrna_cli.plan.rows import Row
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import GOLDEN, SAMPLE, Run

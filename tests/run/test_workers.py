@@ -25,14 +25,11 @@ from protrna_cli.model import runtime
 from protrna_cli.model.alphabet import Alphabet
 from protrna_cli.model.transformer import ProtRNA
 from protrna_cli.output.paths import partial_path
-from protrna_cli.run import seats, workers
-from protrna_cli.run.auto import settle
-from protrna_cli.run.embedder import WIDEST, InProcess
-from protrna_cli.run.seats import Seat, choose_seats
+from protrna_cli.run import auto, workers
+from protrna_cli.run.auto import Seat, choose_seats, settle
 from protrna_cli.run.verify import find_flaws
-from protrna_cli.run.workers import Workers
-from protrna_cli.weights.checkpoint import CheckpointFile
-from protrna_cli.weights.locate import locate
+from protrna_cli.run.workers import WIDEST, InProcess, Workers
+from protrna_cli.weights.checkpoint import CheckpointFile, locate
 from tests.conftest import ROOT, SAMPLE, TOY, Run
 from tests.tools.cases import slow_except
 from tests.tools.faulty import FaultyCheckpoint
@@ -291,7 +288,7 @@ def test_where_workers_die_again_and_again_the_run_goes_on_with_fewer(
 ORPHANS = """
 import sys, time
 from pathlib import Path
-from protrna_cli.run.seats import Seat
+from protrna_cli.run.auto import Seat
 from protrna_cli.run.workers import Workers
 from protrna_cli.weights.checkpoint import CheckpointFile
 
@@ -399,8 +396,8 @@ def test_each_worker_gets_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(choose_seats(options, 100_000, 0)) == 1  # of three batches
     with pytest.raises(UsageError, match=r"--workers 4, but there are 3 GPUs.*--workers 3, or"):
         choose_seats(replace(options, workers=4), 10**9, 0)
-    monkeypatch.setattr(seats, "available_cpus", lambda: 4)
-    monkeypatch.setattr(seats, "available_memory", lambda: 64 << 30)
+    monkeypatch.setattr(auto, "available_cpus", lambda: 4)
+    monkeypatch.setattr(auto, "available_memory", lambda: 64 << 30)
     assert {seat.device for seat in choose_seats(replace(options, workers=4, device="cpu"), 10**9, 0)} == {
         "cpu"
     }
@@ -435,8 +432,8 @@ def test_auto_looks_at_cores_memory_and_work(
     threads: int | None,
     count: int,
 ) -> None:
-    monkeypatch.setattr(seats, "available_cpus", lambda: cores)
-    monkeypatch.setattr(seats, "available_memory", lambda: gigabytes and gigabytes << 30)
+    monkeypatch.setattr(auto, "available_cpus", lambda: cores)
+    monkeypatch.setattr(auto, "available_memory", lambda: gigabytes and gigabytes << 30)
     options = settle(EmbedOptions(workers="auto", device="cpu", threads=threads, batch_tokens=2048))
     found = choose_seats(options, tokens, weight_bytes=1 << 30)
     assert len(found) == count
@@ -454,12 +451,12 @@ def test_auto_looks_at_cores_memory_and_work(
 def test_more_workers_than_fit_are_refused(
     monkeypatch: pytest.MonkeyPatch, cores: int, gigabytes: int, message: str
 ) -> None:
-    monkeypatch.setattr(seats, "available_cpus", lambda: cores)
-    monkeypatch.setattr(seats, "available_memory", lambda: gigabytes << 30)
+    monkeypatch.setattr(auto, "available_cpus", lambda: cores)
+    monkeypatch.setattr(auto, "available_memory", lambda: gigabytes << 30)
     options = EmbedOptions(workers=200, device="cpu", batch_tokens=2048)
     with pytest.raises(UsageError, match=message):
         choose_seats(options, 10**9, weight_bytes=1 << 30)
-    monkeypatch.setattr(seats, "available_memory", lambda: None)
+    monkeypatch.setattr(auto, "available_memory", lambda: None)
     assert len(choose_seats(replace(options, workers=cores), 10**9, 0)) == cores
 
 
@@ -475,7 +472,7 @@ def test_workers_on_a_gpu_that_is_not_there_are_refused(
     monkeypatch: pytest.MonkeyPatch, listed: bool
 ) -> None:
     """Also where `nvidia-smi` lists one that TensorFlow cannot use: never on the CPU without a word."""
-    monkeypatch.setattr(seats, "visible_gpus", lambda: [Gpu("GPU-a", None)] if listed else [])
+    monkeypatch.setattr(auto, "visible_gpus", lambda: [Gpu("GPU-a", None)] if listed else [])
     monkeypatch.setattr(runtime, "gpu_names", lambda: ())
     for count in (2, "auto"):
         with pytest.raises(UsageError, match="there is no gpu: TensorFlow sees 0 GPUs"):

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from protrna_cli.cluster import worker
-from protrna_cli.plan import chunks
+from protrna_cli.plan import pieces
 from protrna_cli.run import loop
 
 BATCH_SECONDS = 0.12  # a part must not end before a cancellation reaches its worker
@@ -14,8 +14,8 @@ BATCH_SECONDS = 0.12  # a part must not end before a cancellation reaches its wo
 
 def dask_setup(_: Any) -> None:
     """Change the settings for the tests."""
-    chunks.CHUNK_RECORDS, chunks.CHUNK_RESIDUES = 7, 300
-    chunks.CHUNKS_A_SHARD = 2
+    pieces.CHUNK_RECORDS, pieces.CHUNK_RESIDUES = 7, 300
+    pieces.CHUNKS_A_SHARD = 2
     loop.COMMIT_SECONDS = 0.0
     worker.BUSY_SECONDS = 0.05
 

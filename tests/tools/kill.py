@@ -32,9 +32,9 @@ from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import RunMismatch
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.paths import partial_path, skipped_path
-from protrna_cli.output.read import read_output
 from protrna_cli.output.rows import Header
-from protrna_cli.plan import chunks
+from protrna_cli.output.stored import read_output
+from protrna_cli.plan import pieces
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Region, Regions, Rules
 from protrna_cli.run import loop
@@ -206,7 +206,7 @@ def run_in_child(source: Path, target: Path, options: EmbedOptions) -> int:
         return child
     code = 1
     try:
-        chunks.CHUNK_RECORDS, chunks.CHUNK_RESIDUES = 7, 300
+        pieces.CHUNK_RECORDS, pieces.CHUNK_RESIDUES = 7, 300
         loop.COMMIT_SECONDS = 0.0
         embed(source, target, options)
         code = 0

@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 
-from protrna_cli.weights.locate import PUBLISHED_FILE
-from protrna_cli.weights.mirrors import Mirror, zenodo
+from protrna_cli.weights.checkpoint import PUBLISHED_FILE
+from protrna_cli.weights.fetch import Mirror, zenodo
 
 MAX_REQUESTS = 200
 

@@ -20,14 +20,12 @@ from safetensors import safe_open
 
 from protrna_cli.errors import OutputUnwritable, WeightsError
 from protrna_cli.model.alphabet import TOKENS
-from protrna_cli.model.checkpoint import read_checkpoint, read_size
-from protrna_cli.model.demo import demo_weights
+from protrna_cli.model.checkpoint import demo_weights, read_checkpoint, read_size
 from protrna_cli.model.structure import ModelSize, for_each_weight, weight_names
 from protrna_cli.weights import export as exporting
-from protrna_cli.weights import mapped, trust
-from protrna_cli.weights.checkpoint import CheckpointFile
+from protrna_cli.weights import mapped
+from protrna_cli.weights.checkpoint import CheckpointFile, locate
 from protrna_cli.weights.export import export
-from protrna_cli.weights.locate import locate
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run
 from tests.tools.checkpoints import write_checkpoint
 from tests.tools.special import SPECIAL_FILES, special_file
@@ -286,7 +284,7 @@ def test_a_stop_in_the_middle_leaves_no_export(tmp_path: Path, number: int, code
 def copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take every checkpoint for large and old enough for a mapped copy."""
     monkeypatch.setattr(mapped, "SMALLEST", 0)
-    monkeypatch.setattr(trust, "SETTLED_NS", 0)
+    monkeypatch.setattr(mapped, "SETTLED_NS", 0)
 
 
 @pytest.mark.usefixtures("copies")

@@ -23,11 +23,9 @@ from protrna_cli.disk import locked
 from protrna_cli.errors import OutputUnwritable, WeightsError, WriteFailed
 from protrna_cli.model import structure
 from protrna_cli.model.structure import ModelSize
-from protrna_cli.weights.fetch import fetch
-from protrna_cli.weights.mirrors import MIRRORS, Mirror, look_up
-from protrna_cli.weights.transport import RetryPolicy
+from protrna_cli.weights.download import RetryPolicy, Watcher
+from protrna_cli.weights.fetch import MIRRORS, Mirror, fetch, look_up
 from protrna_cli.weights.verification import read_verification, verify_checkpoint
-from protrna_cli.weights.watcher import Watcher
 from tests.tools.checkpoints import write_checkpoint
 from tests.tools.zenodo import Zenodo
 
@@ -550,7 +548,7 @@ def fetching_process(zenodo: Zenodo, target: Path, first: str = "pass") -> "subp
         "import sys\nfrom pathlib import Path\n"
         "from protrna_cli.model import structure\n"
         "structure.PUBLISHED_SIZE = structure.ModelSize(2, 96, 4)\n"
-        "from protrna_cli.weights.fetch import fetch\nfrom protrna_cli.weights.mirrors import zenodo\n"
+        "from protrna_cli.weights.fetch import fetch\nfrom protrna_cli.weights.fetch import zenodo\n"
         "fetch(Path(sys.argv[1]), [zenodo(1, sys.argv[2])])"
     )
     words = [sys.executable, "-c", script, str(target), zenodo.url]

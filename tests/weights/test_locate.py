@@ -9,8 +9,8 @@ import platformdirs
 import pytest
 
 from protrna_cli.errors import WeightsError
-from protrna_cli.run import rates
-from protrna_cli.weights.locate import locate, weights_folder, weights_folder_if_any
+from protrna_cli.run import auto
+from protrna_cli.weights.checkpoint import locate, weights_folder, weights_folder_if_any
 from tests.conftest import TOY
 
 
@@ -38,9 +38,9 @@ def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch, earlier: 
         locate("protrna")
     locate("demo")
     assert locate(str(TOY)).sha256()
-    file = rates.rates_file()
-    rates.remember(file, "key", 1.0)
-    assert rates.recall(file, "key") == []
+    file = auto.rates_file()
+    auto.remember(file, "key", 1.0)
+    assert auto.recall(file, "key") == []
 
 
 @pytest.mark.usefixtures("homeless")

@@ -20,9 +20,8 @@ from protrna_cli.errors import WeightsError
 from protrna_cli.model import load
 from protrna_cli.model.checkpoint import read_checkpoint
 from protrna_cli.weights import fetch as fetching
-from protrna_cli.weights import mapped, trust, verification
-from protrna_cli.weights.checkpoint import CheckpointFile
-from protrna_cli.weights.locate import locate
+from protrna_cli.weights import mapped, verification
+from protrna_cli.weights.checkpoint import CheckpointFile, locate
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run
 
 LAST = {"toy": 3, "head64": 2}
@@ -32,7 +31,7 @@ LAST = {"toy": 3, "head64": 2}
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of weights for which every checkpoint is large enough."""
     monkeypatch.setattr(mapped, "SMALLEST", 0)
-    monkeypatch.setattr(trust, "SETTLED_NS", 0)  # these checkpoints are made a moment before
+    monkeypatch.setattr(mapped, "SETTLED_NS", 0)  # these checkpoints are made a moment before
     monkeypatch.setenv("PROTRNA_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
@@ -170,7 +169,7 @@ def test_a_checkpoint_that_just_changed_is_not_trusted(
     home: Path, checkpoint: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its content may be new and its time of change old, as `cp --preserve` leaves it."""
-    monkeypatch.setattr(trust, "SETTLED_NS", 60_000_000_000)
+    monkeypatch.setattr(mapped, "SETTLED_NS", 60_000_000_000)
     loaded(checkpoint)
     assert reads == [checkpoint]
     assert not (home / "trusted.json").exists()
@@ -195,11 +194,12 @@ def test_what_a_killed_process_left_is_removed(home: Path, checkpoint: Path) -> 
 
 LOAD = """
 import sys
-from protrna_cli.weights import mapped, trust
-from protrna_cli.weights.locate import locate
+from protrna_cli.weights import mapped
+from protrna_cli.weights import mapped
+from protrna_cli.weights.checkpoint import locate
 mapped.SMALLEST = 0
 make = mapped._make
-trust.SETTLED_NS = 0
+mapped.SETTLED_NS = 0
 mapped._make = lambda *words: print("made") or make(*words)
 checkpoint = locate(sys.argv[1])
 checkpoint.sha256()

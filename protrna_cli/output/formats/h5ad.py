@@ -35,19 +35,19 @@ def is_ours(file: h5py.File) -> bool:
 
 def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
     """Write a whole `.h5ad` file of pooled rows."""
-    at = dataset_names(header)
+    layout = dataset_names(header)
     with created(path, seal) as (file, check):
         for name in (*DICTIONARIES, "obs", "var"):
             new_group(file, name)
-        packed.fill(file, header, blocks, at, check)
-        width = header.width if at.matrices == ("X",) else 0
+        packed.fill(file, header, blocks, layout, check)
+        width = header.width if layout.matrices == ("X",) else 0
         names = [str(i) for i in range(width)]
         file.create_dataset(f"var/{DIMENSION}", data=names, dtype=h5py.string_dtype())
         file.create_dataset(f"uns/{PROVENANCE_KEY}", data=seal().json)
-        _mark_all(file, header, at)
+        _mark_all(file, header, layout)
 
 
-def _mark_all(file: h5py.File, header: Header, at: packed.DatasetNames) -> None:
+def _mark_all(file: h5py.File, header: Header, names: packed.DatasetNames) -> None:
     """Add AnnData's encoding attributes to every group and dataset."""
     _mark(file, "anndata", "0.1.0")
     for name in DICTIONARIES:
@@ -60,7 +60,7 @@ def _mark_all(file: h5py.File, header: Header, at: packed.DatasetNames) -> None:
         table.attrs["column-order"] = np.array(columns, h5py.string_dtype())
         for column in table.values():
             _mark(column, "string-array" if h5py.check_string_dtype(column.dtype) else "array", "0.2.0")
-    for name in at.matrices:
+    for name in names.matrices:
         _mark(file[name], "array", "0.2.0")
     _mark(file[f"uns/{PROVENANCE_KEY}"], "string", "0.2.0")
 

@@ -48,15 +48,15 @@ def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[]
 
 
 def fill(
-    file: h5py.File, header: Header, blocks: Iterable[Block], at: DatasetNames, check: Callable[[], None]
+    file: h5py.File, header: Header, blocks: Iterable[Block], names: DatasetNames, check: Callable[[], None]
 ) -> None:
     """Write the columns and matrices under the names `at`; `check` raises an earlier write error.
 
     The group of the columns, and those of the matrices, must be there.
     """
     shape = (header.n_vectors, header.width)
-    matrices = [file.create_dataset(name, shape, header.dtype) for name in at.matrices]
-    table = file[at.columns]
+    matrices = [file.create_dataset(name, shape, header.dtype) for name in names.matrices]
+    table = file[names.columns]
     columns = {
         name: table.create_dataset(
             name, (header.n_rows,), np.int64 if name in COUNT_COLUMNS else h5py.string_dtype()
@@ -79,16 +79,16 @@ def fill(
         n_rows, n_vectors = rows.stop, vectors.stop
 
 
-def read_blocks(file: h5py.File, header: Header, at: DatasetNames) -> Iterator[Block]:
+def read_blocks(file: h5py.File, header: Header, names: DatasetNames) -> Iterator[Block]:
     """Read the rows, one block at a time."""
-    check(file, header, at)
-    for rows, start, end in spans(read_rows(file, header, at), header):
-        yield Block(rows, [file[name][start:end] for name in at.matrices])
+    check(file, header, names)
+    for rows, start, end in spans(read_rows(file, header, names), header):
+        yield Block(rows, [file[name][start:end] for name in names.matrices])
 
 
-def read_rows(file: h5py.File, header: Header, at: DatasetNames) -> Iterator[Row]:
+def read_rows(file: h5py.File, header: Header, names: DatasetNames) -> Iterator[Row]:
     """Read the rows without their vectors."""
-    table = file[at.columns]
+    table = file[names.columns]
     for start in range(0, header.n_rows, ROWS_PER_READ):
         part = slice(start, start + ROWS_PER_READ)
         columns = [
@@ -101,14 +101,14 @@ def read_rows(file: h5py.File, header: Header, at: DatasetNames) -> Iterator[Row
         yield from rows
 
 
-def check(file: h5py.File, header: Header, at: DatasetNames) -> None:
+def check(file: h5py.File, header: Header, names: DatasetNames) -> None:
     """Compare shapes and types with the header; raises ValueError if one differs."""
     expected: dict[str, tuple[Any, tuple[int, ...]]] = {
-        name: (np.dtype(header.dtype), (header.n_vectors, header.width)) for name in at.matrices
+        name: (np.dtype(header.dtype), (header.n_vectors, header.width)) for name in names.matrices
     }
     for name in header.row_columns:
         dtype = np.dtype(np.int64) if name in COUNT_COLUMNS else h5py.string_dtype()
-        expected[f"{at.columns}/{name}"] = dtype, (header.n_rows,)
+        expected[f"{names.columns}/{name}"] = dtype, (header.n_rows,)
     if header.per_token:
         expected[OFFSETS] = np.dtype(np.int64), (header.n_rows + 1,)
     for name, (dtype, shape) in expected.items():

@@ -36,7 +36,7 @@ def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[]
         metadata.write("\t".join(header.row_columns) + "\n")
         for block in blocks:
             columns = np.ascontiguousarray(block.values[0].T, np.float32)
-            vectors.write_table(pa.Table.from_arrays([pa.array(each) for each in columns], schema=schema))
+            vectors.write_table(pa.Table.from_arrays([pa.array(column) for column in columns], schema=schema))
             _write_rows(metadata, header, block.rows)
     npy.write_header(path, seal())
 

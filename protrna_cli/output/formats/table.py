@@ -62,7 +62,7 @@ class Format:
 
     def write(self, path: Path, header: Header, blocks: Iterable[Block]) -> None:
         """Write a whole output with its checksums; the caller renames it into place."""
-        from protrna_cli.output.checksum import Checksum  # it needs NumPy, which --help must not wait for
+        from protrna_cli.output.rows import Checksum  # it needs NumPy, which --help must not wait for
 
         checksum = Checksum(header)
         cast("Writer", _module(self.writer)).write(path, header, checksum.watch(blocks), checksum.seal)
@@ -82,13 +82,13 @@ TABLE = (
     ),
 )
 
-RUN_FORMATS = tuple(dict.fromkeys(each.name for each in TABLE if not each.is_export))
+RUN_FORMATS = tuple(dict.fromkeys(format.name for format in TABLE if not format.is_export))
 """Names of the formats that `protrna embed` makes."""
 
-ALL_FORMATS = tuple(dict.fromkeys(each.name for each in TABLE))
+ALL_FORMATS = tuple(dict.fromkeys(format.name for format in TABLE))
 """Names of the formats that `protrna convert` makes."""
 
-H5_LAYOUTS = tuple(each.layout for each in TABLE if each.layout)
+H5_LAYOUTS = tuple(format.layout for format in TABLE if format.layout)
 
 
 def choose_format(
@@ -103,23 +103,23 @@ def choose_format(
     exports
         Whether the formats that only `protrna convert` makes may be chosen.
     """
-    among = [each for each in TABLE if exports or not each.is_export]
+    among = [format for format in TABLE if exports or not format.is_export]
     suffix = path.suffix.lower()
-    for each in among:
-        matches = each.name == name if name else suffix in each.suffixes
-        if matches and each.layout in (None, h5_layout):
-            return each
-    suffixes = ", ".join(dict.fromkeys(suffix for each in among for suffix in each.suffixes))
+    for format in among:
+        matches = format.name == name if name else suffix in format.suffixes
+        if matches and format.layout in (None, h5_layout):
+            return format
+    suffixes = ", ".join(dict.fromkeys(suffix for format in among for suffix in format.suffixes))
     remedy = f"use {suffixes}, or --format"
-    if any(suffix in each.suffixes for each in TABLE):
+    if any(suffix in format.suffixes for format in TABLE):
         remedy = f"protrna convert makes {suffix} from an output; {remedy}"
     raise UsageError(f"{path}: no format has the suffix {path.suffix!r}; {remedy}")
 
 
 def refuse_layout(h5_layout: str, formats: Sequence[Format]) -> None:
     """Refuse an HDF5 layout that no output has. `flat`, the default, may always be given."""
-    if h5_layout != "flat" and all(each.layout is None for each in formats):
-        names = " and ".join(each.name for each in formats)
+    if h5_layout != "flat" and all(format.layout is None for format in formats):
+        names = " and ".join(format.name for format in formats)
         raise UsageError(
             f"--h5-layout {h5_layout} is for HDF5, not for {names}; leave it out, or write a file "
             f"that ends in {H5_SUFFIXES[0]}"
@@ -128,13 +128,13 @@ def refuse_layout(h5_layout: str, formats: Sequence[Format]) -> None:
 
 def reader_of(magic: bytes) -> Reader | None:
     """Module that reads a file with these first four bytes; None if no format has them."""
-    name = next((each.reader for each in TABLE if each.magic == magic), None)
+    name = next((format.reader for format in TABLE if format.magic == magic), None)
     return cast("Reader", _module(name)) if name else None
 
 
 def possible_files(path: Path) -> list[Path]:
     """List every file that an output at this path may have, in any format."""
-    return list(dict.fromkeys(file for each in TABLE if each.magic for file in each.files(path)))
+    return list(dict.fromkeys(file for format in TABLE if format.magic for file in format.files(path)))
 
 
 def _module(name: str) -> object:

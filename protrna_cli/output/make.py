@@ -1,0 +1,232 @@
+"""Make outputs from finished ones, and put them in place.
+
+An output of one file (Parquet, HDF5) is the old one or the new one at any moment. One of several files
+(NumPy, TSV) is a mixture of both for a moment, and stays so if a crash falls into it: then `OUT.partial`
+still has all of the new one, and the same command with `--resume` puts it in place.
+
+Write an output made from other outputs: first into a folder beside it, then renamed into place.
+
+Merge the parts of a sharded run into one output.
+
+Convert an output to another format, keeping rows, numbers (bit for bit) and provenance.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from protrna_cli.disk import locked, sync, writing
+from protrna_cli.errors import InputError, OutputUnwritable, UsageError
+from protrna_cli.output.formats import flat
+from protrna_cli.output.formats.table import RUN_FORMATS, Format
+from protrna_cli.output.paths import journal_path, manifest_path, partial_path, skipped_path
+from protrna_cli.output.protect import files_read, make_partial, protect, remove_partial, skipped_of
+from protrna_cli.output.rows import REWRITTEN, UNPROVEN, Block, Header
+from protrna_cli.output.stored import parts_of, read_joined, read_parts, read_rows, unproven_part
+from protrna_cli.plan.rules import AnyPath, instance, path_text, switch, whole_numbers
+
+
+def publish(made: Path, output: Path, format: Format, skipped: Path | None) -> None:
+    """Rename a finished output into place, after its companion files; all are synced to disk first.
+
+    Parameters
+    ----------
+    made, output
+        Its current path and its final path.
+    skipped
+        List of its skipped records, or None, in which case the list of an earlier run is removed.
+    """
+    *companions, (last, _) = zip(format.files(made), format.files(output), strict=True)
+    if skipped:
+        companions.insert(0, (skipped, skipped_path(output)))
+    else:
+        skipped_path(output).unlink(missing_ok=True)
+    for source, target in companions:
+        # Copied, so that --resume still finds every file after a crash between two renames.
+        staged = source.with_name(f"{source.name}.copy")
+        shutil.copyfile(source, staged)
+        sync(staged)
+        staged.replace(target)
+    sync(last)
+    last.replace(output)
+    sync(output.parent)
+
+
+def make_output(
+    target: Path,
+    format: Format,
+    overwrite: bool,
+    header: Header,
+    blocks: Iterable[Block],
+    sources: Sequence[Path],
+) -> None:
+    """Write an output that `protect` allowed, and move it into place; a failure leaves nothing behind.
+
+    Parameters
+    ----------
+    sources
+        The outputs that it is made from; their lists of skipped records are joined.
+    """
+    with locked(target):
+        for file in format.files(target):
+            if file.exists() and not overwrite:
+                raise OutputUnwritable(f"{file}: exists; use --overwrite to replace it, or choose another -o")
+        if journal_path(target).exists() or manifest_path(target).exists():
+            raise OutputUnwritable(
+                f"{partial_path(target)}: an unfinished run; finish it with protrna embed --resume, "
+                "or remove it"
+            )
+        try:
+            with writing(target, "free space and run again"):
+                folder = make_partial(target)  # in place of one that a killed process left
+                made = folder / target.name
+                format.write(made, header, blocks)
+                skipped = join_skipped(map(skipped_of, sources), folder / "skipped.tsv")
+                publish(made, target, format, skipped)
+        finally:
+            remove_partial(target)
+
+
+def join_skipped(paths: Iterable[Path], target: Path) -> Path | None:
+    """Join lists of skipped records, each list once; returns `target`, or None if there is no list."""
+    lists = [path for path in dict.fromkeys(paths) if path.exists()]
+    if not lists:
+        return None
+    with target.open("wb") as joined:
+        for i, list_path in enumerate(lists):
+            with list_path.open("rb") as file:
+                header = file.readline()
+                if i == 0:
+                    joined.write(header)
+                shutil.copyfileobj(file, joined)
+    return target
+
+
+def merge(parts: Sequence[AnyPath], target: AnyPath, format: Format, overwrite: bool) -> Header:
+    """Merge the parts of a sharded run into the output that an unsharded run would have made.
+
+    Parameters
+    ----------
+    parts
+        Finished outputs of `--shard 1/N` to `N/N`, in any order and of any format, or a folder of parts.
+
+    Returns
+    -------
+    Header
+        Header of the merged output.
+
+    Raises
+    ------
+    UsageError
+        An argument is not one that its option takes, or the target is a part or one of its files.
+    RunMismatch
+        A part is missing, is given twice, or belongs to another run.
+    InputUnreadable, InputError
+        A part cannot be read, is damaged, or lacks rows.
+    OutputUnwritable
+        The output exists, or cannot be created.
+    WriteFailed
+        Writing failed; the parts are unchanged.
+    """
+    instance("--format", format, Format, "a Format, as choose_format returns")
+    switch("--overwrite", overwrite)
+    paths, output = [Path(path_text("PART", part)) for part in parts], Path(path_text("-o", target))
+    protect(output, format, [file for path in paths for file in files_read(path)], overwrite)
+    ordered, header, blocks = read_parts([part for path in paths for part in parts_of(path)])
+    for part in ordered:
+        if unproven_part(part):
+            raise InputError(f"{part}: {UNPROVEN}; make it again with --overwrite")
+    make_output(output, format, overwrite, header, blocks, ordered)
+    return header
+
+
+def convert(
+    source: AnyPath,
+    target: AnyPath,
+    format: Format,
+    layers: Sequence[int] = (),
+    overwrite: bool = False,
+) -> Header:
+    """Convert an output to any format of the table, one block at a time.
+
+    Parameters
+    ----------
+    layers
+        Layers to keep, out of those in the source; all by default.
+
+    Returns
+    -------
+    Header
+        Header of the new output: the source's, with the layers kept.
+
+    Raises
+    ------
+    InputUnreadable, InputError
+        The source cannot be read, is not an output of protrna, or is damaged.
+    UsageError
+        An argument is not one that its option takes, the format cannot store the source, the source lacks a
+        layer, or the target is a file of the source.
+    RunMismatch
+        The source is a folder of parts that is incomplete, or whose parts belong to different runs.
+    OutputUnwritable
+        The output exists or cannot be created, or an id cannot be the name of a flat HDF5 dataset.
+    WriteFailed
+        Writing failed; the source is unchanged.
+    """
+    source, target = Path(path_text("IN", source)), Path(path_text("-o", target))
+    instance("--format", format, Format, "a Format, as choose_format returns")
+    if not isinstance(layers, Sequence) or layers:
+        whole_numbers("--layer", layers)
+    switch("--overwrite", overwrite)
+    protect(target, format, files_read(source), overwrite)
+    header, blocks = read_joined(source)
+    if unproven_part(source):
+        header = replace(header, provenance={**header.provenance, REWRITTEN: True})
+    if layers:
+        header, blocks = _select_layers(source, header, blocks, layers)
+    _refuse_unsupported(source, header, format)
+    if format.unique_ids:
+        _check_ids(source)
+    make_output(target, format, overwrite, header, blocks, parts_of(source))
+    return header
+
+
+def _select_layers(
+    source: Path, header: Header, blocks: Iterator[Block], layers: Sequence[int]
+) -> tuple[Header, Iterator[Block]]:
+    """Select layers, in the order given; each layer once."""
+    indices = tuple(dict.fromkeys(header.column_index(layer, source) for layer in layers))
+    kept = tuple(header.layers[i] for i in indices)
+    provenance = {**header.provenance, "layers": list(kept)}
+    return (
+        replace(header, layers=kept, provenance=provenance, checksums=None),
+        (Block(block.rows, [block.values[i] for i in indices]) for block in blocks),
+    )
+
+
+def _refuse_unsupported(source: Path, header: Header, format: Format) -> None:
+    """Refuse an output that the format cannot store."""
+    if format.is_export and header.per_token:
+        raise UsageError(
+            f"{source}: has one vector per residue, but {format.name} stores one per record; "
+            f"embed without --per-token, or convert to {', '.join(RUN_FORMATS)}"
+        )
+    if format.one_layer and len(header.layers) > 1:
+        raise UsageError(
+            f"{source}: has layers {_layers_text(header)}, but {format.name} stores one; "
+            "choose it with --layer"
+        )
+
+
+def _check_ids(source: Path) -> None:
+    try:
+        flat.require_unique_ids(row for part in parts_of(source) for row in read_rows(part))
+    except OutputUnwritable as error:
+        raise OutputUnwritable(f"{source}: {error}") from None
+
+
+def _layers_text(header: Header) -> str:
+    return ", ".join(map(str, header.layers))

@@ -123,6 +123,7 @@ _VALUES = {
     "number": r"\d+|N",
     "number or auto": r"\d+|N|auto",
     "numbers": r"\d+",
+    "numbers or all": r"\d+|all",
     "path": r"demo|[A-Z]+|[A-Z]+\d|/.*",
     "paths": r"[A-Z]+",
     "model": r"demo|[A-Z]+|/.*",

@@ -233,18 +233,18 @@ def test_a_slice_read_from_its_mark_is_the_slice_of_the_whole(
         counted = take_census(sources, rules)
         census, whole = counted.census, list(counted.records(WHOLE, 8))
         cut = list(pieces.into_chunks(whole))
-        assert [mark.place for mark in census.marks] == [chunk[0].place for chunk in cut]
+        assert [mark.start for mark in census.marks] == [chunk[0].start for chunk in cut]
         costs = [cost(item.length, rules, 8) for item in whole]
         slices = [list(counted.records(Shard(i, count), 8)) for i in range(1, count + 1)]
     assert [item for each in slices for item in each] == whole
-    assert [item.place for each in slices for item in each] == [item.place for item in whole]
+    assert [item.start for each in slices for item in each] == [item.start for item in whole]
     groups = cut if len(cut) >= chunks_a_shard * count else [[item] for item in whole]
     done = 0
     for group in groups:  # a group belongs to the shard that contains its middle
         group_cost = sum(cost(item.length, rules, 8) for item in group)
         middle = 2 * min(done, sum(costs) - 1) + group_cost
         shard = min(count, middle * count // (2 * sum(costs)) + 1)
-        assert {item.place for item in group} <= {item.place for item in slices[shard - 1]}
+        assert {item.start for item in group} <= {item.start for item in slices[shard - 1]}
         done += group_cost
 
 

@@ -66,7 +66,7 @@ def test_a_mark_in_the_middle_of_joined_files_is_left_out(fasta: Callable[[str],
         ("c", "", "uu"),
     ]
     with open_sources([fasta(text)]) as sources:
-        again = list(read_from(sources, Rules(), records[1].place))
+        again = list(read_from(sources, Rules(), records[1].start))
     assert [record.id for record in again] == ["b", "c"]
 
 

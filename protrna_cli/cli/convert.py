@@ -38,9 +38,9 @@ from protrna_cli.text import counted
     required=True,
     metavar="OUT",
     type=ANY_PATH,
-    help="Output file: .parquet, .h5, .npy, .h5ad (AnnData, for scanpy) or .tsv (vectors for the TensorBoard "
-    "Embedding Projector, plus OUT.metadata.tsv). A symbolic link is refused: name the file that it points "
-    "to.",
+    help="Output file: .parquet, .h5, .npy, .h5ad (AnnData, for scanpy), .npz (NumPy, all in one file) or "
+    ".tsv (vectors for the TensorBoard Embedding Projector, plus OUT.metadata.tsv). A symbolic link is "
+    "refused: name the file that it points to.",
 )
 @click.option("--format", type=OneOf(ALL_FORMATS), help="Format of OUT.  [default: by its suffix]")
 @options_of(EmbedOptions, "h5_layout")

@@ -46,7 +46,7 @@ def test_every_command_takes_them(run: Run, suffix: str) -> None:
     out = f"out*.{suffix}"
     done(run, *EMBED, "-o", out, "--regions", "in*.bed", "--per-token-output", "residues*.h5")
     done(run, "verify", out, "in*.fa", "--regions", "in*.bed")
-    for made in ("npy", "parquet", "h5", "h5ad", "tsv"):
+    for made in ("npy", "parquet", "h5", "h5ad", "npz", "tsv"):
         done(run, "convert", out, "-o", f"from-{suffix}*.{made}")
     done(run, *EMBED, "-o", f"part*.{suffix}", "--shard", "1/2")
     done(run, *EMBED, "-o", f"part*.{suffix}", "--shard", "2/2")

@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import h5py
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -186,7 +187,7 @@ def test_converted_outputs_verify(run: Run, tmp_path: Path, source: Path, name: 
         (
             ["-o", "out.csv"],
             2,
-            "no format has the suffix '.csv'; use .parquet, .pq, .h5, .hdf5, .npy, .h5ad, .tsv",
+            "no format has the suffix '.csv'; use .parquet, .pq, .h5, .hdf5, .npy, .npz, .h5ad, .tsv",
         ),
         (["-o", "out.tsv"], 2, "has layers 1, 3, but tsv stores one; choose it with --layer"),
         (["-o", "out.npy", "--layer", "2"], 2, "has no layer 2, only 1, 3; choose one of these with --layer"),
@@ -214,10 +215,39 @@ def test_an_impossible_conversion_is_a_one_line_error(
     assert not list(tmp_path.iterdir())
 
 
+def test_an_archive_of_numpy_has_the_vectors_and_columns(run: Run, tmp_path: Path) -> None:
+    source = tmp_path / "in.parquet"
+    assert run("embed", SAMPLE, "-o", source, "--model", TOY, "--layer", 1, "--layer", 3).code == 0
+    refused = run("convert", source, "-o", tmp_path / "out.npz")
+    assert (refused.code, "choose it with --layer" in refused.err) == (2, True)
+    for name in ("out.npz", "again.npz"):
+        assert run("convert", source, "-o", tmp_path / name, "--layer", 3).code == 0
+    assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "again.npz").read_bytes()
+    table = pq.read_table(source)
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as found:
+        assert found.files == ["embedding", *table.column_names[:-2], "protrna"]
+        vectors = np.stack(table["layer_3"].to_pylist()).astype("f4")
+        assert (found["embedding"].tobytes(), found["embedding"].shape) == (vectors.tobytes(), vectors.shape)
+        for name in table.column_names[:-2]:
+            assert found[name].tolist() == table[name].to_pylist()
+        assert json.loads(str(found["protrna"]))["output"]["layers"] == [3]
+
+
+def test_a_column_too_large_for_an_archive_of_numpy_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protrna_cli.output.formats.npz.LARGEST_COLUMN", 1000)
+    found = [Row("a", "x" * 200, 1, 1, 0, 1), Row("b", "", 1, 1, 0, 1)]
+    header = Header(False, (3,), 2, "float32", 2, 2, {}, COLUMNS_BEFORE_MD5)
+    block = Block(found, [np.zeros((2, 2), np.float32)])
+    with pytest.raises(OutputUnwritable, match=r"column description would be an array of .*use \.parquet"):
+        named("npz", "").write(tmp_path / "out.npz", header, [block])
+
+
 def test_per_token_outputs_cannot_be_exported(run: Run, tmp_path: Path) -> None:
     assert run("embed", SAMPLE, "-o", tmp_path / "in.npy", "--model", TOY, "--per-token").code == 0
     before = sorted(tmp_path.iterdir())
-    for name in ("out.tsv", "out.h5ad"):
+    for name in ("out.tsv", "out.h5ad", "out.npz"):
         done = run("convert", tmp_path / "in.npy", "-o", tmp_path / name)
         assert (done.code, "embed without --per-token" in done.err) == (2, True)
     assert sorted(tmp_path.iterdir()) == before
@@ -313,7 +343,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-NAMES = ["out.parquet", "out.npy", "out.h5", "out.h5ad", "out.tsv"]
+NAMES = ["out.parquet", "out.npy", "out.h5", "out.h5ad", "out.npz", "out.tsv"]
 
 
 def command(*words: object) -> list[str]:

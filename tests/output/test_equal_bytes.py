@@ -21,6 +21,7 @@ def make_all(source: Path, folder: Path, layers: tuple[int, ...]) -> dict[str, b
         options = EmbedOptions(model=str(TOY), layers=layers, h5_layout=h5_layout)
         embed_fasta(source, folder / f"{h5_layout}.{format}", options)
     convert(folder / "flat.npy", folder / "out.h5ad", named("h5ad"))
+    convert(folder / "flat.npy", folder / "out.npz", named("npz"), layers=(3,))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -32,7 +33,7 @@ def test_two_runs_a_second_apart(
     before = make_all(source, tmp_path / "before", layers)
     time.sleep(1.1)  # timestamps in HDF5 count seconds
     after = make_all(source, tmp_path / "after", layers)
-    assert len(before) == 7
+    assert len(before) == 8
     assert [name for name in after if after[name] != before.get(name)] == []
 
 

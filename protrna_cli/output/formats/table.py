@@ -76,6 +76,7 @@ TABLE = (
     Format("h5", H5_SUFFIXES, "flat", "hdf5", H5_MAGIC, layout="flat", unique_ids=True),
     Format("h5", H5_SUFFIXES, "packed", "hdf5", H5_MAGIC, layout="packed"),
     Format("npy", (".npy",), "npy", "npy", b"\x93NUM", companions=(index_path, meta_path)),
+    Format("npz", (".npz",), "npz", is_export=True, one_layer=True),
     Format("h5ad", (".h5ad",), "h5ad", "hdf5", H5_MAGIC, is_export=True),
     Format(
         "tsv", (".tsv",), "projector", companions=(metadata_path, meta_path), is_export=True, one_layer=True

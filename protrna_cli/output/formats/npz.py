@@ -1,0 +1,76 @@
+"""NumPy's `.npz`: the array `embedding` (N, D) of one layer, `id` and the other columns (N,), and `protrna`.
+
+`numpy.load` reads it without pickle. The columns are arrays of text or of int64; `protrna` is the provenance
+as JSON. It is a zip archive whose vectors are stored as they are, so that they are written block by block,
+and whose columns are compressed, because NumPy stores all texts of an array with the length of the longest.
+https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+
+import numpy as np
+
+from protrna_cli.errors import OutputUnwritable
+from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header
+from protrna_cli.text import size_text
+
+LARGEST_COLUMN = 4 << 30
+"""Most bytes of a column as an array in memory, which one long description could make very large."""
+
+VALUES_AT_ONCE = 4096
+
+
+def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
+    """Write the vectors of one layer, one per record, with the columns and the provenance."""
+    columns: dict[str, list[Any]] = {name: [] for name in header.row_columns}
+    with ZipFile(path, "w") as archive:
+        shape = (header.n_rows, header.width)
+        with _array(archive, "embedding", np.dtype(header.dtype), shape, ZIP_STORED) as file:
+            for block in blocks:
+                file.write(np.ascontiguousarray(block.values[0], header.dtype).data.cast("B"))
+                for name, column in columns.items():
+                    column += [getattr(row, name) for row in block.rows]
+        for name, column in columns.items():
+            _write_column(archive, name, column)
+        _write_column(archive, PROVENANCE_KEY, seal().json)
+
+
+def _write_column(archive: ZipFile, name: str, values: list[Any] | str) -> None:
+    """Write a column (n,), or one text, as an array without Python objects."""
+    listed = [values] if isinstance(values, str) else values
+    dtype = np.dtype(np.int64)
+    if not listed or isinstance(listed[0], str):
+        dtype = np.dtype(f"<U{max(map(len, listed), default=1) or 1}")
+    size = len(listed) * dtype.itemsize
+    if size > LARGEST_COLUMN:
+        raise OutputUnwritable(
+            f"the column {name} would be an array of {size_text(size)}, because NumPy stores all texts with "
+            "the length of the longest; use .parquet or .npy"
+        )
+    shape = () if isinstance(values, str) else (len(listed),)
+    remaining = iter(listed)
+    with _array(archive, name, dtype, shape, ZIP_DEFLATED) as file:
+        while part := list(islice(remaining, VALUES_AT_ONCE)):
+            file.write(np.array(part, dtype).tobytes())
+
+
+@contextmanager
+def _array(
+    archive: ZipFile, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], compression: int
+) -> Iterator[IO[bytes]]:
+    """Begin an array of an archive; its values are written next."""
+    member = ZipInfo(f"{name}.npy")  # without the time, so that equal outputs have equal bytes
+    member.compress_type = compression
+    with archive.open(member, "w", force_zip64=True) as file:
+        np.lib.format.write_array_header_1_0(
+            file,
+            {"descr": dtype.newbyteorder("<").str, "fortran_order": False, "shape": shape},
+        )
+        yield file

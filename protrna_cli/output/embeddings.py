@@ -176,14 +176,14 @@ class Embeddings:
             There is no such row, or a mask has another length.
         """
         if isinstance(rows, str):
-            return self.vectors[self._place(rows)]
+            return self.vectors[self._number_of(rows)]
         if isinstance(rows, (int, np.integer)):
-            place = range(len(self))[rows]
-            return Embedding.of(self._rows[place], self.vectors[place])
-        return self._take(self._places(rows))
+            number = range(len(self))[rows]
+            return Embedding.of(self._rows[number], self.vectors[number])
+        return self._take(self._numbers_of(rows))
 
-    def _place(self, id: str) -> int:
-        """Find the only row with an id."""
+    def _number_of(self, id: str) -> int:
+        """Find the number of the only row with an id."""
         hits = self._index.get(id, [])
         if len(hits) != 1:
             rows = ", ".join(map(str, hits[:3]))
@@ -194,8 +194,8 @@ class Embeddings:
             )
         return hits[0]
 
-    def _places(self, rows: Any) -> range | list[int]:
-        """List the rows of a slice, of a mask, or of ids or numbers."""
+    def _numbers_of(self, rows: Any) -> range | list[int]:
+        """List the numbers of the rows of a slice, of a mask, or of ids."""
         every = range(len(self))
         if isinstance(rows, slice):
             return every[rows]
@@ -204,22 +204,22 @@ class Embeddings:
             if listed.shape != (len(self),):
                 raise IndexError(f"a mask of {len(self):,} rows is needed, not of shape {listed.shape}")
             return np.flatnonzero(listed).tolist()
-        return [self._place(row) if isinstance(row, str) else every[row] for row in listed.tolist()]
+        return [self._number_of(row) if isinstance(row, str) else every[row] for row in listed.tolist()]
 
-    def _take(self, hits: range | list[int]) -> Embeddings:
+    def _take(self, numbers: range | list[int]) -> Embeddings:
         """Take rows out; those of a slice share the memory of all."""
         values: Values
         if not isinstance(self.vectors, Residues):
-            stop = hits.stop if isinstance(hits, range) and hits.stop >= 0 else None
-            in_step = slice(hits.start, stop, hits.step) if isinstance(hits, range) else hits
+            stop = numbers.stop if isinstance(numbers, range) and numbers.stop >= 0 else None
+            in_step = slice(numbers.start, stop, numbers.step) if isinstance(numbers, range) else numbers
             values = self.vectors[in_step]
-        elif isinstance(hits, range) and hits.step == 1:
-            values = self.vectors.between(hits.start, hits.stop)
+        elif isinstance(numbers, range) and numbers.step == 1:
+            values = self.vectors.between(numbers.start, numbers.stop)
         else:
-            values = np.concatenate([self.vectors.between(0, 0), *(self.vectors[i] for i in hits)])
-        rows = [self._rows[i] for i in hits]
+            values = np.concatenate([self.vectors.between(0, 0), *(self.vectors[i] for i in numbers)])
+        rows = [self._rows[i] for i in numbers]
         taken = Embeddings(self._header, self.layer, rows, values, self._path, self._files)
-        taken._taken = [self._taken[i] for i in hits]
+        taken._taken = [self._taken[i] for i in numbers]
         return taken
 
     def padded(self, pad: float = 0.0) -> tuple[Values, npt.NDArray[np.bool_]]:

@@ -12,12 +12,16 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 from protrna_cli.plan import pieces
+
+collect_ignore = [] if find_spec("griffe") else ["tools/site.py", "tools/release.py"]
+"""They need the extra `site`."""
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"

@@ -85,6 +85,10 @@ _kept: list[LoadedModel] = []
 
 _loading = threading.Lock()
 
+_starting = threading.Lock()
+"""Held while TensorFlow is imported, and while a model is loaded: of threads that do it at once, one would
+show the log of its start that another one holds back."""
+
 
 def load_model(
     name: AnyPath = PUBLISHED,
@@ -153,7 +157,7 @@ def load_named(
     checkpoint = locate(name) if path is None else _in_folder(name, Path(path_text("path", path)))
     checkpoint.check_reachable()
     checkpoint.obtain()
-    with checkpoint.hashing() as sha256:
+    with checkpoint.hashing() as sha256, _starting:
         import protrna_cli.model.load  # noqa: F401 (takes 2 s, as the hash does the first time)
         from protrna_cli.api.loaded import LoadedModel
 
@@ -162,7 +166,8 @@ def load_named(
         folder = str(Path(path).absolute())
     else:
         folder, name = None, name if name in (PUBLISHED, DEMO) else str(Path(name).absolute())
-    loaded = checkpoint.load(precision, device, threads)
+    with _starting:
+        loaded = checkpoint.load(precision, device, threads)
     return LoadedModel(loaded, Origin(name, folder, precision, device, digest))
 
 

@@ -49,26 +49,6 @@ if TYPE_CHECKING:
     from protrna_cli.plan.shard import Shard
     from protrna_cli.run.options import EmbedOptions
 
-_ERRORS = (
-    "InputError",
-    "InputUnreadable",
-    "Interrupted",
-    "MissingExtra",
-    "NotFinite",
-    "OutOfMemory",
-    "OutputBusy",
-    "OutputUnwritable",
-    "ProtrnaError",
-    "RunMismatch",
-    "Stopped",
-    "SystemLimit",
-    "TensorFlowUnusable",
-    "UsageError",
-    "WeightsError",
-    "WorkersLost",
-    "WriteFailed",
-)
-
 _HOMES = {
     "Alphabet": "protrna_cli.model.alphabet",
     "BatchConverter": "protrna_cli.model.alphabet",
@@ -85,8 +65,8 @@ _HOMES = {
     "load_model": "protrna_cli.api.models",
     "load_pretrained_model": "protrna_cli.api.models",
     "read_embeddings": "protrna_cli.api.reading",
-    **dict.fromkeys(_ERRORS, "protrna_cli.errors"),
 }
+"""Where public names are; the others of them are errors."""
 
 __all__ = [
     "Alphabet",
@@ -132,11 +112,11 @@ def __getattr__(name: str) -> Any:
         from protrna_cli._version import version
 
         return version()
-    if name not in _HOMES:
+    if name not in __all__ and name not in _ON_REQUEST:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES.get(name, "protrna_cli.errors")), name)
 
 
 def __dir__() -> list[str]:

@@ -87,7 +87,8 @@ _loading = threading.Lock()
 
 _starting = threading.Lock()
 """Held while TensorFlow is imported, and while a model is loaded: of threads that do it at once, one would
-show the log of its start that another one holds back."""
+show the log of its start that another one holds back. Not the lock of `machine`, which a thread may wait for
+while it imports what the holder of this one waits for."""
 
 
 def load_model(
@@ -162,12 +163,11 @@ def load_named(
         from protrna_cli.api.loaded import LoadedModel
 
         digest = sha256()  # refuses a checkpoint that changed since it was verified
+        loaded = checkpoint.load(precision, device, threads)
     if path is not None:
         folder = str(Path(path).absolute())
     else:
         folder, name = None, name if name in (PUBLISHED, DEMO) else str(Path(name).absolute())
-    with _starting:
-        loaded = checkpoint.load(precision, device, threads)
     return LoadedModel(loaded, Origin(name, folder, precision, device, digest))
 
 

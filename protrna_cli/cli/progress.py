@@ -60,8 +60,8 @@ class Meter(Notes):
         if self._ran == self._first and (self._ran == NOTHING or now - self._first_done < SAME_BATCH_SECONDS):
             self._first, self._first_done = self._first + amount, now
         self._ran += amount
-        if time.monotonic() - self._last_shown >= self._every:
-            self._last_shown = time.monotonic()
+        if now - self._last_shown >= self._every:
+            self._last_shown = now
             self.show()
 
     @property

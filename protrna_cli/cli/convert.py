@@ -14,7 +14,7 @@ from protrna_cli.cli.options import (
     note_unproven,
     options_of,
     overwrite,
-    say,
+    tell,
     verbosity,
 )
 from protrna_cli.output.formats.table import ALL_FORMATS, choose_format, refuse_layout
@@ -61,20 +61,16 @@ def convert(
     h5_layout: str,
     layers: tuple[int, ...],
     overwrite: bool,
-    quiet: bool,
-    verbose: bool,
 ) -> None:
     """Convert an output to another format.
 
     IN is a protrna output in any format, which is detected from its content. It is read in blocks. Rows,
     numbers and provenance do not change.
     """
-    del verbose  # no library prints anything here
     chosen = choose_format(Path(output), format, h5_layout, exports=True)
     refuse_layout(h5_layout, [chosen])
     from protrna_cli.output.make import convert as convert_output
 
     header = convert_output(Path(source), Path(output), chosen, layers, overwrite)
-    if not quiet:
-        note_unproven(Path(source))
-        say(f"{counted(header.n_rows, 'row')}: {output}")
+    note_unproven(Path(source))
+    tell(f"{counted(header.n_rows, 'row')}: {output}")

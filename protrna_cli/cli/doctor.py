@@ -25,8 +25,6 @@ def doctor(
     device: str,
     threads: int | None,
     as_json: bool,
-    quiet: bool,
-    verbose: bool,
 ) -> int:
     """Check this machine and its numbers.
 
@@ -34,8 +32,7 @@ def doctor(
     Shows what TensorFlow sees, how fast it is and whether the numbers are right. Takes a few seconds, or a
     minute with the published weights. Exit code 70 means that numbers are wrong.
     """
-    del quiet  # the result is printed in any case
-    with quiet_libraries(verbose):
+    with quiet_libraries():
         from protrna_cli.run.doctor import examine
 
         diagnosis = examine(model, weights_dir, device, threads)

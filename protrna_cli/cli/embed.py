@@ -17,11 +17,13 @@ from protrna_cli.cli.options import (
     OneOf,
     as_json,
     claim_stdout,
+    is_quiet,
     options_of,
     quiet_libraries,
     say,
     show,
     suggest,
+    tell,
     verbosity,
     was_given,
 )
@@ -115,8 +117,6 @@ def embed(
     as_json: bool,
     progress: str,
     dask: str | None,
-    quiet: bool,
-    verbose: bool,
     **options: Any,
 ) -> None:
     """Embed the RNA or DNA sequences of FASTA files.
@@ -141,7 +141,7 @@ def embed(
         _refuse_what_a_run_refuses(given, dask, embed_options)
         if as_parquet and not embed_options.format:
             embed_options = replace(embed_options, format="parquet")
-        with quiet_libraries(verbose), SignalStop() as stop, stop.abandoning():
+        with quiet_libraries(), SignalStop() as stop, stop.abandoning():
             from protrna_cli.api.files import estimate_fasta
 
             estimate = estimate_fasta(
@@ -149,12 +149,12 @@ def embed(
             )
         show(estimate.json() if as_json else estimate.text())
         return
-    if embed_options.model == DEMO and not quiet:
-        say(f"note: {DEMO_NOTICE}")
-    with quiet_libraries(verbose), SignalStop() as stop:
+    if embed_options.model == DEMO:
+        tell(f"note: {DEMO_NOTICE}")
+    with quiet_libraries(), SignalStop() as stop:
         from protrna_cli.api.files import embed_files, stream_fasta
 
-        callbacks = progress_for(progress, quiet), stop, watcher_for(progress, quiet)
+        callbacks = progress_for(progress, is_quiet()), stop, watcher_for(progress, is_quiet())
         if dask:
             from protrna_cli.cluster.distribute import embed_distributed
 
@@ -163,10 +163,9 @@ def embed(
             summary = stream_fasta(inputs, claim_stdout(), embed_options, *callbacks)
         else:
             summary = embed_files(inputs, output, embed_options, *callbacks)
-    if not quiet:
-        say(summary.text())
-        if output != STDOUT and not is_null_device(Path(output)):
-            suggest(shlex.join(["protrna", "info", str(shard_path(Path(output), embed_options.shard))]))
+    tell(summary.text())
+    if output != STDOUT and not is_null_device(Path(output)):
+        suggest(shlex.join(["protrna", "info", str(shard_path(Path(output), embed_options.shard))]))
 
 
 def _parse_options(options: dict[str, Any]) -> EmbedOptions:

@@ -32,14 +32,13 @@ from protrna_cli.weights.checkpoint import weights_in
 )
 @as_json
 @verbosity
-def info(file: str, whole: bool, as_json: bool, quiet: bool, verbose: bool) -> None:
+def info(file: str, whole: bool, as_json: bool) -> None:
     """Describe an output, a checkpoint or an export.
 
     For an output (a file, or a folder made by --dask): how it was made, its columns, first rows, vector
     norms, and repeated ids and embeddings. A large output is not read to its end; the text shows how many
     rows it covers.
     """
-    del verbose  # the result is printed in any case, and no library prints anything here
     from protrna_cli.model.checkpoint import explain_damage, is_checkpoint
     from protrna_cli.output.stored import refuse_changed_bytes
 
@@ -54,8 +53,7 @@ def info(file: str, whole: bool, as_json: bool, quiet: bool, verbose: bool) -> N
     from protrna_cli.output.describe import describe
 
     description = describe(path, whole)
-    if not quiet:
-        note_unproven(path)
+    note_unproven(path)
     show(description.json() if as_json else description.text())
 
 

@@ -15,10 +15,11 @@ from protrna_cli.cli.options import (
     ANY_PATH,
     OneOf,
     WholeNumber,
+    is_verbose,
     note_unproven,
     overwrite,
     quiet_libraries,
-    say,
+    tell,
     verbosity,
 )
 from protrna_cli.machine import check_threads
@@ -84,8 +85,6 @@ def map_(
     title: str | None,
     coordinates: str | None,
     overwrite: bool,
-    quiet: bool,
-    verbose: bool,
 ) -> None:
     """Draw a map of embeddings.
 
@@ -95,19 +94,17 @@ def map_(
     """
     check_threads()  # see embed
     require_suffix(Path(output))
-    with quiet_libraries(verbose), _writable_home(), warnings.catch_warnings():
-        if not verbose:
+    with quiet_libraries(), _writable_home(), warnings.catch_warnings():
+        if not is_verbose():
             warnings.simplefilter("ignore")
         from protrna_cli.map.drawing import draw_map
 
-        tell = None if quiet else say
         how = color_by, method, layer, seed, overwrite, title, coordinates, tell
         picture = draw_map(Path(source), Path(output), *how)
-    if not quiet:
-        note_unproven(Path(source))
-        for note in picture.notes:
-            say(f"note: {note}")
-        say(f"{picture.subtitle}: {output}")
+    note_unproven(Path(source))
+    for note in picture.notes:
+        tell(f"note: {note}")
+    tell(f"{picture.subtitle}: {output}")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import click
 
 from protrna_cli.cli.help import Command, epilog
 from protrna_cli.cli.listed import several_paths
-from protrna_cli.cli.options import ANY_PATH, options_of, overwrite, say, verbosity
+from protrna_cli.cli.options import ANY_PATH, options_of, overwrite, tell, verbosity
 from protrna_cli.output.formats.table import choose_format, refuse_layout
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.text import counted
@@ -35,8 +35,6 @@ def merge(
     format: str | None,
     h5_layout: str,
     overwrite: bool,
-    quiet: bool,
-    verbose: bool,
 ) -> None:
     """Join the parts of a sharded run.
 
@@ -45,11 +43,9 @@ def merge(
     for bit if the shards were cut between chunks, which needs 16 chunks (of up to 4,096 records) per shard;
     if batches were cut elsewhere, they are equal up to rounding: within 1e-5 in float32.
     """
-    del verbose  # no library prints anything here
     chosen = choose_format(Path(output), format, h5_layout)
     refuse_layout(h5_layout, [chosen])
     from protrna_cli.output.make import merge as merge_parts
 
     header = merge_parts([Path(part) for part in parts], Path(output), chosen, overwrite)
-    if not quiet:
-        say(f"{counted(header.n_rows, 'row')}: {output}")
+    tell(f"{counted(header.n_rows, 'row')}: {output}")

@@ -48,8 +48,16 @@ def show(text: str, end: str = "\n") -> None:
         raise WriteFailed(f"standard output: writing failed ({reason(error)})") from None
 
 
+def tell(text: str) -> None:
+    """Print one message on stderr, unless `-q` leaves only errors."""
+    if not is_quiet():
+        say(text)
+
+
 def note_unproven(output: Path) -> None:
     """Tell if an output that was read has no checksums that prove its numbers."""
+    if is_quiet():
+        return
     from protrna_cli.output.rows import UNPROVEN
     from protrna_cli.output.stored import unproven_part
 
@@ -60,18 +68,18 @@ def note_unproven(output: Path) -> None:
 def suggest(command: str) -> None:
     """Print a command to run next; on a terminal only, since a log file is read later."""
     if sys.stderr.isatty():
-        say(f"next: {command}")
+        tell(f"next: {command}")
 
 
 @contextmanager
-def quiet_libraries(verbose: bool) -> Iterator[None]:
-    """Keep the messages of TensorFlow and matplotlib off stderr, unless `verbose`.
+def quiet_libraries() -> Iterator[None]:
+    """Keep the messages of TensorFlow and matplotlib off stderr, unless `-v` asks for them.
 
     TensorFlow's C++ side writes to file descriptor 2 before it reads any setting, so the descriptor itself is
     pointed at the null device; Python's `sys.stderr` keeps the terminal. With flags for XLA it stays as it
     is: one that XLA does not know ends the process at once, and only there it says so.
     """
-    if verbose:
+    if is_verbose():
         yield
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -177,9 +185,28 @@ def was_given(name: str) -> bool:
 
 
 def verbosity(command: _F) -> _F:
-    """Add `-q` and `-v`, which every command has."""
-    command = click.option("-v", "--verbose", is_flag=True, help="Show messages of libraries.")(command)
-    return click.option("-q", "--quiet", is_flag=True, help="Print only errors.")(command)
+    """Add `-q` and `-v`, which every command has; what is given is found by `is_quiet` and `is_verbose`."""
+    command = _kept("-v", "--verbose", help="Show messages of libraries.")(command)
+    return _kept("-q", "--quiet", help="Print only errors.")(command)
+
+
+def _kept(*words: str, help: str) -> Callable[[_F], _F]:
+    """Make a switch that is kept with the running command instead of given to its function."""
+
+    def keep(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+        context.meta[words[-1]] = value
+
+    return click.option(*words, is_flag=True, expose_value=False, callback=keep, help=help)
+
+
+def is_quiet() -> bool:
+    """Whether the running command has `-q`."""
+    return bool(get_current_context().meta["--quiet"])
+
+
+def is_verbose() -> bool:
+    """Whether the running command has `-v`."""
+    return bool(get_current_context().meta["--verbose"])
 
 
 def options_of(declaring: type, *names: str) -> Callable[[_F], _F]:

@@ -8,7 +8,7 @@ import click
 
 from protrna_cli.cli.help import Command, epilog
 from protrna_cli.cli.listed import several_paths
-from protrna_cli.cli.options import ANY_PATH, say, verbosity
+from protrna_cli.cli.options import ANY_PATH, say, tell, verbosity
 from protrna_cli.errors import InputError
 from protrna_cli.output.paths import partial_path
 from protrna_cli.run.stop import SignalStop
@@ -19,13 +19,12 @@ from protrna_cli.run.stop import SignalStop
 @several_paths("inputs", "INPUT...")
 @click.option("--regions", metavar="BED", type=ANY_PATH, help="BED file that OUT was made with.")
 @verbosity
-def verify(output: str, inputs: tuple[str, ...], regions: str | None, quiet: bool, verbose: bool) -> None:
+def verify(output: str, inputs: tuple[str, ...], regions: str | None) -> None:
     """Check that an output is complete and undamaged.
 
     OUT is compared with the INPUT it was made from: every record must have its row, in order, with its id,
     its counts and finite numbers of the right shape, or be listed as skipped.
     """
-    del verbose  # no library prints anything here
     with SignalStop() as stop, stop.abandoning():
         from protrna_cli.output.stored import make_again
         from protrna_cli.run.verify import OTHER_INPUT, find_flaws
@@ -38,7 +37,6 @@ def verify(output: str, inputs: tuple[str, ...], regions: str | None, quiet: boo
         if OTHER_INPUT in flaws:
             remedy += ", or give the INPUT it was made from"
         raise InputError(f"{output}: incomplete or damaged; {remedy}")
-    if not quiet:
-        say(f"{output}: complete")
-        if (partial := partial_path(Path(output))).exists():
-            say(f"note: {partial}: an unfinished run of its next version; --resume continues it")
+    tell(f"{output}: complete")
+    if (partial := partial_path(Path(output))).exists():
+        tell(f"note: {partial}: an unfinished run of its next version; --resume continues it")

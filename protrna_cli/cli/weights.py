@@ -10,7 +10,19 @@ from typing import Any, TypeVar
 import click
 
 from protrna_cli.cli.help import Group, epilog
-from protrna_cli.cli.options import ANY_PATH, FOLDER, MODEL, OneOf, as_json, options_of, say, show, verbosity
+from protrna_cli.cli.options import (
+    ANY_PATH,
+    FOLDER,
+    MODEL,
+    OneOf,
+    as_json,
+    is_quiet,
+    options_of,
+    say,
+    show,
+    tell,
+    verbosity,
+)
 from protrna_cli.cli.progress import watcher_for
 from protrna_cli.errors import UsageError, WeightsError
 from protrna_cli.run.options import EmbedOptions
@@ -29,7 +41,11 @@ def weights() -> None:
 
 
 def _name(command: _F) -> _F:
-    return click.argument("name", metavar="[NAME]", type=OneOf([PUBLISHED]), default=PUBLISHED)(command)
+    """Add NAME, of which there is only one."""
+    name = click.argument(
+        "name", metavar="[NAME]", type=OneOf([PUBLISHED]), default=PUBLISHED, expose_value=False
+    )
+    return name(command)
 
 
 @weights.command(
@@ -58,14 +74,13 @@ def _name(command: _F) -> _F:
     help="Address or file to get it from.  [default: the published addresses, Zenodo and then Dropbox]",
 )
 @verbosity
-def fetch(name: str, to: str | None, origin: str | None, quiet: bool, verbose: bool) -> None:
+def fetch(to: str | None, origin: str | None) -> None:
     """Download the published checkpoint (2.4 GiB) and verify it.
 
     An interrupted download is resumed. A checkpoint that is already there is verified, and downloaded again
     if it is damaged. A checkpoint of another size is refused; use it with protrna embed --model PATH.
     The only NAME is protrna.
     """
-    del name, verbose  # there is only one name, and no library prints anything here
     from protrna_cli.weights.fetch import Mirror, is_remote
     from protrna_cli.weights.fetch import fetch as fetch_checkpoint
     from protrna_cli.weights.verification import verify_published
@@ -76,9 +91,8 @@ def fetch(name: str, to: str | None, origin: str | None, quiet: bool, verbose: b
         verify_published(target)
     else:
         named = [Mirror(origin)] if origin else None
-        fetch_checkpoint(target, named, watcher_for("auto", quiet))
-    if not quiet:
-        say(f"verified: {target}")
+        fetch_checkpoint(target, named, watcher_for("auto", is_quiet()))
+    tell(f"verified: {target}")
 
 
 @weights.command(
@@ -91,14 +105,13 @@ def fetch(name: str, to: str | None, origin: str | None, quiet: bool, verbose: b
 @click.argument("name_or_path", metavar="[NAME|PATH]", type=MODEL, default=PUBLISHED)
 @options_of(EmbedOptions, "weights_dir")
 @verbosity
-def verify_(name_or_path: str, weights_dir: str | None, quiet: bool, verbose: bool) -> None:
+def verify_(name_or_path: str, weights_dir: str | None) -> None:
     """Check a checkpoint.
 
     Compares the recorded SHA-256, and checks every group, every shape, and that all values are finite.
     The published one must also have the published size. Its mapped copies are compared with their SHA-256;
     one that is damaged is removed, and made again when it is needed.
     """
-    del verbose
     path = _existing_file(name_or_path, weights_dir)
     from protrna_cli.weights.mapped import damaged_copies
     from protrna_cli.weights.verification import verify_checkpoint, verify_published
@@ -107,18 +120,16 @@ def verify_(name_or_path: str, weights_dir: str | None, quiet: bool, verbose: bo
     home = weights_folder_if_any(weights_dir)
     for damaged in damaged_copies(home, record.sha256) if home else ():
         say(f"note: {damaged}: damaged, and removed")
-    if not quiet:
-        say(f"verified: {path}, SHA-256 {record.sha256}")
+    tell(f"verified: {path}, SHA-256 {record.sha256}")
 
 
 @weights.command(epilog=epilog('cp "$(protrna weights path)" /mnt/usb/', topics="weights"))
 @_name
 @options_of(EmbedOptions, "weights_dir")
 @verbosity
-def path(name: str, weights_dir: str | None, quiet: bool, verbose: bool) -> None:
+def path(weights_dir: str | None) -> None:
     """Print where the published checkpoint is."""
-    del quiet, verbose
-    show(str(_existing_file(name, weights_dir)))
+    show(str(_existing_file(PUBLISHED, weights_dir)))
 
 
 @weights.command(
@@ -132,19 +143,18 @@ def path(name: str, weights_dir: str | None, quiet: bool, verbose: bool) -> None
 @options_of(EmbedOptions, "weights_dir")
 @as_json
 @verbosity
-def list_(weights_dir: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+def list_(weights_dir: str | None, as_json: bool) -> None:
     """List the checkpoints in the weights folder.
 
     One line per checkpoint, tab-separated: name, bytes, SHA-256, when verified, origin and path. Mapped
     copies have the name mapped, and the SHA-256 and the precision of their checkpoint.
     """
-    del verbose
     where = weights_folder(weights_dir)
     found = [_list_entry(path) for path in sorted(where.glob("*.h5"))]
     checkpoints = len(found)
     found += [_copy_entry(path) for path in copies_in(where)]
-    if not checkpoints and not quiet:
-        say(f"no checkpoint in {where}; run protrna weights fetch")
+    if not checkpoints:
+        tell(f"no checkpoint in {where}; run protrna weights fetch")
     if as_json:
         show(json.dumps(found))
         return
@@ -187,16 +197,14 @@ def _copy_entry(path: Path) -> dict[str, Any]:
 @weights.command("prune", epilog=epilog("protrna weights prune", topics="weights"))
 @options_of(EmbedOptions, "weights_dir")
 @verbosity
-def prune_(weights_dir: str | None, quiet: bool, verbose: bool) -> None:
+def prune_(weights_dir: str | None) -> None:
     """Remove the mapped copies of checkpoints.
 
     They only make a start faster, and are made again when they are needed. Checkpoints stay.
     """
-    del verbose
     home = weights_folder(weights_dir)
     freed = prune(home)
-    if not quiet:
-        say(f"removed {size_text(freed)} of mapped copies in {home}")
+    tell(f"removed {size_text(freed)} of mapped copies in {home}")
 
 
 @weights.command(
@@ -223,8 +231,6 @@ def export_(
     weights_dir: str | None,
     offline: bool,
     precision: str,
-    quiet: bool,
-    verbose: bool,
 ) -> None:
     """Write a model to a folder that PyTorch users load.
 
@@ -232,15 +238,13 @@ def export_(
     (safetensors), the config, the tokenizer and a model card. PyTorch is not needed. protrna embed --model
     DIR reads such a folder, also one with a model that you trained further.
     """
-    del verbose
     from protrna_cli.weights.export import export
 
     with SignalStop() as stop, stop.abandoning():
         checkpoint = locate(model, weights_dir)
-        checkpoint.obtain(watcher_for("auto", quiet), offline)
+        checkpoint.obtain(watcher_for("auto", is_quiet()), offline)
         n_bytes = export(checkpoint, Path(folder), precision)
-    if not quiet:
-        say(f"exported: {folder}, {size_text(n_bytes)} in {precision}")
+    tell(f"exported: {folder}, {size_text(n_bytes)} in {precision}")
 
 
 def _existing_file(name_or_path: str, weights_dir: str | None) -> Path:

@@ -44,8 +44,9 @@ ACTIVATIONS = 17
 RESIDUE_ARRAYS = 3
 """Arrays (B, T, D) per layer taken, if the vectors of all residues leave the model."""
 
-TRIAL_TOKENS = 128
-"""Tokens of the batch of a trial: less than a second of the published model on two cores."""
+TRIAL_OPERATIONS = 1.7e11
+"""Operations of the batch of a trial: 128 tokens of the published model, less than a second on two cores. A
+small model gets more tokens, up to a whole batch; with as few, it would seem twice as slow as it is."""
 
 
 class Source(NamedTuple):
@@ -247,7 +248,8 @@ def _tried(run: Run, length: int) -> float | None:
     model = checkpoint.load(options.precision, options.device, options.threads)
     if "GPU" in model.device:  # so small a batch says nothing about it
         return None
-    count = max(1, TRIAL_TOKENS // length)
+    tokens = min(options.budget, int(TRIAL_OPERATIONS / run.size.operations))
+    count = max(1, tokens // length)
     work = Work()
     work.add([length] * count)
     return work.operations(run.size, run.size.layers) / trial.quick_seconds(model, length - 2, count)

@@ -108,12 +108,12 @@ def test_without_a_run_the_doctor_knows_and_without_it_a_trial(
     monkeypatch.setattr("protrna_cli.model.trial.quick_seconds", measured)
     tried = json.loads(run(*words).out)
     operations = 6 * (24 * 320**2 * 64 + (4 * 320 + 70 * 20) * 64**2)  # a batch of one piece of the median
-    assert (tried["seconds_from"], asked) == ("trial", [(62, 2)])
+    assert (tried["seconds_from"], asked) == ("trial", [(62, 32)])
     total = Work()
     total.add([122])
     total.add([6])
     assert tried["seconds"] == pytest.approx(
-        total.seconds(ModelSize(6, 320, 20), 6, 2 * 2 * operations), rel=0.01
+        total.seconds(ModelSize(6, 320, 20), 6, 2 * 32 * operations), rel=0.01
     )
     untried = json.loads(run(*words, "--no-trial").out)
     assert (untried["seconds"], untried["seconds_range"], untried["seconds_from"]) == (None, None, None)

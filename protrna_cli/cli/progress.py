@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 60.0
 JSON_SECONDS = 5.0
-SAME_BATCH_SECONDS = 0.05
-"""Pieces of a batch are done within this time of one another."""
 
 
 class Notes(Progress):
@@ -57,8 +55,8 @@ class Meter(Notes):
 
     def advance(self, amount: Amount) -> None:
         now = time.monotonic()
-        if self._ran == self._first and (self._ran == NOTHING or now - self._first_done < SAME_BATCH_SECONDS):
-            self._first, self._first_done = self._first + amount, now
+        if self._ran == NOTHING:
+            self._first, self._first_done = amount, now
         self._ran += amount
         if now - self._last_shown >= self._every:
             self._last_shown = now

@@ -259,9 +259,9 @@ class Loop:
                     for i, vectors in self._by_piece(chunk, part, arrays):
                         for filler in fillers:
                             filler.take(i, vectors)
-                        amount = chunk.amount_of(i)
-                        done += amount
-                        self._progress.advance(amount)
+                    amount = chunk.amount([part.pieces])
+                    done += amount
+                    self._progress.advance(amount)
                 if batch.parts and fillers[0].idle:
                     complete = chunk.number, number, done
                     if time.monotonic() - committed > COMMIT_SECONDS:

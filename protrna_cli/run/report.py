@@ -38,7 +38,7 @@ class Progress:
         """Start, with the total of the run, and what an earlier process embedded of it."""
 
     def advance(self, amount: Amount) -> None:
-        """Add what this process embedded since the last call."""
+        """Add what this process embedded since the last call: a batch, or a part of one."""
 
     def resume(self, amount: Amount) -> None:
         """Add what need not run: an earlier process embedded it, or it is a copy."""

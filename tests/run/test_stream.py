@@ -268,8 +268,7 @@ def test_the_first_batch_does_not_decide_how_long_is_left(clock: Clock) -> None:
     told = []
     for second in (20, 24, 28, 32, 36, 40):  # the first batch takes 20 s, each other one 4
         clock.now = second
-        for _ in range(4):
-            meter.advance(Amount(1, 10))
+        meter.advance(Amount(4, 40))
         told.append(meter.seconds_left())
     assert told[0] == pytest.approx(960 * 20 / 40)  # all that is known after one batch
     assert told[3:] == pytest.approx([84, 80, 76])
@@ -301,6 +300,18 @@ def test_json_comes_every_five_seconds(clock: Clock, capsys: pytest.CaptureFixtu
     ]
     assert [each["eta_seconds"] for each in lines] == [None, 95, 90, 88]
     assert [each["residues_per_second"] for each in lines] == [0, 10, 10, 10]
+
+
+def test_progress_comes_with_each_batch(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with its first piece: of a batch of 20 s, that would be a rate twenty times too small."""
+    monkeypatch.setattr(progress, "JSON_SECONDS", 0.0)
+    words = ["embed", SAMPLE, "--model", TOY, "--batch-tokens", "512"]
+    batches = json.loads(run(*words, "--dry-run", "--json").out)["batches"]
+    told = run(*words, "-o", tmp_path / "out.npy", "--progress", "json").err.splitlines()
+    done = [json.loads(line)["records_done"] for line in told if line[0] == "{"]
+    assert len(done) == 1 + batches + 1 > 10
+    assert (done[0], done[-1]) == (0, 46)
+    assert done == sorted(done)
 
 
 @pytest.mark.parametrize("kind", ["auto", "json", "none"])

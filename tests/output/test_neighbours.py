@@ -9,6 +9,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -20,12 +23,15 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from Bio import SeqIO
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from protrna_cli import manual
 from protrna_cli.cli import main as cli
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.plan.rows import Row
-from tests.conftest import SAMPLE, Run
+from tests.conftest import ROOT, SAMPLE, Run
 from tests.test_manual import block, blocks
 from tests.tools.formats import named
 
@@ -56,6 +62,12 @@ def library(name: str) -> Any:
     return pytest.importorskip(
         name, reason=f'{name} is not installed: pip install -e ".[consumers,neighbours]"'
     )
+
+
+def biotrainer(name: str, name_in_1: str) -> Any:
+    """Import a module of biotrainer, which 2.0 gave another name."""
+    library("biotrainer")
+    return import_module(name_in_1 if Version(version("biotrainer")).major == 1 else name)
 
 
 def columns(kind: str) -> list[str]:
@@ -156,7 +168,8 @@ def protspace_flat(path: Path, kind: str) -> Read:
 
 
 def biotrainer_flat(path: Path, kind: str) -> Read:
-    found = library("biotrainer.embedders").EmbeddingService.load_embeddings(str(path))
+    service = biotrainer("biotrainer.embedding", "biotrainer.embedders").EmbeddingService
+    found = service.load_embeddings(str(path))
     return [unquote(name) for name in found], [[tensor.numpy() for tensor in found.values()]]
 
 
@@ -182,21 +195,73 @@ READERS: dict[tuple[str, str], Callable[[Path, str], Read]] = {
 }
 
 
-def table() -> dict[tuple[str, str], set[str]]:
-    """The cells of the page that are not blank: for a program and a layout, the letters of what it reads."""
+def rows() -> tuple[list[str], list[list[str]]]:
+    """The table of the page: its layouts, and the cells of each line."""
     lines = [line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith("|")]
-    (_, *layouts), _, *rows = [[cell.strip() for cell in line] for line in lines]
+    (_, _, *layouts), _, *rows = [[cell.strip() for cell in line] for line in lines]
+    return layouts, rows
+
+
+def table() -> dict[tuple[str, str], set[str]]:
+    """The cells that are not blank: for a program and a layout, the letters of what it reads."""
+    layouts, found = rows()
     return {
         (program, layout): set(cell.replace("none", "").split())
-        for program, *cells in rows
+        for program, _, *cells in found
         for layout, cell in zip(layouts, cells, strict=True)
         if cell
     }
 
 
+def plain(name: str) -> str:
+    """A name for the program and for its package."""
+    return name.lower().replace("-", "")
+
+
+def versions_of_the_page() -> dict[str, list[str]]:
+    """The versions, as 2.1, that the table names."""
+    return {plain(program): tested.split(", ") for program, tested, *_ in rows()[1]}
+
+
+def minor(full: str) -> str:
+    """A version as the page names it."""
+    return "{}.{}".format(*Version(full).release)
+
+
+def versions_of_the_extras() -> dict[str, list[SpecifierSet]]:
+    """What our extras ask for: of each package one version, or one for each Python."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads pyproject.toml")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    found: dict[str, list[SpecifierSet]] = {}
+    for line in extras["consumers"] + extras["neighbours"]:
+        requirement = Requirement(line)
+        found.setdefault(plain(requirement.name), []).append(requirement.specifier)
+    return found
+
+
 def test_every_cell_of_the_table_has_a_reader_and_every_reader_a_cell() -> None:
     assert list(table()) == list(READERS)
     assert set().union(*table().values()) == set(KINDS)
+
+
+def test_the_page_names_the_versions_that_its_extras_install() -> None:
+    """An extra ends before the next minor version: who lets that in tests it, and changes the page."""
+    named, asked = versions_of_the_page(), versions_of_the_extras()
+    assert named.keys() - asked.keys() == {"numpy", "h5py", "pyarrow"}  # they come with protrna
+    assert asked.keys() - named.keys() == {"scikitlearn"}  # it has no part in the page
+    for program in named.keys() & asked.keys():
+        for version_named, specifier in zip(named[program], asked[program], strict=True):
+            major, number = Version(version_named).release
+            assert minor(min((bound.version for bound in specifier), key=Version)) == version_named
+            assert f"{major}.{number + 1}" not in specifier
+
+
+def test_the_table_names_what_is_installed() -> None:
+    """Where the extras are: elsewhere the cells are tried with whatever is there."""
+    if not (find_spec("protspace") and find_spec("biotrainer")):
+        pytest.skip('not the environment of the page: pip install -e ".[consumers,neighbours]"')
+    for program, tested, *_ in rows()[1]:
+        assert minor(version(program.lower())) in tested.split(", "), program
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -253,13 +318,30 @@ def families(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
+def start(line: str) -> subprocess.CompletedProcess[str]:
+    """Run a line that begins with the name of a program of this environment."""
+    program, *words = line.split()
+    return subprocess.run([Path(sys.executable).with_name(program), *words], capture_output=True, text=True)
+
+
 def test_protspace_draws_an_output(families: Path) -> None:
-    [line] = "".join(blocks("bash", PAGE)).splitlines()
-    command = Path(sys.executable).with_name(line.split()[0])
-    subprocess.run([command, *line.split()[1:]], check=True, capture_output=True)
-    points = pd.read_parquet(families / "map" / "projections_data.parquet")
-    assert points["identifier"].tolist() == [record.id for record in SeqIO.parse(SAMPLE, "fasta")]
+    assert start(block("bash", "protspace")).returncode == 0
+    points = pd.read_parquet("map/projections_data.parquet")
+    [ids] = points.columns.intersection(["protein_id", "identifier"])  # the name of 4.17, and the one before
+    assert points[ids].tolist() == [record.id for record in SeqIO.parse(SAMPLE, "fasta")]
     assert set(points["projection_name"]) == {"demo layer 6 mean — PCA 2"}
+
+
+def test_protspace_4_17_draws_one_layer_of_a_single_file(families: Path) -> None:
+    """It named the file itself; 4.8 stops, and both stop at two files."""
+    done = start("protspace project -i layers.h5 -m pca2 -o dropped")
+    assert start("protspace project -i layers.h5 -i layer_3.h5 -m pca2 -o stopped").returncode > 0
+    if Version(version("protspace")) < Version("4.17"):
+        assert done.returncode > 0
+        return
+    assert "46 duplicate" in done.stdout + done.stderr
+    points = pd.read_parquet("dropped/projections_data.parquet")
+    assert points["projection_name"].tolist() == ["layers — PCA 2"] * 46
 
 
 def test_protspace_merges_parts_and_keeps_layers_apart(families: Path) -> None:
@@ -276,10 +358,16 @@ def test_protspace_merges_parts_and_keeps_layers_apart(families: Path) -> None:
     assert merged.headers == whole.headers
 
 
+def read_biotrainer_fasta(path: Path | str) -> list[Any]:
+    """Read FASTA as biotrainer does."""
+    module = biotrainer("biotrainer_core.input_files", "biotrainer.input_files")
+    records: list[Any] = module.read_FASTA(path)
+    return records
+
+
 def test_biotrainer_trains_on_an_output(families: Path) -> None:
-    biotrainer = library("biotrainer.utilities.executer")
-    service = library("biotrainer.embedders").EmbeddingService
-    read_fasta = library("biotrainer.input_files").read_FASTA
+    service = biotrainer("biotrainer.embedding", "biotrainer.embedders").EmbeddingService
+    executer = biotrainer("biotrainer.training.utilities.executer", "biotrainer.utilities.executer")
     exec(block("python neighbours", "biotrainer"), {})
     records = list(SeqIO.parse(SAMPLE, "fasta"))
     labelled = "".join(
@@ -287,14 +375,15 @@ def test_biotrainer_trains_on_an_output(families: Path) -> None:
         for i, record in enumerate(records)
     )
     Path("in.fasta").write_text(labelled)
-    hashes = [record.get_hash() for record in read_fasta("in.fasta")]
+    hashes = [record.get_hash() for record in read_biotrainer_fasta("in.fasta")]
     with pytest.raises(ValueError, match="not found in embeddings file"):
         service.load_embeddings("neighbours.h5", hashes)
     found = service.load_embeddings("biotrainer.h5", hashes)
-    with h5py.File("neighbours.h5") as file:
-        for key, vector in zip(hashes, file.values(), strict=True):
-            assert np.array_equal(found[key], vector)
-    result = biotrainer.parse_config_file_and_execute_run(
+    with h5py.File("neighbours.h5") as ours, h5py.File("biotrainer.h5") as theirs:
+        for key, record in zip(hashes, records, strict=True):
+            assert np.array_equal(found[key], ours[record.id])
+            assert theirs[key].attrs["original_id"] == record.id  # as biotrainer writes it
+    result = executer.parse_config_file_and_execute_run(
         {
             "protocol": "sequence_to_class",
             "input_file": "in.fasta",
@@ -305,19 +394,21 @@ def test_biotrainer_trains_on_an_output(families: Path) -> None:
             "device": "cpu",
         }
     )
-    trained = result["training_results"]["hold_out"]
-    tested = result["test_results"]["test"]["bootstrapping"]
-    assert (trained["n_training_ids"], trained["n_validation_ids"], tested["sample_size"]) == (16, 15, 15)
+    if not isinstance(result, dict):  # 2.1
+        result = result.model_dump()
+    trained, tested = result["training_results"]["hold_out"], result["test_results"]["test"]
+    bootstrapped = tested.get("bootstrapping") or tested["bootstrapped_metrics"][0]
+    assert (trained["n_training_ids"], trained["n_validation_ids"]) == (16, 15)
+    assert bootstrapped["sample_size"] == 15
 
 
 def test_biotrainer_keeps_the_last_line_of_a_sequence_and_repeats_stop_the_example(families: Path) -> None:
-    read_fasta = library("biotrainer.input_files").read_FASTA
     wrapped = SAMPLE.read_text().split("\n>")[0].splitlines()
-    assert read_fasta(SAMPLE)[0].seq == wrapped[-1] != "".join(wrapped[1:])
+    assert read_biotrainer_fasta(SAMPLE)[0].seq == wrapped[-1] != "".join(wrapped[1:])
     example = block("python neighbours", "biotrainer")
     repeated = "".join(f">{name}\nGGGGCCCC\n" for name in ("tRNA_Phe_yeast", "tRNA_Asp_yeast"))
     Path("repeated.fa").write_text(repeated)
-    with pytest.raises(OSError, match="name already exists"):
+    with pytest.raises((OSError, ValueError, RuntimeError), match="already exists"):
         exec(example.replace("sample_data/rna_families.fa", "repeated.fa"), {})
 
 

@@ -219,8 +219,10 @@ def plain(name: str) -> str:
 
 
 def versions_of_the_page() -> dict[str, list[str]]:
-    """The versions, as 2.1, that the table names."""
-    return {plain(program): tested.split(", ") for program, tested, *_ in rows()[1]}
+    """The versions, as 2.1, that the table and the sections name."""
+    sections = re.findall(r"^\[([\w-]+)\]\(https:\S+\) (\d+\.\d+) ", PAGE, re.MULTILINE)
+    tested = [(program, tested) for program, tested, *_ in rows()[1]]
+    return {plain(program): versions.split(", ") for program, versions in tested + sections}
 
 
 def minor(full: str) -> str:
@@ -233,7 +235,7 @@ def versions_of_the_extras() -> dict[str, list[SpecifierSet]]:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads pyproject.toml")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     found: dict[str, list[SpecifierSet]] = {}
-    for line in extras["consumers"] + extras["neighbours"]:
+    for line in extras["consumers"] + extras["neighbours"] + extras["mrnabench"]:
         requirement = Requirement(line)
         found.setdefault(plain(requirement.name), []).append(requirement.specifier)
     return found
@@ -248,7 +250,7 @@ def test_the_page_names_the_versions_that_its_extras_install() -> None:
     """An extra ends before the next minor version: who lets that in tests it, and changes the page."""
     named, asked = versions_of_the_page(), versions_of_the_extras()
     assert named.keys() - asked.keys() == {"numpy", "h5py", "pyarrow"}  # they come with protrna
-    assert asked.keys() - named.keys() == {"scikitlearn"}  # it has no part in the page
+    assert asked.keys() - named.keys() == {"scikitlearn", "torch"}  # they have no part in the page
     for program in named.keys() & asked.keys():
         for version_named, specifier in zip(named[program], asked[program], strict=True):
             major, number = Version(version_named).release

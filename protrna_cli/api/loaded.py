@@ -136,6 +136,7 @@ class HeldCheckpoint(Checkpoint):
 
     def __init__(self, model: LoadedModel) -> None:
         instance("model", model, LoadedModel, "protrna, demo, the path of a checkpoint or a loaded model")
+        super().__init__(path=None)
         self._model = model
 
     def settings(

@@ -14,7 +14,7 @@ from protrna_cli.machine import let_tensorflow_speak
 from protrna_cli.plan.rules import AUTO, AnyPath, path_text, switch
 from protrna_cli.run.auto import faster_precision
 from protrna_cli.run.options import EmbedOptions, Precision
-from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile, locate, weights_folder_if_any
+from protrna_cli.weights.checkpoint import Checkpoint, locate, weights_folder_if_any
 from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
 
 if TYPE_CHECKING:
@@ -201,13 +201,13 @@ def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./w
 def _in_folder(name: str, folder: Path) -> Checkpoint:
     """Find a checkpoint by the name of its file, as in the published code."""
     if name == PUBLISHED_FILE:
-        return CheckpointFile(folder / name, is_published=True, home=weights_folder_if_any())
+        return Checkpoint(folder / name, is_published=True, home=weights_folder_if_any())
     if name.startswith(_HEADS):
         raise WeightsError(
             f"{name}: a downstream head; protrna runs the model only, which is {PUBLISHED_FILE}, and its "
             "embeddings are the input of such a head"
         )
-    checkpoint = CheckpointFile(folder / name, home=weights_folder_if_any())
+    checkpoint = Checkpoint(folder / name, home=weights_folder_if_any())
     if not checkpoint.is_there:
         raise WeightsError(
             f"{folder / name}: no such checkpoint; {PUBLISHED_FILE} is the only one that can be downloaded"

@@ -28,7 +28,7 @@ from protrna_cli.errors import UsageError, WeightsError
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.stop import SignalStop
 from protrna_cli.text import size_text
-from protrna_cli.weights.checkpoint import CheckpointFile, locate, weights_folder, weights_folder_if_any
+from protrna_cli.weights.checkpoint import locate, weights_folder, weights_folder_if_any
 from protrna_cli.weights.mapped import copies_in, prune
 from protrna_cli.weights.names import PUBLISHED, PUBLISHED_FILE, is_offline
 
@@ -250,7 +250,7 @@ def export_(
 def _existing_file(name_or_path: str, weights_dir: str | None) -> Path:
     """Find a checkpoint file; refuses the demo model, and a file that is missing."""
     checkpoint = locate(name_or_path, weights_dir)
-    if not isinstance(checkpoint, CheckpointFile):
+    if checkpoint.path is None:
         raise UsageError("demo is built in and has no file; give protrna or the path of a checkpoint")
     checkpoint.check_reachable()
     if not checkpoint.is_there:

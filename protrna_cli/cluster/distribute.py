@@ -45,7 +45,7 @@ from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
 from protrna_cli.run.run import Run
 from protrna_cli.run.stop import Stop
 from protrna_cli.text import counted
-from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile, locate
+from protrna_cli.weights.checkpoint import Checkpoint, locate
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -243,9 +243,7 @@ def _task_options(options: EmbedOptions) -> EmbedOptions:
 
 def _for_workers(checkpoint: Checkpoint) -> Checkpoint:
     """Give a checkpoint its absolute path, for workers that run in other folders."""
-    if isinstance(checkpoint, CheckpointFile):
-        return replace(checkpoint, path=checkpoint.path.absolute())
-    return checkpoint
+    return replace(checkpoint, path=checkpoint.path and checkpoint.path.absolute())
 
 
 def _refuse_pipes(sources: Sequence[Source]) -> None:

@@ -9,11 +9,12 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from protrna_cli._version import version
 from protrna_cli.cluster.manifest import Manifest, part_path
@@ -36,7 +37,11 @@ from protrna_cli.run.outputs import Target
 from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.run import embed_shard
 from protrna_cli.run.stop import Stop
-from protrna_cli.weights.checkpoint import Checkpoint, RememberedCheckpoint
+from protrna_cli.weights.checkpoint import Checkpoint, silent
+from protrna_cli.weights.mapped import stamp
+
+if TYPE_CHECKING:
+    from protrna_cli.model.transformer import ProtRNA
 
 BUSY_SECONDS = 1.0
 """Seconds between two attempts to lock a part."""
@@ -65,7 +70,7 @@ def embed_part(folder: str, shard: Shard, checkpoint: Checkpoint, options: Embed
                 return embed_shard(
                     manifest.counted(sources),
                     [target],
-                    _remembered(checkpoint),
+                    remembered(checkpoint),
                     replace(options, shard=shard),
                     Progress(),
                     stop,
@@ -95,10 +100,35 @@ class _TaskStop(Stop):
         yield
 
 
+class _Remembered(Checkpoint):
+    """A checkpoint that is hashed and loaded once."""
+
+    _sha256: str | None = None
+    _loaded: tuple[tuple[str, str, int | None], ProtRNA] | None = None
+
+    def sha256(self) -> str | None:
+        self._sha256 = self._sha256 or super().sha256()
+        return self._sha256
+
+    def load(
+        self, precision: str, device: str, threads: int | None, note: Callable[[str], None] = silent
+    ) -> ProtRNA:
+        settings = precision, device, threads
+        if self._loaded is None or self._loaded[0] != settings:
+            self._loaded = None  # first, because two models at once need the memory of both
+            self._loaded = settings, super().load(*settings, note)
+        return self._loaded[1]
+
+
+def remembered(checkpoint: Checkpoint) -> Checkpoint:
+    """Keep the hash and the model of a checkpoint for all tasks of this process, until its file changes."""
+    path = checkpoint.path
+    return _unchanged(checkpoint, tuple(stamp(path)) if path and checkpoint.is_there else None)
+
+
 @lru_cache(maxsize=1)
-def _remembered(checkpoint: Checkpoint) -> RememberedCheckpoint:
-    """Keep the checkpoint in memory for all tasks of this process."""
-    return RememberedCheckpoint(checkpoint)
+def _unchanged(checkpoint: Checkpoint, stood: tuple[int, ...] | None) -> _Remembered:
+    return _Remembered(**vars(checkpoint))
 
 
 def _manifest(folder: str) -> Manifest:

@@ -53,17 +53,19 @@ _DAMAGE = (LookupError, ValueError, TypeError)
 _FIRST, _LAST = ("embedding",), ("emb_layer_norm_after", "lm_head")
 
 
-def read_checkpoint(path: Path, place: Placer) -> tuple[ModelSize, ModelWeights]:
+def read_checkpoint(path: Path | None, place: Placer) -> tuple[ModelSize, ModelWeights]:
     """Read a checkpoint of any size.
 
     Parameters
     ----------
     path
-        HDF5 file in the published layout, or `model.safetensors` of an export.
+        HDF5 file in the published layout, or `model.safetensors` of an export; None for the demo model.
     place
         Called with the name and values (float32) of each weight as soon as it is read, so that at most one
         weight is in memory twice. Its return values make up the result.
     """
+    if path is None:
+        return demo_weights(place)
     if is_export(path):
         return read_export(path, place)
     with naming(path), _opened(path) as file:
@@ -71,8 +73,10 @@ def read_checkpoint(path: Path, place: Placer) -> tuple[ModelSize, ModelWeights]
         return size, _read_all(size, groups, place)
 
 
-def read_size(path: Path) -> tuple[ModelSize, str]:
-    """Read the size and dtype of a checkpoint without reading its values."""
+def read_size(path: Path | None) -> tuple[ModelSize, str]:
+    """Read the size and dtype of a checkpoint without reading its values; path as in `read_checkpoint`."""
+    if path is None:
+        return SIZE, "float32"
     if is_export(path):
         return read_export_size(path)
     with naming(path), _opened(path) as file:

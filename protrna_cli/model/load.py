@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from protrna_cli.machine import LOAD_BYTES, check_address_space
-from protrna_cli.model import checkpoint, runtime
+from protrna_cli.model import runtime
 from protrna_cli.model.checkpoint import read_checkpoint
 from protrna_cli.model.mapped import Layout, map_weights
 from protrna_cli.model.transformer import ProtRNA
@@ -48,5 +48,5 @@ def load_checkpoint(
             return ProtRNA(*map_weights(*mapped), precision, name)
     place = runtime.placer(precision)
     with runtime.running_on(name):
-        size, weights = read_checkpoint(path, place) if path else checkpoint.demo_weights(place)
+        size, weights = read_checkpoint(path, place)
     return ProtRNA(size, weights, precision, name)

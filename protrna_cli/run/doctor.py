@@ -13,7 +13,7 @@ from protrna_cli.run import auto
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.run import rate_key
 from protrna_cli.text import aligned, counted, size_text
-from protrna_cli.weights.checkpoint import CheckpointFile, DemoCheckpoint, locate, weights_folder_if_any
+from protrna_cli.weights.checkpoint import Checkpoint, locate, weights_folder_if_any
 from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
 
 RELEVANT_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -124,11 +124,11 @@ def examine(
     EmbedOptions(model=model, weights_dir=weights_dir, device=device, threads=threads)  # checks them
     asked, device = device, runtime.configure(device, threads)
     folder = weights_folder_if_any(weights_dir)
-    published = CheckpointFile(folder / PUBLISHED_FILE) if folder else None
+    published = Checkpoint(folder / PUBLISHED_FILE) if folder else None
     if model == PUBLISHED and not (published and published.is_there):
         model = DEMO
     checkpoint = locate(model, weights_dir)
-    demo = DemoCheckpoint().load("float32", device, threads)
+    demo = locate(DEMO).load("float32", device, threads)
     speed: dict[str, dict[str, Any]] = {"matmul": {}, "tokens": {}, "share": {}}
     for precision in ("float32", "bfloat16"):
         speed["matmul"][precision] = flops = trial.matmul_rate(precision)

@@ -25,7 +25,6 @@ from protrna_cli.run.outputs import Position, Target, read_position, run_setting
 from protrna_cli.run.run import Run, rate_key
 from protrna_cli.run.workers import WIDEST
 from protrna_cli.text import aligned, counted, duration_text, enumerated, printable, size_text
-from protrna_cli.weights.checkpoint import DemoCheckpoint
 
 # Memory on a CPU, as measured with models of 3 to 33 layers and 40 to 1,280 wide.
 
@@ -240,7 +239,7 @@ def _speed(run: Run, length: float | None) -> tuple[str, float | None]:
 def _tried(run: Run, length: int) -> float | None:
     """Measure the speed with one small batch; None where loading the model takes long, or on a GPU."""
     checkpoint, options = run.checkpoint, run.options
-    is_quick = checkpoint.mapped_copy(options.precision) or isinstance(checkpoint, DemoCheckpoint)
+    is_quick = checkpoint.mapped_copy(options.precision) or checkpoint.path is None
     if options.workers != 1 or not is_quick:
         return None
     from protrna_cli.model import trial

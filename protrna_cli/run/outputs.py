@@ -58,7 +58,7 @@ from protrna_cli.plan.rows import SKIPPED_COLUMNS, Row
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.report import Progress
 from protrna_cli.text import printable, size_text
-from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
+from protrna_cli.weights.checkpoint import Checkpoint
 from protrna_cli.weights.names import DEMO_NOTICE
 
 
@@ -194,7 +194,7 @@ def inputs_of_run(
     read = [os.fspath(path) for path in inputs]
     if options.rules.regions:
         read.append(options.rules.regions.file)
-    if isinstance(checkpoint, CheckpointFile):
+    if checkpoint.path:
         read.append(str(checkpoint.path))
     return read
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from protrna_cli._version import version
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.text import printable
-from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
+from protrna_cli.weights.checkpoint import Checkpoint
 from protrna_cli.weights.fetch import MIRRORS
 from protrna_cli.weights.names import DEMO_NOTICE
 
@@ -77,7 +77,7 @@ language model. Science 379, 1123-1130 (2023). https://doi.org/10.1126/science.a
 
 def model_card(checkpoint: Checkpoint, size: ModelSize, precision: str, sha256: str | None) -> str:
     """Write the README of an export: what it is, how to use it, where it is from, what to cite."""
-    if not isinstance(checkpoint, CheckpointFile):
+    if checkpoint.path is None:
         source, licence = f"The {DEMO_NOTICE}.", _DEMO
     else:
         file = f"`{printable(checkpoint.path.name)}`, SHA-256 `{sha256}`"

@@ -8,9 +8,8 @@ Find a checkpoint by name or path.
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,84 +29,15 @@ def silent(text: str) -> None:
     """Tell nobody."""
 
 
-class Checkpoint(ABC):
-    """Weights of a model, not loaded yet."""
-
-    @property
-    def is_there(self) -> bool:
-        """Whether it can be loaded without a download."""
-        return True
-
-    def check_reachable(self, offline: bool = False) -> None:  # noqa: B027 (nothing to refuse by default)
-        """Fail early if the checkpoint is missing and downloads are forbidden.
-
-        Parameters
-        ----------
-        offline
-            Whether downloads are forbidden; `PROTRNA_OFFLINE` forbids them too.
-        """
-
-    def obtain(self, watcher: Watcher | None = None, offline: bool = False) -> None:  # noqa: B027 (nothing to do)
-        """Download the published checkpoint if it is missing; raises as `check_reachable` and `fetch` do."""
-
-    @abstractmethod
-    def size(self) -> ModelSize:
-        """Read the size of the model without loading its weights."""
-
-    @abstractmethod
-    def sha256(self) -> str | None:
-        """SHA-256 of the file in hexadecimal; None for the demo model, which has no file."""
-
-    @abstractmethod
-    def load(
-        self, precision: str, device: str, threads: int | None, note: Callable[[str], None] = silent
-    ) -> ProtRNA:
-        """Load the model; parameters and errors as in `load_checkpoint`.
-
-        `note` is called before this process waits for another one.
-        """
-
-    def mapped_copy(self, precision: str) -> Path | None:
-        """Path of the copy that can be mapped into memory; None if there is none."""
-        return None
-
-    @contextmanager
-    def hashing(self) -> Iterator[Callable[[], str | None]]:
-        """Hash the file in the background; yields a function that waits for the result of `sha256`."""
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(1) as background:
-            yield background.submit(self.sha256).result
-
-
 @dataclass(frozen=True)
-class DemoCheckpoint(Checkpoint):
-    """The built-in demo model: synthetic weights, generated when it is loaded."""
-
-    def size(self) -> ModelSize:
-        from protrna_cli.model import checkpoint
-
-        return checkpoint.SIZE
-
-    def sha256(self) -> None:
-        return None
-
-    def load(
-        self, precision: str, device: str, threads: int | None, note: Callable[[str], None] = silent
-    ) -> ProtRNA:
-        from protrna_cli.model.load import load_checkpoint
-
-        return load_checkpoint(None, precision, device, threads)
-
-
-@dataclass(frozen=True)
-class CheckpointFile(Checkpoint):
-    """A checkpoint file.
+class Checkpoint:
+    """Weights of a model, not loaded yet.
 
     Attributes
     ----------
     path
-        Where it is, or where it will be downloaded to; of an export, its `model.safetensors`.
+        The file, or where it will be downloaded to; of an export, its `model.safetensors`. None for the
+        built-in demo model, whose weights are made when it is loaded.
     is_published
         Whether it is the published checkpoint, which can be downloaded.
     home
@@ -117,21 +47,24 @@ class CheckpointFile(Checkpoint):
         Hash both again, even if they have not changed.
     """
 
-    path: Path
+    path: Path | None
     is_published: bool = False
     home: Path | None = None
     check: bool = False
 
     @property
     def is_there(self) -> bool:
-        """Whether the file is there; False in a folder that this process may not read."""
-        try:
-            self.path.stat()
-        except OSError:
-            return False
-        return True
+        """Whether it can be loaded without a download; False in a folder that this process may not read."""
+        return self.path is None or _exists(self.path)
 
     def check_reachable(self, offline: bool = False) -> None:
+        """Fail early if the checkpoint is missing and downloads are forbidden.
+
+        Parameters
+        ----------
+        offline
+            Whether downloads are forbidden; `PROTRNA_OFFLINE` forbids them too.
+        """
         if self.is_published and is_offline(offline) and not self.is_there:
             raise WeightsError(
                 f"the published weights are not at {self.path}, and --offline or PROTRNA_OFFLINE forbids "
@@ -139,21 +72,27 @@ class CheckpointFile(Checkpoint):
             )
 
     def obtain(self, watcher: Watcher | None = None, offline: bool = False) -> None:
-        if not self.is_there:
-            self.check_reachable(offline)
-            if not self.is_published:
-                raise WeightsError(f"{self.path}: no such checkpoint any more; name another with --model")
-            from protrna_cli.weights.download import LoggingWatcher
-            from protrna_cli.weights.fetch import fetch
+        """Download the published checkpoint if it is missing; raises as `check_reachable` and `fetch` do."""
+        if self.path is None or self.is_there:
+            return
+        self.check_reachable(offline)
+        if not self.is_published:
+            raise WeightsError(f"{self.path}: no such checkpoint any more; name another with --model")
+        from protrna_cli.weights.download import LoggingWatcher
+        from protrna_cli.weights.fetch import fetch
 
-            fetch(self.path, watcher=watcher or LoggingWatcher())
+        fetch(self.path, watcher=watcher or LoggingWatcher())
 
     def size(self) -> ModelSize:
+        """Read the size of the model without loading its weights."""
         from protrna_cli.model.checkpoint import read_size
 
         return read_size(self.path)[0]
 
-    def sha256(self) -> str:
+    def sha256(self) -> str | None:
+        """SHA-256 of the file in hexadecimal; None without a file."""
+        if self.path is None:
+            return None
         from protrna_cli.weights.verification import checked_sha256, read_verification
 
         record = read_verification(self.path)
@@ -166,85 +105,53 @@ class CheckpointFile(Checkpoint):
             trust(self.path, found, self.home, before)
         return found
 
-    def _trusted_sha256(self) -> str | None:
-        return trusted_sha256(self.path, self.home) if self.home else None
+    @contextmanager
+    def hashing(self) -> Iterator[Callable[[], str | None]]:
+        """Hash the file in the background; yields a function that waits for the result of `sha256`."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as background:
+            yield background.submit(self.sha256).result
 
     def load(
         self, precision: str, device: str, threads: int | None, note: Callable[[str], None] = silent
     ) -> ProtRNA:
+        """Load the model; parameters and errors as in `load_checkpoint`.
+
+        `note` is called before this process waits for another one.
+        """
         from protrna_cli.model.load import load_checkpoint
 
         return load_checkpoint(self.path, precision, device, threads, lambda: self._mapped(precision, note))
 
     def mapped_copy(self, precision: str) -> Path | None:
+        """Path of the copy that can be mapped into memory; None if there is none."""
         sha256 = self._trusted_sha256()
         if sha256 is None or self.home is None:
             return None
         path = mapped.path_of(sha256, precision, self.home)
-        with suppress(OSError):  # of another user, in a folder that is closed to this one
-            return path if path.exists() else None
-        return None
+        return path if _exists(path) else None
+
+    def _trusted_sha256(self) -> str | None:
+        return trusted_sha256(self.path, self.home) if self.path and self.home else None
 
     def _mapped(self, precision: str, note: Callable[[str], None]) -> mapped.Copy | None:
         """Find or make the copy to map. Without a known SHA-256 there is none: it is its name."""
-        sha256 = self._trusted_sha256()
-        if sha256 is None or self.home is None:
-            return None
-        copy = mapped.find_or_make(self.path, sha256, precision, self.home, self.check, note)
-        if copy and self._size_is_apart() and [*vars(self.size()).values()] != copy.layout["size"]:
-            return None  # the config has changed since the copy was made
-        return copy
-
-    def _size_is_apart(self) -> bool:
-        """Whether part of the size is in a file that the SHA-256 does not cover: the config of an export."""
         from protrna_cli.model.exported import is_export
 
-        return is_export(self.path)
+        sha256 = self._trusted_sha256()
+        if self.path is None or self.home is None or sha256 is None:
+            return None
+        copy = mapped.find_or_make(self.path, sha256, precision, self.home, self.check, note)
+        # Part of the size of an export is in a file that the SHA-256 does not cover: its config.
+        if copy and is_export(self.path) and [*vars(self.size()).values()] != copy.layout["size"]:
+            return None
+        return copy
 
 
-class RememberedCheckpoint(Checkpoint):
-    """A checkpoint that is hashed and loaded once until its file changes, for processes with many runs.
-
-    Parameters
-    ----------
-    checkpoint
-        The checkpoint to hash and load.
-    """
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._stamp: list[int] | None = None
-        self._sha256: str | None = None
-        self._model: tuple[tuple[str, str, int | None], ProtRNA] | None = None
-
-    @property
-    def is_there(self) -> bool:
-        return self._checkpoint.is_there
-
-    def size(self) -> ModelSize:
-        return self._checkpoint.size()
-
-    def sha256(self) -> str | None:
-        self._forget_if_changed()
-        self._sha256 = self._sha256 or self._checkpoint.sha256()
-        return self._sha256
-
-    def load(
-        self, precision: str, device: str, threads: int | None, note: Callable[[str], None] = silent
-    ) -> ProtRNA:
-        self._forget_if_changed()
-        settings = precision, device, threads
-        if self._model is None or self._model[0] != settings:
-            self._model = None  # first, because two models at once need the memory of both
-            self._model = settings, self._checkpoint.load(*settings, note)
-        return self._model[1]
-
-    def _forget_if_changed(self) -> None:
-        now = None
-        if isinstance(self._checkpoint, CheckpointFile) and self._checkpoint.is_there:
-            now = stamp(self._checkpoint.path)
-        if now != self._stamp:
-            self._stamp, self._sha256, self._model = now, None, None
+def _exists(path: Path) -> bool:
+    """Whether there is such a file; False in a folder that is closed to this user, too."""
+    return os.path.exists(path)  # noqa: PTH110 (Path.exists raises there, before Python 3.14)
 
 
 def weights_folder_if_any(weights_dir: str | None = None) -> Path | None:
@@ -288,12 +195,12 @@ def locate(name_or_path: str, weights_dir: str | None = None, check: bool = Fals
         Hash the file again, even if it has not changed since the last time.
     """
     if name_or_path == DEMO:
-        return DemoCheckpoint()
+        return Checkpoint(None)
     if name_or_path == PUBLISHED:
         home = weights_folder(weights_dir)
-        return CheckpointFile(home / PUBLISHED_FILE, is_published=True, home=home, check=check)
+        return Checkpoint(home / PUBLISHED_FILE, is_published=True, home=home, check=check)
     path = weights_in(Path(name_or_path))
-    checkpoint = CheckpointFile(path, home=weights_folder_if_any(weights_dir), check=check)
+    checkpoint = Checkpoint(path, home=weights_folder_if_any(weights_dir), check=check)
     if not checkpoint.is_there:
         raise WeightsError(
             f"{name_or_path}: no such checkpoint; --model takes protrna, demo or the path of a checkpoint"

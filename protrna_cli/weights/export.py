@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from protrna_cli.disk import creating, locked, sync, writing
 from protrna_cli.errors import OutputUnwritable
 from protrna_cli.model import hugging_face
+from protrna_cli.model.checkpoint import read_checkpoint
 from protrna_cli.model.exported import (
     CONFIG_FILE,
     VOCABULARY_FILE,
@@ -19,12 +20,12 @@ from protrna_cli.model.exported import (
     export_bytes,
     write_weights,
 )
-from protrna_cli.model.structure import ModelSize, Placer
+from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.paths import journal_path, manifest_path, partial_path
 from protrna_cli.output.protect import make_partial, refuse_foreign_partial, remove_partial
 from protrna_cli.text import size_text
 from protrna_cli.weights.card import model_card
-from protrna_cli.weights.checkpoint import Checkpoint, CheckpointFile
+from protrna_cli.weights.checkpoint import Checkpoint
 
 ANOTHER_FOLDER = "choose another DIR"
 
@@ -54,7 +55,7 @@ def export(checkpoint: Checkpoint, target: Path, precision: str) -> int:
             with writing(target, f"free space and run again, or {ANOTHER_FOLDER}"):
                 made = make_partial(target) / target.name  # in place of one that a killed process left
                 made.mkdir()
-                _write(made, size, precision, _reader(checkpoint))
+                _write(made, checkpoint, size, precision)
                 card = model_card(checkpoint, size, precision, sha256)
                 (made / "README.md").write_text(card, encoding="utf-8")
                 for file in (*made.iterdir(), made):
@@ -84,16 +85,7 @@ def _check_space(target: Path, n_bytes: int) -> None:
         )
 
 
-def _reader(checkpoint: Checkpoint) -> Callable[[Placer], object]:
-    """Return a function that calls a placer with each weight, one after another."""
-    from protrna_cli.model.checkpoint import demo_weights, read_checkpoint
-
-    if isinstance(checkpoint, CheckpointFile):
-        return partial(read_checkpoint, checkpoint.path)
-    return demo_weights
-
-
-def _write(folder: Path, size: ModelSize, precision: str, read: Callable[[Placer], object]) -> None:
+def _write(folder: Path, checkpoint: Checkpoint, size: ModelSize, precision: str) -> None:
     """Write all but the model card."""
     texts = {
         CONFIG_FILE: _json(hugging_face.config(size, precision)),
@@ -104,7 +96,7 @@ def _write(folder: Path, size: ModelSize, precision: str, read: Callable[[Placer
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     with (folder / WEIGHTS_FILE).open("wb") as file:
-        write_weights(file, size, precision, read)
+        write_weights(file, size, precision, partial(read_checkpoint, checkpoint.path))
 
 
 def _json(settings: Mapping[str, object]) -> str:

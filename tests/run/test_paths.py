@@ -19,11 +19,11 @@ from protrna_cli.output.paths import journal_path, manifest_path, partial_path
 from protrna_cli.output.protect import MARK, make_partial, remove_partial
 from protrna_cli.plan.rows import SKIPPED_COLUMNS
 from protrna_cli.run.outputs import Journal
-from protrna_cli.weights.checkpoint import CheckpointFile
+from protrna_cli.weights.checkpoint import Checkpoint
 from tests.conftest import TOY, Run
 from tests.tools.cases import pairs_among
 
-LOAD = lru_cache(CheckpointFile.load)
+LOAD = lru_cache(Checkpoint.load)
 
 FASTA = ">a\nACGU\n>b\nGGCA\n>c\nUUAC\n"
 BED = "a\t0\t2\tfirst\n"
@@ -98,9 +98,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def one_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Load the model only once, which takes longer than all the rest."""
-    monkeypatch.setattr(
-        CheckpointFile, "load", lambda checkpoint, *settings: LOAD(CheckpointFile(TOY), *settings)
-    )
+    monkeypatch.setattr(Checkpoint, "load", lambda checkpoint, *settings: LOAD(Checkpoint(TOY), *settings))
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from protrna_cli.run import auto, workers
 from protrna_cli.run.auto import Seat, choose_seats, settle
 from protrna_cli.run.verify import find_flaws
 from protrna_cli.run.workers import WIDEST, InProcess, Workers
-from protrna_cli.weights.checkpoint import CheckpointFile, locate
+from protrna_cli.weights.checkpoint import Checkpoint, locate
 from tests.conftest import ROOT, SAMPLE, TOY, Run
 from tests.tools.cases import slow_except
 from tests.tools.faulty import FaultyCheckpoint
@@ -290,9 +290,9 @@ import sys, time
 from pathlib import Path
 from protrna_cli.run.auto import Seat
 from protrna_cli.run.workers import Workers
-from protrna_cli.weights.checkpoint import CheckpointFile
+from protrna_cli.weights.checkpoint import Checkpoint
 
-with Workers(CheckpointFile(Path(sys.argv[1])), "float32", [Seat("cpu", 1)] * 2) as workers:
+with Workers(Checkpoint(Path(sys.argv[1])), "float32", [Seat("cpu", 1)] * 2) as workers:
     print(*(worker._process.pid for worker in workers._workers), flush=True)
     time.sleep(600)
 """
@@ -347,10 +347,8 @@ def test_memory_that_runs_out_in_a_worker_halves_its_batches(
         embed_fasta(source, tmp_path / "none.npy", TWO)
 
 
-@pytest.mark.parametrize(
-    "toy", [FaultyCheckpoint(), pytest.param(CheckpointFile(TOY), marks=pytest.mark.slow)]
-)
-def test_what_a_worker_raises_is_raised_here(toy: CheckpointFile) -> None:
+@pytest.mark.parametrize("toy", [FaultyCheckpoint(), pytest.param(Checkpoint(TOY), marks=pytest.mark.slow)])
+def test_what_a_worker_raises_is_raised_here(toy: Checkpoint) -> None:
     with Workers(toy, "float32", [Seat("cpu", 1)]) as one:
         one.wait()
         wrong = one.submit(np.zeros((1, 3), np.int32), np.ones((1, 3), np.float32), [3], "no pooling")
@@ -363,7 +361,7 @@ def test_weights_that_a_worker_cannot_use_are_an_error_here(tmp_path: Path) -> N
     (tmp_path / "broken.h5").write_bytes(b"no checkpoint")
     with (
         pytest.raises(WeightsError, match=r"broken\.h5"),
-        Workers(CheckpointFile(tmp_path / "broken.h5"), "float32", [Seat("cpu", 1)]) as workers,
+        Workers(Checkpoint(tmp_path / "broken.h5"), "float32", [Seat("cpu", 1)]) as workers,
     ):
         workers.wait()
 

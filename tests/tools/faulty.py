@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from protrna_cli.model.alphabet import Alphabet
-from protrna_cli.weights.checkpoint import CheckpointFile
+from protrna_cli.weights.checkpoint import Checkpoint
 from tests.tools import reference
 
 TOY = Path(__file__).parents[1] / "golden" / "toy.h5"  # importing tests.conftest takes a second
 
 
 @dataclass(frozen=True)
-class FaultyCheckpoint(CheckpointFile):
+class FaultyCheckpoint(Checkpoint):
     """The toy checkpoint, with a fault.
 
     Attributes

@@ -12,17 +12,17 @@ from types import ModuleType
 from typing import Any
 
 from protrna_cli.cli.main import main
-from protrna_cli.weights.checkpoint import CheckpointFile
+from protrna_cli.weights.checkpoint import Checkpoint
 from tests.tools.faulty import FaultyCheckpoint
 
 
 def use() -> None:
     """Let the reference model run all checkpoints of this process, and do not import TensorFlow."""
 
-    def load(checkpoint: CheckpointFile, *settings: Any) -> Any:
+    def load(checkpoint: Checkpoint, *settings: Any) -> Any:
         return FaultyCheckpoint(checkpoint.path).load(*settings)
 
-    CheckpointFile.load = load  # type: ignore[method-assign]
+    Checkpoint.load = load  # type: ignore[method-assign]
     # A run imports it early, so that it is there when the model is.
     sys.modules["protrna_cli.model.runtime"] = ModuleType("runtime")
 

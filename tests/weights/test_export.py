@@ -24,7 +24,7 @@ from protrna_cli.model.checkpoint import demo_weights, read_checkpoint, read_siz
 from protrna_cli.model.structure import ModelSize, for_each_weight, weight_names
 from protrna_cli.weights import export as exporting
 from protrna_cli.weights import mapped
-from protrna_cli.weights.checkpoint import CheckpointFile, locate
+from protrna_cli.weights.checkpoint import Checkpoint, locate
 from protrna_cli.weights.export import export
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run
 from tests.tools.checkpoints import write_checkpoint
@@ -161,7 +161,7 @@ def test_the_card_says_where_it_is_from(tmp_path: Path, folder: Path) -> None:
     for words in (TOY.name, str(locate(str(TOY)).sha256()), "10.1016/j.cels.2025.101371", "lower case"):
         assert words in card
     assert str(TOY.parent) not in card  # nothing of this machine
-    published = CheckpointFile(TOY, is_published=True)
+    published = Checkpoint(TOY, is_published=True)
     export(published, tmp_path / "published", "float32")
     assert "https://zenodo.org/records/" in (tmp_path / "published" / "README.md").read_text()
 

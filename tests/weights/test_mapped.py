@@ -21,7 +21,7 @@ from protrna_cli.model import load
 from protrna_cli.model.checkpoint import read_checkpoint
 from protrna_cli.weights import fetch as fetching
 from protrna_cli.weights import mapped, verification
-from protrna_cli.weights.checkpoint import CheckpointFile, locate
+from protrna_cli.weights.checkpoint import Checkpoint, locate
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run
 
 LAST = {"toy": 3, "head64": 2}
@@ -78,7 +78,7 @@ def test_mapped_weights_give_the_same_bits(
     golden = np.load(GOLDEN / f"{name}.npz")
     first, again = (last_layer(loaded(path, precision), golden["tokens"]) for _ in range(2))
     assert reads == []
-    read = last_layer(CheckpointFile(path).load(precision, "cpu", None), golden["tokens"])
+    read = last_layer(Checkpoint(path).load(precision, "cpu", None), golden["tokens"])
     assert reads == [path]
     assert first.tobytes() == again.tobytes() == read.tobytes()
     if precision == "float32":
@@ -254,7 +254,7 @@ def test_a_checkpoint_that_vanishes_is_not_downloaded(
     checkpoint.unlink()
     with pytest.raises(WeightsError, match="no such checkpoint any more"):
         found.obtain()
-    published = CheckpointFile(checkpoint, is_published=True)
+    published = Checkpoint(checkpoint, is_published=True)
     with pytest.raises(WeightsError, match="forbids downloads"):
         published.obtain(offline=True)
 

@@ -13,11 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from protrna_cli.errors import ProtrnaError, SystemLimit, TensorFlowUnusable, UsageError
+from protrna_cli.errors import SystemLimit, TensorFlowUnusable, UsageError
 from protrna_cli.text import counted, size_text
 
 PROC = Path("/proc")
@@ -30,39 +30,7 @@ IMPORT_BYTES = 5 << 29
 LOAD_BYTES = 1 << 30
 """Address space that it takes besides the weights once it is imported: 0.8 GiB were measured."""
 
-_owned = False
-
-_starting = threading.RLock()
-"""Held while TensorFlow starts."""
-
-_tensorflow_speaks = False
-_tensorflow_is_ours = False
-
 _PR_SET_PDEATHSIG = 1
-
-
-def own_process() -> None:
-    """Declare that this process runs nothing but protrna: libraries may be set up for all of it.
-
-    The command line and the workers of a cluster declare it. In somebody's notebook or program, TensorFlow's
-    settings are not ours to change.
-    """
-    global _owned
-    _owned = True
-    # TensorFlow imports Keras, which we do not use. It would keep settings in the user's home folder, or in a
-    # folder named `~` where there is none.
-    os.environ.setdefault("KERAS_HOME", os.devnull)
-
-
-def without_keras() -> None:
-    """Have this process import TensorFlow without Keras, which it would import although we do not use it.
-
-    Keras imports scikit-learn, SciPy and matplotlib where they are installed, and then takes half of the
-    time of TensorFlow's import. For processes in which nobody else's code runs.
-    """
-    modules: dict[str, Any] = sys.modules
-    for name in ("keras", "tf_keras"):
-        modules.setdefault(name, None)
 
 
 def end_with(parent: int) -> None:
@@ -82,11 +50,6 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
-
-
-def is_own_process() -> bool:
-    """Whether `own_process` was called."""
-    return _owned
 
 
 def available_cpus() -> int:
@@ -189,90 +152,6 @@ def _counter(statistics: Path, name: str) -> int:
     return int(found[1]) if found else 0
 
 
-@contextmanager
-def importing_tensorflow() -> Iterator[None]:
-    """Refuse to import TensorFlow where that would end the process, and translate how the import fails.
-
-    Raises
-    ------
-    SystemLimit
-        A limit of this process is too low for it.
-    TensorFlowUnusable
-        The processor cannot run it, or it is not installed as it should be.
-    """
-    if "tensorflow" in sys.modules:  # somebody else has imported it already
-        yield
-        return
-    check_processor()
-    check_threads()
-    check_address_space(IMPORT_BYTES)
-    global _tensorflow_is_ours
-    _tensorflow_is_ours = True
-    try:
-        with starting_quietly():
-            yield
-    except (ImportError, MemoryError, RuntimeError) as error:
-        raise _failed_import(error) from error
-
-
-def let_tensorflow_speak() -> None:
-    """Have TensorFlow's log shown while it starts in this process."""
-    global _tensorflow_speaks
-    _tensorflow_speaks = True
-
-
-@contextmanager
-def starting_quietly() -> Iterator[bool]:
-    """Keep what TensorFlow logs as it starts off stderr; if an error ends the block, it is shown after all.
-
-    Yields whether it is kept off.
-
-    It stays as it is where somebody else imported TensorFlow, and in a process of our own, whose commands
-    care for it themselves. With flags for XLA it is shown: one that XLA does not know ends the process at
-    once, and only there it says so.
-    """
-    flags = os.environ.get("XLA_FLAGS") or os.environ.get("TF_XLA_FLAGS")
-    if _owned or _tensorflow_speaks or not _tensorflow_is_ours or flags:
-        yield False
-        return
-    from tempfile import TemporaryFile  # takes 10 ms, for which no --help should wait
-
-    with _starting, TemporaryFile() as log:
-        try:
-            with native_stderr_at(log.fileno()):
-                yield True
-        except BaseException:
-            log.seek(0)
-            with suppress(OSError):
-                os.write(2, log.read())
-            raise
-
-
-@contextmanager
-def native_stderr_at(descriptor: int) -> Iterator[None]:
-    """Point descriptor 2, to which native code writes, elsewhere; Python's `sys.stderr` stays where it is."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # stderr is closed
-        yield
-        return
-    before = sys.stderr
-    try:
-        os.dup2(descriptor, 2)
-        if before is sys.__stderr__ and before is not None:
-            how: dict[str, Any] = {"encoding": before.encoding, "errors": before.errors}
-            sys.stderr = open(kept, "w", buffering=1, closefd=False, **how)  # noqa: SIM115
-        yield
-    finally:
-        os.dup2(kept, 2)
-        if sys.stderr is before:
-            os.close(kept)
-        else:
-            with suppress(OSError):
-                sys.stderr.flush()
-            sys.stderr = before  # what was handed the other one meanwhile, as loggers are, goes on with it
-
-
 def check_processor() -> None:
     """Refuse a processor without AVX, which TensorFlow's packages need: it would die without a word.
 
@@ -301,19 +180,22 @@ def check_address_space(more: int) -> None:
     needed = (_pages(0) or 0) + more
     if resource.RLIM_INFINITY != limit < needed:
         raise SystemLimit(
-            f"{_address_space(limit)}, but {size_text(needed)} are needed; raise it, or remove it with "
+            f"{address_space_text(limit)}, but {size_text(needed)} are needed; raise it, or remove it with "
             "ulimit -v unlimited"
         )
 
 
-def _address_space(limit: int) -> str:
+def address_space_text(limit: int) -> str:
+    """Name a limit on address space."""
     return f"the limit on address space (ulimit -v, or h_vmem of the batch system) is {size_text(limit)}"
 
 
 def check_threads() -> None:
     """Refuse a limit on the user's processes and threads (`ulimit -u`) that TensorFlow would exceed.
 
-    The kernel does not apply it to root. On two CPUs a run needs 26, and 6 more for each further CPU.
+    The kernel does not apply it to root. On two CPUs a run needs 26, and 6 more for each further CPU. To be
+    called before NumPy is imported: where OpenBLAS, which is in it, cannot start its own threads, it sends
+    this process the signal of Ctrl-C.
 
     Raises
     ------
@@ -340,23 +222,6 @@ def _threads_of_user(process: Path) -> int:
         if len(found) == 2 and int(found[0]) == os.getuid():
             return int(found[1])
     return 0
-
-
-def _failed_import(error: Exception) -> ProtrnaError:
-    """Tell why TensorFlow cannot be imported, by the error that began it."""
-    first: BaseException = error
-    while cause := first.__cause__ or first.__context__:
-        first = cause
-    text = next(iter(str(first).splitlines()), type(first).__name__)
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if isinstance(first, MemoryError) or re.search("failed to map segment|annot allocate memory", text):
-        cause_text = "the memory is full" if limit == resource.RLIM_INFINITY else _address_space(limit)
-        return SystemLimit(f"TensorFlow cannot be imported ({text}): {cause_text}; it needs more")
-    if "start new thread" in text:
-        return SystemLimit(f"TensorFlow cannot be imported ({text}); raise the limit on threads (ulimit -u)")
-    return TensorFlowUnusable(
-        f"TensorFlow cannot be imported ({text}); install it again: pip install --force-reinstall tensorflow"
-    )
 
 
 class Gpu(NamedTuple):

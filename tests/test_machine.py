@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from protrna_cli import machine
+from protrna_cli import libraries, machine
 from protrna_cli.errors import SystemLimit, TensorFlowUnusable
 from tests.conftest import SAMPLE
 
@@ -199,8 +199,8 @@ def test_an_import_that_fails_is_told_by_its_first_cause(
     monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception], told: str
 ) -> None:
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
-    monkeypatch.setattr(machine, "check_processor", lambda: None)
-    with pytest.raises(kind) as raised, machine.importing_tensorflow():
+    monkeypatch.setattr(libraries, "check_processor", lambda: None)
+    with pytest.raises(kind) as raised, libraries.importing_tensorflow():
         try:
             raise error
         except Exception as first:

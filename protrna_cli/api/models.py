@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from protrna_cli.api.keywords import python_words
 from protrna_cli.errors import UsageError, WeightsError
-from protrna_cli.machine import let_tensorflow_speak
+from protrna_cli.libraries import let_tensorflow_speak
 from protrna_cli.plan.rules import AUTO, AnyPath, path_text, switch
 from protrna_cli.run.auto import faster_precision
 from protrna_cli.run.options import EmbedOptions, Precision
@@ -87,8 +87,8 @@ _loading = threading.Lock()
 
 _starting = threading.Lock()
 """Held while TensorFlow is imported, and while a model is loaded: of threads that do it at once, one would
-show the log of its start that another one holds back. Not the lock of `machine`, which a thread may wait for
-while it imports what the holder of this one waits for."""
+show the log of its start that another one holds back. Not the lock of `libraries`, which a thread may wait
+for while it imports what the holder of this one waits for."""
 
 
 def load_model(

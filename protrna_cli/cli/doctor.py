@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from protrna_cli.cli.help import Command, epilog
-from protrna_cli.cli.options import as_json, options_of, quiet_libraries, show, verbosity
+from protrna_cli.cli.options import as_json, is_verbose, options_of, show, verbosity
 from protrna_cli.errors import NotFinite
+from protrna_cli.libraries import quiet_libraries
 from protrna_cli.run.options import EmbedOptions
 
 WRONG_NUMBERS = NotFinite.exit_code
@@ -32,7 +33,7 @@ def doctor(
     Shows what TensorFlow sees, how fast it is and whether the numbers are right. Takes a few seconds, or a
     minute with the published weights. Exit code 70 means that numbers are wrong.
     """
-    with quiet_libraries():
+    with quiet_libraries(is_verbose()):
         from protrna_cli.run.doctor import examine
 
         diagnosis = examine(model, weights_dir, device, threads)

@@ -18,8 +18,8 @@ from protrna_cli.cli.options import (
     as_json,
     claim_stdout,
     is_quiet,
+    is_verbose,
     options_of,
-    quiet_libraries,
     say,
     show,
     suggest,
@@ -30,6 +30,7 @@ from protrna_cli.cli.options import (
 from protrna_cli.cli.progress import progress_for, watcher_for
 from protrna_cli.disk import is_null_device
 from protrna_cli.errors import UsageError
+from protrna_cli.libraries import quiet_libraries
 from protrna_cli.machine import check_threads
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.paths import shard_path
@@ -123,7 +124,7 @@ def embed(
 
     INPUT is one or more FASTA files, plain or compressed, or - for standard input. Rows are in input order.
     """
-    check_threads()  # where OpenBLAS, in NumPy, cannot start its own, it sends itself the signal of Ctrl-C
+    check_threads()
     if output is None and not dry_run:
         raise UsageError("-o OUT is missing: give the output file, or - for standard output")
     given, output = output, output or STDOUT  # without one it counts as Parquet
@@ -141,7 +142,7 @@ def embed(
         _refuse_what_a_run_refuses(given, dask, embed_options)
         if as_parquet and not embed_options.format:
             embed_options = replace(embed_options, format="parquet")
-        with quiet_libraries(), SignalStop() as stop, stop.abandoning():
+        with quiet_libraries(is_verbose()), SignalStop() as stop, stop.abandoning():
             from protrna_cli.api.files import estimate_fasta
 
             estimate = estimate_fasta(
@@ -151,7 +152,7 @@ def embed(
         return
     if embed_options.model == DEMO:
         tell(f"note: {DEMO_NOTICE}")
-    with quiet_libraries(), SignalStop() as stop:
+    with quiet_libraries(is_verbose()), SignalStop() as stop:
         from protrna_cli.api.files import embed_files, stream_fasta
 
         callbacks = progress_for(progress, is_quiet()), stop, watcher_for(progress, is_quiet())

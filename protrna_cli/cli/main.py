@@ -29,7 +29,7 @@ from protrna_cli.cli.options import say, show
 from protrna_cli.cli.verify import verify
 from protrna_cli.cli.weights import weights
 from protrna_cli.errors import ProtrnaError, ReaderGone, Stopped, WriteFailed
-from protrna_cli.machine import own_process, without_keras
+from protrna_cli.libraries import own_process, without_keras
 from protrna_cli.text import reason
 
 KEYBOARD_INTERRUPT = 130

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -18,10 +15,10 @@ from protrna_cli.cli.options import (
     is_verbose,
     note_unproven,
     overwrite,
-    quiet_libraries,
     tell,
     verbosity,
 )
+from protrna_cli.libraries import quiet_libraries, writable_home
 from protrna_cli.machine import check_threads
 from protrna_cli.map import METHODS, require_suffix
 
@@ -92,9 +89,9 @@ def map_(
     interactive page (.html) that works offline, or a figure for print (.png with 300 dpi, .svg, .pdf). If
     there are many families, the 40 largest are coloured.
     """
-    check_threads()  # see embed
+    check_threads()
     require_suffix(Path(output))
-    with quiet_libraries(), _writable_home(), warnings.catch_warnings():
+    with quiet_libraries(is_verbose()), writable_home(), warnings.catch_warnings():
         if not is_verbose():
             warnings.simplefilter("ignore")
         from protrna_cli.map.drawing import draw_map
@@ -105,29 +102,3 @@ def map_(
     for note in picture.notes:
         tell(f"note: {note}")
     tell(f"{picture.subtitle}: {output}")
-
-
-@contextmanager
-def _writable_home() -> Iterator[None]:
-    """Give numba, matplotlib and Bokeh a temporary home folder, unless the user's own can be written.
-
-    Without one numba and Bokeh fail, or numba makes a folder named `~`.
-    """
-    from tempfile import TemporaryDirectory
-
-    before = os.environ.get("HOME")
-    try:
-        writable = os.access(Path.home(), os.W_OK)
-    except RuntimeError:  # there is none
-        writable = False
-    if writable:
-        yield
-        return
-    with TemporaryDirectory(prefix="protrna-") as home:
-        os.environ["HOME"] = home
-        try:
-            yield
-        finally:
-            del os.environ["HOME"]
-            if before is not None:
-                os.environ["HOME"] = before

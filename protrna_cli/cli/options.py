@@ -6,12 +6,10 @@ Keep stderr for our messages and stdout for the output.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +20,6 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from protrna_cli.errors import OutputUnwritable, UsageError, WriteFailed
-from protrna_cli.machine import native_stderr_at
 from protrna_cli.plan.rules import ALL, AUTO, option_of
 from protrna_cli.text import printable, reason
 from protrna_cli.weights.names import DEMO, PUBLISHED
@@ -69,27 +66,6 @@ def suggest(command: str) -> None:
     """Print a command to run next; on a terminal only, since a log file is read later."""
     if sys.stderr.isatty():
         tell(f"next: {command}")
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep the messages of TensorFlow and matplotlib off stderr, unless `-v` asks for them.
-
-    TensorFlow's C++ side writes to file descriptor 2 before it reads any setting, so the descriptor itself is
-    pointed at the null device; Python's `sys.stderr` keeps the terminal. With flags for XLA it stays as it
-    is: one that XLA does not know ends the process at once, and only there it says so.
-    """
-    if is_verbose():
-        yield
-        return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for library in ("tensorflow", "matplotlib"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    if os.environ.get("XLA_FLAGS") or os.environ.get("TF_XLA_FLAGS"):
-        yield
-        return
-    with Path(os.devnull).open("wb") as null, native_stderr_at(null.fileno()):
-        yield
 
 
 def claim_stdout() -> int:

@@ -28,7 +28,7 @@ from protrna_cli.errors import (
     Stopped,
 )
 from protrna_cli.fasta.sources import Source, open_sources
-from protrna_cli.machine import own_process
+from protrna_cli.libraries import own_process
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.paths import manifest_path
 from protrna_cli.plan.shard import Shard

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from protrna_cli.errors import InputError
+from protrna_cli.libraries import importing_umap
 from protrna_cli.machine import available_cpus
 from protrna_cli.map import METHODS
 
@@ -137,11 +135,7 @@ def _tsne(components: Points, seed: int) -> Points:
 
 
 def _umap(components: Points, seed: int) -> Points:
-    # The package imports TensorFlow, which takes some 20 s, for a class not used here; it works without.
-    modules: dict[str, Any] = sys.modules
-    modules.setdefault("umap.parametric_umap", None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns about its threads and about that class
+    with importing_umap():
         import umap
 
         reducer = umap.UMAP(

@@ -13,14 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from protrna_cli.errors import TensorFlowUnusable, UsageError
-from protrna_cli.machine import (
-    available_cpus,
-    gpu_cards,
-    importing_tensorflow,
-    is_own_process,
-    parse_device,
-    starting_quietly,
-)
+from protrna_cli.libraries import importing_tensorflow, is_own_process, starting_quietly
+from protrna_cli.machine import available_cpus, gpu_cards, parse_device
 from protrna_cli.model.structure import Placer
 from protrna_cli.text import counted
 
@@ -49,7 +43,7 @@ def refuse_fork() -> None:
 def configure(device: str = "auto", threads: int | None = None) -> str:
     """Choose a device, and set up TensorFlow for it as far as this process is ours.
 
-    In a process of our own (see `machine.own_process`) TensorFlow gets this device only, `available_cpus()`
+    In a process of our own (see `libraries.own_process`) TensorFlow gets this device only, `available_cpus()`
     threads by default, and memory of the GPU as needed, and the GPU is tried. In any other process nothing is
     set but `threads`, if they are given.
 

@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from protrna_cli.errors import ProtrnaError, WorkersLost
-from protrna_cli.machine import own_process, without_keras
+from protrna_cli.libraries import own_process, without_keras
 from protrna_cli.model.alphabet import Alphabet, Tokens
 from protrna_cli.plan.rules import TRAINED_LENGTH
 from protrna_cli.run.auto import Seat

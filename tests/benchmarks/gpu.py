@@ -23,7 +23,7 @@ from protrna_cli import load_model
 from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.records import Record
 from protrna_cli.fasta.sources import open_sources
-from protrna_cli.machine import own_process
+from protrna_cli.libraries import own_process
 from protrna_cli.model import runtime
 from protrna_cli.model.structure import LayerWeights, ModelSize, weight_shapes
 from protrna_cli.model.transformer import ProtRNA

@@ -18,7 +18,7 @@ import numpy as np
 
 from protrna_cli import load_model
 from protrna_cli.fasta.records import Record
-from protrna_cli.machine import own_process
+from protrna_cli.libraries import own_process
 from protrna_cli.model import trial
 from protrna_cli.run.auto import batch_tokens_of
 from protrna_cli.run.workers import InProcess

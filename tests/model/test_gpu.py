@@ -39,7 +39,7 @@ def test_the_command_does_not_take_all_memory_of_a_gpu() -> None:
     script = """
 import tensorflow as tf
 from protrna_cli import load_model
-from protrna_cli.machine import own_process
+from protrna_cli.libraries import own_process
 
 own_process()
 load_model("demo", device="gpu")([[0, 33, 2]])

@@ -47,7 +47,8 @@ print(model(tokens)["logits"].shape)
 def test_in_our_own_process_threads_are_those_available_and_tf32_is_off() -> None:
     script = """
 import tensorflow as tf
-from protrna_cli.machine import available_cpus, own_process
+from protrna_cli.libraries import own_process
+from protrna_cli.machine import available_cpus
 from protrna_cli.model import runtime
 
 own_process()
@@ -123,7 +124,7 @@ UNUSABLE_GPU = """
 import sys
 import tensorflow as tf
 from protrna_cli.cli.main import main
-from protrna_cli.machine import own_process
+from protrna_cli.libraries import own_process
 from protrna_cli.model import runtime
 
 gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")

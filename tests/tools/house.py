@@ -100,7 +100,7 @@ def way() -> tuple[set[str], set[str]]:
             classes.update(c for c in made.__mro__ if c.__module__.startswith("protrna_cli"))
 
     from protrna_cli.cli.main import run
-    from protrna_cli.machine import own_process
+    from protrna_cli.libraries import own_process
 
     own_process()
     with tempfile.TemporaryDirectory() as folder:

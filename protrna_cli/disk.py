@@ -1,9 +1,10 @@
-"""Write files completely or not at all, and lock an output for one process at a time."""
+"""Read files, write them completely or not at all, and lock an output for one process at a time."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import shlex
@@ -12,10 +13,10 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from protrna_cli.errors import OutputBusy, OutputUnwritable, WriteFailed
-from protrna_cli.text import reason
+from protrna_cli.errors import InputUnreadable, OutputBusy, OutputUnwritable, WriteFailed
+from protrna_cli.text import reason, unreadable
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
 """Error numbers of a file system that cannot lock files or sync folders, as some on a network."""
@@ -27,6 +28,15 @@ LOCK_CONTENT = re.compile(rb"(process \d+ on \S*\n)?")
 """Content of a lock file of ours; it is empty for a moment after it is made."""
 
 NOT_A_LOCK = "protrna did not make it, but its lock needs that name; move it away and run again"
+
+
+@contextmanager
+def reading(name: Path | str, remedy: str = "check the path") -> Iterator[None]:
+    """Turn a failed read in this context into `InputUnreadable`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputUnreadable(f"{name}: {unreadable(error)}; {remedy}") from error
 
 
 @contextmanager
@@ -99,9 +109,17 @@ def share(path: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes | str, shared: bool = False) -> None:
+    """Write a file atomically, as `replacing` does."""
+    with replacing(path, shared) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path, shared: bool = False) -> Iterator[BinaryIO]:
     """Write a file atomically: if the process ends early, the file has its old or its new content.
 
-    The content goes to a temporary file in the same folder, is made durable, and is then renamed.
+    The content goes to a temporary file in the same folder, which is yielded, is made durable, and is then
+    renamed.
 
     Parameters
     ----------
@@ -111,7 +129,7 @@ def write_whole(path: Path, content: bytes | str, shared: bool = False) -> None:
     unfinished = path.with_name(f"{path.name}.{this_process()}.new")
     try:
         with unfinished.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if shared:
@@ -162,6 +180,50 @@ def open_regular(path: Path) -> BinaryIO:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EINVAL, "a pipe, a socket or a device, not a file", str(path))
     return path.open("rb")
+
+
+def file_hash(path: Path, algorithm: str) -> str:
+    """Hash a file, in hexadecimal.
+
+    Parameters
+    ----------
+    algorithm
+        A name that `hashlib` knows, such as `sha256`.
+    """
+    digest = hashlib.new(algorithm)
+    with open_regular(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Stamp(NamedTuple):
+    """What shows that a file has changed.
+
+    Attributes
+    ----------
+    size
+        In bytes.
+    modified, changed
+        Times in nanoseconds: of its content, which a program can set back, as `cp --preserve` does, and of
+        its status, which none can.
+    inode
+        Its number in the file system: another one after it was replaced.
+    """
+
+    size: int
+    modified: int
+    changed: int
+    inode: int
+
+
+def stamp(path: Path) -> Stamp | None:
+    """Take the stamp of a file; None if it is missing, or in a folder that is closed to this process."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
 @contextmanager

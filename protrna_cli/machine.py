@@ -126,9 +126,7 @@ def available_memory() -> int | None:
     """
     limits = [*_slurm_memory(), *_cgroup_memory()]
     with suppress(OSError):
-        for line in (PROC / "meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                limits.append(int(line.split()[1]) * 1024)
+        limits += (kibibytes << 10 for kibibytes in _numbers(PROC / "meminfo", "MemAvailable"))
     return min(limits, default=None)
 
 
@@ -142,14 +140,14 @@ def _cgroup_memory() -> list[int]:
         ):
             with suppress(OSError, ValueError):  # another version, the root, or `max`: no limit
                 total, taken = (int((group / name).read_text()) for name in (limit, used))
-                left.append(max(0, total - taken + _counter(group / "memory.stat", cache)))
+                # The kernel drops these pages of files when memory is needed.
+                left.append(max(0, total - taken + sum(_numbers(group / "memory.stat", cache))))
     return left
 
 
-def _counter(statistics: Path, name: str) -> int:
-    """Read a counter of a cgroup: that of pages of files which the kernel drops when memory is needed."""
-    found = re.search(rf"^{name} (\d+)$", statistics.read_text(), re.MULTILINE)
-    return int(found[1]) if found else 0
+def _numbers(file: Path, name: str) -> list[int]:
+    """Read the number behind a name in a file of the kernel: none or one."""
+    return [int(found) for found in re.findall(rf"^{name}:?\s+(\d+)", file.read_text(), re.MULTILINE)]
 
 
 def check_processor() -> None:
@@ -311,9 +309,7 @@ def _children() -> list[str]:
 def _own_memory(process: str) -> int:
     """Bytes of memory of a process that no file backs; 0 for one that has ended."""
     with suppress(OSError):
-        for line in (PROC / process / "status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) << 10
+        return sum(_numbers(PROC / process / "status", "RssAnon")) << 10
     return 0
 
 

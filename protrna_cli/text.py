@@ -82,6 +82,15 @@ def printable(text: str) -> str:
     return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", "\ufffd", text)
 
 
+def unreadable(error: BaseException | str) -> str:
+    """Say that something cannot be read, and why.
+
+    >>> unreadable(PermissionError(13, "Permission denied"))
+    'cannot be read (Permission denied)'
+    """
+    return f"cannot be read ({reason(error)})"
+
+
 def reason(error: BaseException | str) -> str:
     """Describe an error: the operating system's text if there is one, otherwise its own message."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

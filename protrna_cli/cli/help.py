@@ -44,7 +44,19 @@ class Context(click.Context):
 
 
 class _Showing(click.Command):
-    """Prints its help as the results of commands are printed."""
+    """Prints its help as the results of commands are printed, in groups.
+
+    Parameters
+    ----------
+    panels
+        The groups. What is in none of them, all if there are no groups, is shown last.
+    """
+
+    context_class = Context
+
+    def __init__(self, *arguments: Any, panels: Panels | None = None, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.panels = panels or {}
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         option = super().get_help_option(ctx)
@@ -60,19 +72,7 @@ def _show_help(ctx: click.Context, option: click.Parameter, value: bool) -> None
 
 
 class Command(_Showing):
-    """A command with its options in groups.
-
-    Parameters
-    ----------
-    panels
-        The groups. Options that are in none of them, all if there are no groups, are shown last.
-    """
-
-    context_class = Context
-
-    def __init__(self, *arguments: Any, panels: Panels | None = None, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.panels = panels or {}
+    """A command with its options in groups."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, group by group."""
@@ -85,20 +85,9 @@ class Command(_Showing):
 
 
 class Group(_Showing, click.Group):
-    """A group of commands, shown in groups.
+    """A group of commands, shown in groups."""
 
-    Parameters
-    ----------
-    panels
-        The groups. Commands that are in none of them are shown last.
-    """
-
-    context_class = Context
     command_class = Command
-
-    def __init__(self, *arguments: Any, panels: Panels | None = None, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.panels = panels or {}
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands, and then the options, which are the less important here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Callable
@@ -13,12 +14,10 @@ import click
 
 from protrna_cli.cli.options import ANY_PATH
 from protrna_cli.errors import InputError, InputUnreadable, UsageError
-from protrna_cli.text import printable, reason
+from protrna_cli.plan.rules import STDIN
+from protrna_cli.text import printable, unreadable
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-STDIN = "-"
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def several_paths(name: str, metavar: str) -> Callable[[_F], _F]:
@@ -70,7 +69,7 @@ def read_list(name: str, null: bool) -> list[str]:
             raise InputError(
                 f"{shown}: has NUL bytes; use -0 if they end its paths, or save it as UTF-8 if it is UTF-16"
             )
-        lines = [line.removesuffix(b"\r") for line in data.removeprefix(BYTE_ORDER_MARK).split(b"\n")]
+        lines = [line.removesuffix(b"\r") for line in data.removeprefix(codecs.BOM_UTF8).split(b"\n")]
     paths = {number: os.fsdecode(line) for number, line in enumerate(lines, start=1) if line}
     if not paths:
         raise InputError(f"{shown}: an empty list; it must have the path of a file on each line")
@@ -86,7 +85,7 @@ def _bytes_of(name: str, shown: str) -> bytes:
     try:
         return sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
     except OSError as error:
-        raise InputUnreadable(f"{shown}: the list cannot be read ({reason(error)}); check the path") from None
+        raise InputUnreadable(f"{shown}: the list {unreadable(error)}; check the path") from None
 
 
 def _is_same(one: str, other: str) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from protrna_cli._version import version
 from protrna_cli.cluster.manifest import Manifest, part_path
-from protrna_cli.disk import locked
+from protrna_cli.disk import Stamp, locked, stamp
 from protrna_cli.errors import (
     ClusterError,
     InputUnreadable,
@@ -37,8 +37,8 @@ from protrna_cli.run.outputs import Target
 from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.run import embed_shard
 from protrna_cli.run.stop import Stop
+from protrna_cli.text import unreadable
 from protrna_cli.weights.checkpoint import Checkpoint, silent
-from protrna_cli.weights.mapped import stamp
 
 if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
@@ -122,12 +122,11 @@ class _Remembered(Checkpoint):
 
 def remembered(checkpoint: Checkpoint) -> Checkpoint:
     """Keep the hash and the model of a checkpoint for all tasks of this process, until its file changes."""
-    path = checkpoint.path
-    return _unchanged(checkpoint, tuple(stamp(path)) if path and checkpoint.is_there else None)
+    return _unchanged(checkpoint, checkpoint.path and stamp(checkpoint.path))
 
 
 @lru_cache(maxsize=1)
-def _unchanged(checkpoint: Checkpoint, stood: tuple[int, ...] | None) -> _Remembered:
+def _unchanged(checkpoint: Checkpoint, stood: Stamp | None) -> _Remembered:
     return _Remembered(**vars(checkpoint))
 
 
@@ -138,7 +137,7 @@ def _manifest(folder: str) -> Manifest:
         manifest = _read_manifest(folder, path.stat().st_mtime_ns)
     except OSError as error:
         raise OutputUnwritable(
-            f"{path}: cannot be read ({error.strerror}); -o must be in a folder that all workers share"
+            f"{path}: {unreadable(error)}; -o must be in a folder that all workers share"
         ) from None
     if manifest.key["version"] != version():
         raise ClusterError(

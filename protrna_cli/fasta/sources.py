@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bz2
 import codecs
-import errno
 import gzip
 import io
 import lzma
@@ -26,10 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from protrna_cli.disk import reading
 from protrna_cli.errors import InputError, InputUnreadable, UsageError, WriteFailed
-from protrna_cli.text import printable, reason
+from protrna_cli.plan.rules import STDIN
+from protrna_cli.text import printable
 
-STDIN = "-"
 BYTE_ORDER_MARK = "\ufeff"
 BINARY = "a binary file or UTF-16, not text; give FASTA as plain text"
 
@@ -95,15 +95,14 @@ class Source:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """Turn exceptions of reading and decompressing into our errors."""
-        try:
-            yield
-        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise InputUnreadable(
-                    f"{self.name}: cannot be read ({error.strerror}); check the path"
-                ) from None
-            # An OSError without errno comes from a decompressor.
-            raise InputError(f"{self.name}: compressed, but {self._decompression_flaw(error)}") from None
+        with reading(self.name):
+            try:
+                yield
+            except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                # An OSError without errno comes from a decompressor.
+                raise InputError(f"{self.name}: compressed, but {self._decompression_flaw(error)}") from None
 
     def _decompression_flaw(self, error: Exception) -> str:
         """Say why an input cannot be decompressed, and what to do."""
@@ -146,15 +145,13 @@ def _source(text: str, stack: ExitStack) -> Source:
             )
         return Source("<stdin>", spool=_spooled(sys.stdin.buffer, "<stdin>", stack))
     path = Path(text)
-    try:
+    with reading(text):
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise InputUnreadable(f"{text}: a folder; name its files, for example {text.rstrip('/')}/*.fa")
         with path.open("rb") as file:
             if not stat.S_ISREG(mode):
                 return Source(printable(text), spool=_spooled(file, text, stack))
-    except OSError as error:
-        raise InputUnreadable(f"{text}: cannot be read ({error.strerror}); check the path") from None
     return Source(printable(text), path)
 
 
@@ -187,15 +184,12 @@ def _blocks(stream: IO[bytes], name: str) -> Iterator[bytes]:
     """Read a stream to its end, block by block."""
     # One system call a block, without Python's buffer: on a terminal, another would wait for a second Ctrl-D.
     raw = getattr(stream, "raw", stream)
-    try:
-        while block := raw.read(1 << 20):
-            yield block
-    except OSError as error:
-        if error.errno == errno.EISDIR:
+    with reading(name, "check where it comes from"):
+        try:
+            while block := raw.read(1 << 20):
+                yield block
+        except IsADirectoryError:
             raise InputUnreadable(f"{name}: a folder; name its files") from None
-        raise InputUnreadable(
-            f"{name}: cannot be read ({reason(error)}); check where it comes from"
-        ) from None
     if block != b"":  # None: a stream that does not wait for its next bytes, which is not its end
         raise InputUnreadable(f"{name}: its next bytes are not ready; save it as a file, and name that")
 

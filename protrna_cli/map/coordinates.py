@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from protrna_cli.disk import open_regular, write_whole, writing
-from protrna_cli.errors import InputError, InputUnreadable, RunMismatch
+from protrna_cli.disk import open_regular, reading, write_whole, writing
+from protrna_cli.errors import InputError, RunMismatch
 from protrna_cli.map.projection import Projection
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Header
 from protrna_cli.plan.rows import Row
-from protrna_cli.text import counted, printable, reason
+from protrna_cli.text import counted, printable
 
 FIRST = "# protrna map "
 """Start of the first line; the rest of it is JSON."""
@@ -77,7 +77,7 @@ def read_coordinates(path: Path, origin: Origin) -> Projection:
         It was made from another output, layer or seed, or with another method.
     """
     try:
-        with open_regular(path) as file:
+        with reading(path, CHOOSE), open_regular(path) as file:
             first, _, *lines = file.read().decode().removesuffix("\n").split("\n")
         about = json.loads(first.removeprefix(FIRST))
         found = Origin(**{name: about[name] for name in asdict(origin)})
@@ -85,8 +85,6 @@ def read_coordinates(path: Path, origin: Origin) -> Projection:
         points = np.array([line.split("\t")[1:] for line in lines], np.float32).reshape(-1, 2)
         if not first.startswith(FIRST) or len(points) != found.records or not np.isfinite(points).all():
             raise ValueError
-    except OSError as error:
-        raise InputUnreadable(f"{path}: cannot be read ({reason(error)}); {CHOOSE}") from error
     except (ValueError, TypeError, KeyError, IndexError):
         raise InputError(
             f"{path}: not made by protrna map --coordinates, or damaged; remove it, or {CHOOSE}"

@@ -8,8 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from protrna_cli.errors import InputError, InputUnreadable
-from protrna_cli.text import counted, reason, shortened
+from protrna_cli.disk import reading
+from protrna_cli.errors import InputError
+from protrna_cli.text import counted, shortened
 
 TABLE_FORMAT = "a table has lines id<TAB>value, or is CSV"
 MAX_FIELD = 128 << 10
@@ -82,10 +83,8 @@ def read_table(path: Path, name: str = "") -> dict[str, str]:
 def _read_lines(path: Path) -> list[str]:
     """Read the lines of a file, with their ends, which may be inside a quoted field of CSV."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
             return list(file)
-    except OSError as error:
-        raise InputUnreadable(f"{path}: cannot be read ({reason(error)}); check the path") from error
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8 text; {TABLE_FORMAT}") from None
 

@@ -39,7 +39,7 @@ from protrna_cli.model.structure import (
     weight_names,
     weight_shapes,
 )
-from protrna_cli.text import counted, size_text
+from protrna_cli.text import counted, size_text, unreadable
 
 DEEPEST = 16
 """Groups inside each other; the published checkpoint has five."""
@@ -155,7 +155,7 @@ def _why_unreadable(path: Path, error: Exception) -> Flaw:
         cause = os.strerror(error.errno)
         if "unable to lock" in str(error):
             return Flaw(f"cannot be locked ({cause})", "unset HDF5_USE_FILE_LOCKING")
-        return Flaw(f"cannot be read ({cause})")
+        return Flaw(unreadable(cause))
     return Flaw(f"truncated or damaged HDF5 ({str(error).splitlines()[0]})")
 
 

@@ -47,7 +47,7 @@ from protrna_cli.model.structure import (
     weight_names,
     weight_shapes,
 )
-from protrna_cli.text import counted
+from protrna_cli.text import counted, unreadable
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -190,7 +190,7 @@ def _text(path: Path) -> str:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Flaw(f"the {path.name} beside it cannot be read ({error.strerror})") from error
+        raise Flaw(f"the {path.name} beside it {unreadable(error)}") from error
 
 
 def _check_vocabulary(path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from protrna_cli.disk import open_regular
 from protrna_cli.errors import WeightsError
-from protrna_cli.text import printable, reason
+from protrna_cli.text import printable, unreadable
 
 LONGEST_FLAW = 500
 FETCH = "run protrna weights fetch"
@@ -61,7 +61,7 @@ def reading() -> Iterator[None]:
     except MemoryError as error:
         raise Flaw("does not fit into memory", "use a machine with more memory") from error
     except OSError as error:
-        raise Flaw(f"cannot be read ({reason(error)})") from error
+        raise Flaw(unreadable(error)) from error
 
 
 def find_foreign(path: Path) -> Flaw | None:
@@ -72,7 +72,7 @@ def find_foreign(path: Path) -> Flaw | None:
         with open_regular(path) as file:
             start = file.read(512)
     except OSError as denied:
-        return Flaw(f"cannot be read ({denied.strerror})")
+        return Flaw(unreadable(denied))
     if start.startswith(b"version https://git-lfs.github.com/"):
         return Flaw(
             "a Git LFS pointer, not the weights themselves",

@@ -17,6 +17,9 @@ from protrna_cli.errors import UsageError
 
 AnyPath = str | os.PathLike[str]
 
+STDIN = "-"
+"""The path that means standard input."""
+
 AUTO = "auto"
 """The value of an option that is chosen for this machine."""
 

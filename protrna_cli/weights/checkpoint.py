@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from protrna_cli.disk import stamp
 from protrna_cli.errors import WeightsError
 from protrna_cli.weights import mapped
-from protrna_cli.weights.mapped import stamp, trust, trusted_sha256
+from protrna_cli.weights.mapped import trust, trusted_sha256
 from protrna_cli.weights.names import DEMO, MISSING_WEIGHTS_REMEDY, PUBLISHED, PUBLISHED_FILE, is_offline
 
 if TYPE_CHECKING:
@@ -99,9 +100,9 @@ class Checkpoint:
         known = None if self.check else self._trusted_sha256()
         if known and (record is None or record.sha256 == known):
             return known
-        before = stamp(self.path) if self.is_there else []
+        before = stamp(self.path)
         found = checked_sha256(self.path)
-        if self.home and before[0] >= mapped.SMALLEST:
+        if self.home and before and before.size >= mapped.SMALLEST:
             trust(self.path, found, self.home, before)
         return found
 

@@ -33,7 +33,7 @@ from typing import TypeVar
 from protrna_cli._version import version
 from protrna_cli.disk import open_regular, write_whole, writing
 from protrna_cli.errors import WriteFailed
-from protrna_cli.text import reason, size_text
+from protrna_cli.text import reason, size_text, unreadable
 
 
 class Watcher:
@@ -325,7 +325,7 @@ def copy(source: Path, partial: Path, target: Path, watcher: Watcher) -> None:
             watcher.start(str(source), target, size, 0)
             _append(partial, received(file.read, str(source), size), watcher)
     except OSError as error:
-        raise Unavailable(f"{source} cannot be read ({reason(error)})") from None
+        raise Unavailable(f"{source} {unreadable(error)}") from None
     except TransientFailure as failure:
         raise Unavailable(str(failure)) from None
     except WriteFailed:

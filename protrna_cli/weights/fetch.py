@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protrna_cli.disk import creating, lock_path, locked, sync, writing
+from protrna_cli.disk import creating, file_hash, lock_path, locked, stamp, sync, writing
 from protrna_cli.errors import OutputUnwritable, WeightsError
 from protrna_cli.model import structure
 from protrna_cli.model.checkpoint import check_size, find_flaw
@@ -37,7 +37,6 @@ from protrna_cli.weights.download import (
 from protrna_cli.weights.names import MISSING_WEIGHTS_REMEDY, PUBLISHED_FILE
 from protrna_cli.weights.verification import (
     Verification,
-    file_hash,
     now,
     read_verification,
     record_path,
@@ -123,7 +122,7 @@ def fetch(
     mirrors = MIRRORS if mirrors is None else mirrors
     watcher, retry_policy = watcher or Watcher(), retry_policy or RetryPolicy()
     refuse_unless_file(Path(os.path.realpath(target)), MOVE_AWAY)
-    before = _file_version(target)
+    before = stamp(target)  # a problem with the folder is reported when it is written to
     if before:
         try:
             verify_checkpoint(target)
@@ -134,7 +133,7 @@ def fetch(
             return
     _protect(target, mirrors)
     with _fetch_lock(target, watcher) as partial:
-        if _file_version(target) not in (None, before):
+        if stamp(target) not in (None, before):
             return  # another process has fetched it in the meantime
         _refuse_foreign(target)  # only now, as no other process makes or removes these files meanwhile
         _fetch_from_first(mirrors, partial, target, watcher, retry_policy)
@@ -217,15 +216,6 @@ def _install(partial: Path, target: Path, remote: RemoteFile) -> None:
         partial.replace(target)
         sync(target.parent)
         discard(partial)
-
-
-def _file_version(path: Path) -> tuple[int, int] | None:
-    """Inode and modification time (ns) of a file, to notice its replacement; None if it cannot be read."""
-    try:
-        status = path.stat()
-    except OSError:  # missing or unreadable; a problem with the folder is reported when it is written to
-        return None
-    return status.st_ino, status.st_mtime_ns
 
 
 @contextmanager

@@ -11,7 +11,6 @@ They are remembered in `trusted.json` in the folder of weights.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from protrna_cli.disk import lock_path, locked, share, this_process, write_whole
+from protrna_cli.disk import Stamp, file_hash, lock_path, locked, replacing, share, stamp, write_whole
 from protrna_cli.errors import OutputBusy, OutputUnwritable
 from protrna_cli.text import reason
 
@@ -29,15 +28,6 @@ if TYPE_CHECKING:
 
 SETTLED_NS = 2_000_000_000
 """A file that changed less than 2 s ago is not trusted: it could change again without a new time."""
-
-
-def stamp(path: Path) -> list[int]:
-    """Size, times of change of content and of status in nanoseconds, and inode of a file.
-
-    A program can set the first time back, as `cp --preserve` does, but not the second.
-    """
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def trusted_sha256(path: Path, home: Path) -> str | None:
@@ -50,12 +40,12 @@ def trusted_sha256(path: Path, home: Path) -> str | None:
     """
     try:
         known = _read(home)[str(path.resolve())]
-        return str(known["sha256"]) if known["stamp"] == stamp(path) else None
+        return str(known["sha256"]) if Stamp(*known["stamp"]) == stamp(path) else None
     except (OSError, KeyError, TypeError):
         return None
 
 
-def trust(path: Path, sha256: str, home: Path, before: list[int]) -> None:
+def trust(path: Path, sha256: str, home: Path, before: Stamp) -> None:
     """Remember the SHA-256 of a file, if the folder of weights can be written.
 
     Parameters
@@ -63,12 +53,11 @@ def trust(path: Path, sha256: str, home: Path, before: list[int]) -> None:
     before
         Its stamp before it was hashed: one that changed meanwhile is not trusted.
     """
+    if stamp(path) != before or time.time_ns() - max(before.modified, before.changed) < SETTLED_NS:
+        return
     with suppress(OSError):
-        now = stamp(path)
-        if now != before or time.time_ns() - max(now[1:3]) < SETTLED_NS:
-            return
         home.mkdir(parents=True, exist_ok=True)
-        entry = {"stamp": now, "sha256": sha256}
+        entry = {"stamp": before, "sha256": sha256}
         content = json.dumps({**_read(home), str(path.resolve()): entry})
         write_whole(home / "trusted.json", content, shared=True)
 
@@ -189,8 +178,6 @@ def _unchanged(path: Path) -> Copy | None:
 
 def _undamaged(path: Path) -> Copy | None:
     """Return a copy whose bytes are those that were recorded, and record how it stands now."""
-    from protrna_cli.weights.verification import file_hash
-
     try:
         layout, _ = _recorded(path)
         before = stamp(path)
@@ -209,17 +196,8 @@ def _make(checkpoint: Path, precision: str, path: Path) -> Copy | None:
         left.unlink()
     if shutil.disk_usage(path.parent).free < ROOM * checkpoint.stat().st_size:
         return None
-    unfinished = path.with_name(f"{path.name}.{this_process()}.new")
-    try:
-        with unfinished.open("wb") as file:
-            layout = lay_out(checkpoint, precision, file)
-            file.flush()
-            os.fsync(file.fileno())
-        share(unfinished)
-        unfinished.replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
+    with replacing(path, shared=True) as file:
+        layout = lay_out(checkpoint, precision, file)
     _record(path, layout)
     return Copy(path, layout)
 
@@ -229,12 +207,12 @@ def _remove(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _recorded(path: Path) -> tuple[Layout, Any]:
+def _recorded(path: Path) -> tuple[Layout, Stamp]:
     """Read the layout of a copy and its stamp, as recorded; ValueError if it is of another version."""
     record = json.loads(_record_path(path).read_text("utf-8"))
     if record["version"] != VERSION:
         raise ValueError(f"laid out in version {record['version']}")
-    return record["layout"], record["stamp"]
+    return record["layout"], Stamp(*record["stamp"])
 
 
 def _record(path: Path, layout: Layout) -> None:

@@ -7,19 +7,17 @@ Downloads are never unpickled or executed: a checkpoint consists of arrays, and 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from protrna_cli.disk import open_regular, write_whole
+from protrna_cli.disk import file_hash, write_whole
 from protrna_cli.errors import WeightsError
 from protrna_cli.model import structure
 from protrna_cli.model.checkpoint import check_size, read_checkpoint
 from protrna_cli.model.reading import find_foreign
-
-READ_BYTES = 1 << 20
+from protrna_cli.text import unreadable
 
 
 @dataclass(frozen=True)
@@ -52,21 +50,6 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def file_hash(path: Path, algorithm: str) -> str:
-    """Hash a file, in hexadecimal.
-
-    Parameters
-    ----------
-    algorithm
-        A name that `hashlib` knows, such as `sha256`.
-    """
-    digest = hashlib.new(algorithm)
-    with open_regular(path) as file:
-        while block := file.read(READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def read_verification(checkpoint: Path) -> Verification | None:
     """Read the record of a checkpoint; None if there is none."""
     try:
@@ -85,7 +68,7 @@ def checked_sha256(checkpoint: Path) -> str:
     try:
         found = file_hash(checkpoint, "sha256")
     except OSError as error:
-        flaw = find_foreign(checkpoint) or f"cannot be read ({error.strerror})"
+        flaw = find_foreign(checkpoint) or unreadable(error)
         raise WeightsError(f"{checkpoint}: {flaw}; name another with --model") from error
     record = read_verification(checkpoint)
     if record and record.sha256 != found:

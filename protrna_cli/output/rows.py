@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -219,10 +220,21 @@ def spans(rows: Iterable[Row], header: Header) -> Iterator[tuple[list[Row], int,
         yield pending, first, last
 
 
-class Writer(Protocol):
-    """The module that writes a format."""
+class OutputFile(ABC):
+    """One output in a format, with the files beside it. A format that is only written has no more than this.
 
-    def write(self, path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
+    Parameters
+    ----------
+    path, header
+        Its path and its header.
+    """
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path = path
+        self.header = header
+
+    @abstractmethod
+    def write(self, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
         """Write a whole output; the caller renames it into place.
 
         Parameters
@@ -232,20 +244,20 @@ class Writer(Protocol):
         """
 
 
-class Reader(Protocol):
-    """The module that reads a format."""
+class ReadableFile(OutputFile):
+    """One output in a format that is read, too. A damaged one raises ValueError, or what its library does."""
 
-    def read_header(self, path: Path) -> Header:
-        """Read the header of an output; raises ValueError if protrna did not write the file."""
+    @abstractmethod
+    def blocks(self) -> Iterator[Block]:
+        """Read the blocks, in order."""
 
-    def read_blocks(self, path: Path, header: Header) -> Iterator[Block]:
-        """Read the blocks of an output, in order."""
+    @abstractmethod
+    def rows(self) -> Iterator[Row]:
+        """Read the rows without their embeddings, in order."""
 
-    def read_rows(self, path: Path, header: Header) -> Iterator[Row]:
-        """Read the rows of an output without their embeddings, in order."""
-
-    def check(self, path: Path, header: Header, thorough: bool = False) -> None:
-        """Compare the sizes, types and counts of a file with its header; raises ValueError if one differs.
+    @abstractmethod
+    def check(self, thorough: bool = False) -> None:
+        """Compare sizes, types and counts with the header.
 
         Parameters
         ----------
@@ -253,10 +265,12 @@ class Reader(Protocol):
             Also check what takes as long as reading the file.
         """
 
-    def mapped(self, path: Path, header: Header, column: int) -> Values | None:
+    @abstractmethod
+    def mapped(self, column: int) -> Values | None:
         """Map the vectors (n_vectors, D) of a layer into memory; None if the format cannot be mapped."""
 
-    def schema(self, path: Path, header: Header) -> dict[str, str]:
+    @abstractmethod
+    def schema(self) -> dict[str, str]:
         """List the columns or datasets with type and shape."""
 
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from protrna_cli.disk import open_regular
 from protrna_cli.errors import InputError, InputUnreadable, ProtrnaError, RunMismatch
-from protrna_cli.output.formats.table import possible_files, reader_of
+from protrna_cli.output.formats.table import opener_of, possible_files
 from protrna_cli.output.paths import complete_path, is_part, partial_path
 from protrna_cli.output.provenance import first_difference, run_key, shard_of
-from protrna_cli.output.rows import Block, Checksum, Header, Reader, Values
+from protrna_cli.output.rows import Block, Checksum, Header, ReadableFile, Values
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.shard import WHOLE
 from protrna_cli.text import reason
@@ -45,8 +45,8 @@ def read_output(path: Path) -> tuple[Header, Iterator[Block]]:
     tuple
         The header, and an iterator that reads the blocks in order as they are needed.
     """
-    reader, header = _open(path)
-    return header, _blocks(path, reader, header)
+    file = _open(path)
+    return file.header, _blocks(file)
 
 
 def read_whole(path: Path) -> tuple[Header, Iterator[Block]]:
@@ -57,14 +57,13 @@ def read_whole(path: Path) -> tuple[Header, Iterator[Block]]:
 
 def read_rows(path: Path) -> Iterator[Row]:
     """Read the rows of an output without their embeddings; raises as `read_output` does."""
-    reader, header = _open(path)
-    number = 0
+    file, number = _open(path), 0
     with _undamaged(path):
-        for number, row in enumerate(reader.read_rows(path, header), start=1):
-            _check_md5(row, header, number)
+        for number, row in enumerate(file.rows(), start=1):
+            _check_md5(row, file.header, number)
             yield row
-        if number != header.n_rows:
-            raise ValueError(f"it has {number:,} rows, but its header states {header.n_rows:,}")
+        if number != file.header.n_rows:
+            raise ValueError(f"it has {number:,} rows, but its header states {file.header.n_rows:,}")
 
 
 def _check_md5(row: Row, header: Header, number: int) -> None:
@@ -74,13 +73,13 @@ def _check_md5(row: Row, header: Header, number: int) -> None:
 
 def read_layer(path: Path, column: int) -> tuple[list[Row], Values]:
     """Read the rows and the vectors (n_vectors, D) of a layer; they are mapped if the format allows."""
-    reader, header = _open(path)
+    file = _open(path)
     with _undamaged(path):
-        reader.check(path, header)
-        values = reader.mapped(path, header, column)
+        file.check()
+        values = file.mapped(column)
         if values is not None:
             rows = list(read_rows(path))
-            if Checksum(header).rows_changed(rows):
+            if Checksum(file.header).rows_changed(rows):
                 raise ValueError("ids or counts changed since it was written")
             return rows, values
     blocks = [(block.rows, block.values[column]) for block in read_whole(path)[1]]
@@ -89,9 +88,9 @@ def read_layer(path: Path, column: int) -> tuple[list[Row], Values]:
 
 def schema_of(path: Path) -> dict[str, str]:
     """List the columns or datasets of an output with type and shape; raises as `read_output` does."""
-    reader, header = _open(path)
+    file = _open(path)
     with _undamaged(path):
-        return reader.schema(path, header)
+        return file.schema()
 
 
 def refuse_changed_bytes(path: Path) -> None:
@@ -110,43 +109,43 @@ def refuse_changed_bytes(path: Path) -> None:
 
 def check_structure(path: Path) -> None:
     """Check what reading an output does not: unused bytes, numbers of lines, what is behind its end."""
-    reader, header = _open(path)
+    file = _open(path)
     with _undamaged(path):
-        reader.check(path, header, thorough=True)
+        file.check(thorough=True)
 
 
 def check_quickly(path: Path) -> None:
     """Check that an output is undamaged: its sizes, types and counts, and all of a small one."""
-    reader, header = _open(path)
+    file = _open(path)
     with _undamaged(path):
-        reader.check(path, header)
+        file.check()
         size = sum(file.stat().st_size for file in possible_files(path) if file.exists())
     if size <= SMALL_BYTES:
         for _ in read_whole(path)[1]:
             pass
 
 
-def _open(path: Path) -> tuple[Reader, Header]:
-    """Find the module that reads an output, and read its header."""
+def _open(path: Path) -> ReadableFile:
+    """Detect the format of an output, and read its header."""
     try:
         with open_regular(path) as file:
-            reader = reader_of(file.read(4))
+            opener = opener_of(file.read(4))
     except OSError as error:
         raise InputUnreadable(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
-    if not reader:
+    if not opener:
         raise InputError(f"{path}: neither Parquet, HDF5 nor NumPy; name an output of protrna embed")
     try:
-        return reader, reader.read_header(path)
+        return opener(path)
     except Exception as error:  # whatever a library raises on damaged bytes
         raise InputError(f"{path}: {_first_line(error)}; name an output of protrna embed") from error
 
 
-def _blocks(path: Path, reader: Reader, header: Header) -> Iterator[Block]:
+def _blocks(file: ReadableFile) -> Iterator[Block]:
     n_rows = 0
-    with _undamaged(path):
-        for block in reader.read_blocks(path, header):
+    with _undamaged(file.path):
+        for block in file.blocks():
             for number, row in enumerate(block.rows, start=n_rows + 1):
-                _check_md5(row, header, number)
+                _check_md5(row, file.header, number)
             n_rows += len(block.rows)
             yield block
 

@@ -511,10 +511,10 @@ class PartialOutput:
         with self._writing():
             for file in self._files:
                 file.close()
-            blocks = self._checked(npy.read_blocks(self._array, self.header), check)
+            blocks = self._checked(npy.Npy(self._array, self.header).blocks(), check)
             if format.name == "npy":
                 made = self._array
-                npy.write_header(made, _sealed(self.header, blocks))
+                npy.write_meta(made, _sealed(self.header, blocks))
             else:
                 made = self._folder / self._output.name
                 format.write(made, self.header, blocks)

@@ -10,92 +10,102 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import h5py
 import numpy as np
 
 from protrna_cli.errors import OutputUnwritable
-from protrna_cli.output.formats.h5file import created, new_group
-from protrna_cli.output.rows import Block, Header, spans
+from protrna_cli.output.formats.h5file import created, new_group, opened
+from protrna_cli.output.rows import Block, Header, ReadableFile, spans
 from protrna_cli.plan.rows import Row, row_of
 
 
-def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
-    """Write one dataset per row."""
-    with created(path, seal) as (file, check):
-        if name := _model_name(header):
-            file.attrs["model_name"] = name
-        groups = [file]
-        if len(header.layers) > 1:
-            groups = [new_group(file, name, track_order=True) for name in header.columns]
-        for block in blocks:
-            bounds = block.bounds() if header.per_token else range(len(block.rows) + 1)
-            for row, start, end in zip(block.rows, bounds, bounds[1:], strict=False):
-                check()  # for every row: HDF5 may try to read data whose write failed
-                for group, values in zip(groups, block.values, strict=True):
-                    dataset = _create_dataset(
-                        group, row, values[start:end] if header.per_token else values[start]
-                    )
-                    dataset.attrs["original_id"] = row.id
-                    for column in header.row_columns[1:]:
-                        dataset.attrs[column] = getattr(row, column)
+@final
+class FlatHdf5(ReadableFile):
+    """An HDF5 file with one dataset per row."""
 
+    def write(self, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
+        header = self.header
+        with created(self.path, seal) as (file, check):
+            if name := self._model_name():
+                file.attrs["model_name"] = name
+            groups = [file]
+            if len(header.layers) > 1:
+                groups = [new_group(file, name, track_order=True) for name in header.columns]
+            for block in blocks:
+                bounds = block.bounds() if header.per_token else range(len(block.rows) + 1)
+                for row, start, end in zip(block.rows, bounds, bounds[1:], strict=False):
+                    check()  # for every row: HDF5 may try to read data whose write failed
+                    for group, values in zip(groups, block.values, strict=True):
+                        dataset = _create_dataset(
+                            group, row, values[start:end] if header.per_token else values[start]
+                        )
+                        dataset.attrs["original_id"] = row.id
+                        for column in header.row_columns[1:]:
+                            dataset.attrs[column] = getattr(row, column)
 
-def _model_name(header: Header) -> str | None:
-    """Name under which ProtSpace shows the vectors: model, layer and pooling; None for what it cannot read.
+    def _model_name(self) -> str | None:
+        """Name in ProtSpace: model, layer and pooling; None for vectors that it cannot read.
 
-    ProtSpace merges files of equal names. It refuses a file without one, which it must: of several layers it
-    would keep the first and drop the others with a warning.
-    """
-    model = header.provenance.get("model")
-    if model is None or header.per_token or len(header.layers) > 1:
-        return None
-    return f"{Path(model['name']).name} layer {header.layers[0]} {header.provenance['pooling']}"
+        ProtSpace merges files of equal names. It refuses a file without one, which it must: of several layers
+        it would keep the first and drop the others with a warning.
+        """
+        header = self.header
+        model = header.provenance.get("model")
+        if model is None or header.per_token or len(header.layers) > 1:
+            return None
+        return f"{Path(model['name']).name} layer {header.layers[0]} {header.provenance['pooling']}"
 
+    def blocks(self) -> Iterator[Block]:
+        with opened(self.path) as file:
+            groups = self._groups(file)
+            for rows, _, _ in spans(self._rows(groups[0]), self.header):
+                yield Block(rows, [np.concatenate([self._vectors(g, row) for row in rows]) for g in groups])
 
-def read_blocks(file: h5py.File, header: Header) -> Iterator[Block]:
-    """Read the rows, one block at a time."""
-    groups = _groups(file, header)
-    for rows, _, _ in spans(read_rows(file, header), header):
-        yield Block(
-            rows, [np.concatenate([_vectors(group, row, header) for row in rows]) for group in groups]
-        )
+    def rows(self) -> Iterator[Row]:
+        with opened(self.path) as file:
+            yield from self._rows(self._groups(file)[0])
 
+    def check(self, thorough: bool = False) -> None:
+        n_rows = self.header.n_rows
+        with opened(self.path, thorough) as file:
+            for group in self._groups(file):
+                if len(group) != n_rows:
+                    raise ValueError(f"it has {len(group):,} datasets, but its header states {n_rows:,} rows")
 
-def read_rows(file: h5py.File, header: Header) -> Iterator[Row]:
-    """Read the rows without their vectors, from the attributes."""
-    for name, dataset in _groups(file, header)[0].items():
-        attributes = dataset.attrs
-        if dataset_name(attributes["original_id"]) != name:
-            raise ValueError(f"dataset {name!r} belongs to the id {attributes['original_id']!r}")
-        yield row_of({**attributes, "id": attributes["original_id"]}, header.row_columns)
+    def mapped(self, column: int) -> None:
+        """Return None: each row has its own dataset."""
 
+    def schema(self) -> dict[str, str]:
+        """Describe the datasets and their attributes, with `ID` for any id."""
+        header = self.header
+        shape = f"{header.dtype} {'(L, D)' if header.per_token else '(D,)'}"
+        groups = [""] if len(header.layers) == 1 else [f"{name}/" for name in header.columns]
+        attributes = ", ".join(("original_id", *header.row_columns[1:]))
+        return {**{f"{group}ID": shape for group in groups}, "attributes of ID": attributes}
 
-def check(file: h5py.File, header: Header) -> None:
-    """Compare the number of datasets with the header; raises ValueError if it differs."""
-    for group in _groups(file, header):
-        if len(group) != header.n_rows:
-            raise ValueError(f"it has {len(group):,} datasets, but its header states {header.n_rows:,} rows")
+    def _groups(self, file: h5py.File) -> list[Any]:
+        """Group with the datasets of each layer; with one layer, the file itself."""
+        return [file] if len(self.header.layers) == 1 else [file[name] for name in self.header.columns]
 
+    def _rows(self, group: h5py.Group) -> Iterator[Row]:
+        """Read the rows from the attributes."""
+        for name, dataset in group.items():
+            attributes = dataset.attrs
+            if dataset_name(attributes["original_id"]) != name:
+                raise ValueError(f"dataset {name!r} belongs to the id {attributes['original_id']!r}")
+            yield row_of({**attributes, "id": attributes["original_id"]}, self.header.row_columns)
 
-def _vectors(group: h5py.Group, row: Row, header: Header) -> Any:
-    """Read the vectors (n, D) of a row."""
-    dataset = group[dataset_name(row.id)]
-    shape = (row.n_embedded, header.width) if header.per_token else (header.width,)
-    if (dataset.shape, dataset.dtype) != (shape, np.dtype(header.dtype)):
-        raise ValueError(
-            f"dataset {dataset.name!r} is {dataset.dtype} {dataset.shape}, not {header.dtype} {shape}"
-        )
-    return np.atleast_2d(dataset[()])
-
-
-def schema(header: Header) -> dict[str, str]:
-    """Describe the datasets and their attributes, with `ID` for any id."""
-    shape = f"{header.dtype} {'(L, D)' if header.per_token else '(D,)'}"
-    groups = [""] if len(header.layers) == 1 else [f"{name}/" for name in header.columns]
-    attributes = ", ".join(("original_id", *header.row_columns[1:]))
-    return {**{f"{group}ID": shape for group in groups}, "attributes of ID": attributes}
+    def _vectors(self, group: h5py.Group, row: Row) -> Any:
+        """Read the vectors (n, D) of a row."""
+        dataset, header = group[dataset_name(row.id)], self.header
+        shape = (row.n_embedded, header.width) if header.per_token else (header.width,)
+        if (dataset.shape, dataset.dtype) != (shape, np.dtype(header.dtype)):
+            raise ValueError(
+                f"dataset {dataset.name!r} is {dataset.dtype} {dataset.shape}, not {header.dtype} {shape}"
+            )
+        return np.atleast_2d(dataset[()])
 
 
 def require_unique_ids(rows: Iterable[Row]) -> None:
@@ -129,8 +139,3 @@ def _id_error(row_id: str) -> OutputUnwritable:
     return OutputUnwritable(
         f"{what}, and flat HDF5 names a dataset by it; use --h5-layout packed, .parquet or .npy"
     )
-
-
-def _groups(file: h5py.File, header: Header) -> list[Any]:
-    """Group with the datasets of each layer; with one layer, the file itself."""
-    return [file] if len(header.layers) == 1 else [file[name] for name in header.columns]

@@ -103,29 +103,24 @@ def created(path: Path, seal: Callable[[], Header]) -> Iterator[tuple[h5py.File,
         raw.check()
 
 
-def opened(path: Path) -> h5py.File:
-    """Open a file for reading, if its bytes are those that were written.
+def opened(path: Path, thorough: bool = False) -> h5py.File:
+    """Open a file for reading, if its bytes are those that were written, as `check` finds.
 
     It is opened without a lock, which some network file systems would refuse.
-
-    Raises
-    ------
-    ValueError
-        Its bytes have changed. Files larger than `CHECK_BYTES` are not hashed here.
     """
-    check(path)
+    check(path, thorough)
     return h5py.File(path, "r", locking=False)
 
 
-def check(path: Path) -> None:
-    """Check the bytes of a file that is not too large, as `check_bytes` does."""
+def check(path: Path, thorough: bool = False) -> None:
+    """Check the bytes of a file as `_check_bytes` does; those of one that is large only if thorough."""
     status = path.stat()
-    if status.st_size <= CHECK_BYTES:
-        check_bytes(path, status.st_size, status.st_mtime_ns)
+    if thorough or status.st_size <= CHECK_BYTES:
+        _check_bytes(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
-def check_bytes(path: Path, size: int, changed: int) -> None:
+def _check_bytes(path: Path, size: int, changed: int) -> None:
     """Compare the SHA-256 of a file with the one behind it, before HDF5 parses it.
 
     libhdf5 can crash or loop for ever on damaged metadata, so that such a file must not be opened at all.

@@ -14,12 +14,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
 from protrna_cli.output.paths import index_path, meta_path
-from protrna_cli.output.rows import Block, Header, Values, spans
+from protrna_cli.output.rows import Block, Header, ReadableFile, Values, spans
 from protrna_cli.plan.rows import Row, row_of
 from protrna_cli.text import printable
 
@@ -40,14 +40,11 @@ class Vectors:
     def __init__(self, path: Path, header: Header, resume: bool = False) -> None:
         self._header = header
         self._dtype = np.dtype(header.dtype).newbyteorder("<")
-        npy_header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(
-            npy_header, {"descr": self._dtype.str, "fortran_order": False, "shape": _shape(header)}
-        )
-        self._offset = len(npy_header.getvalue())
+        start = array_header(self._dtype, _shape(header))
+        self._offset = len(start)
         self._file = path.open("r+b" if resume else "w+b", buffering=0)
         if not resume:
-            self._file.write(npy_header.getvalue())
+            self._file.write(start)
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
         """Write vectors (n, D) from position `start` on; `layer` is an index into the header's layers."""
@@ -108,82 +105,89 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
-    """Write an array with its index and provenance."""
-    start = 0
-    with closing(Vectors(path, header)) as vectors, closing(Index(path, header)) as index:
-        for block in blocks:
-            index.add(block.rows)
-            for layer, values in enumerate(block.values):
-                vectors.fill(layer, start, values)
-            start += len(block.values[0])
-    write_header(path, seal())
+@final
+class Npy(ReadableFile):
+    """An array with its index and its provenance."""
+
+    def write(self, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
+        path, header, start = self.path, self.header, 0
+        with closing(Vectors(path, header)) as vectors, closing(Index(path, header)) as index:
+            for block in blocks:
+                index.add(block.rows)
+                for layer, values in enumerate(block.values):
+                    vectors.fill(layer, start, values)
+                start += len(block.values[0])
+        write_meta(path, seal())
+
+    def blocks(self) -> Iterator[Block]:
+        for rows, start, end in spans(self.rows(), self.header):
+            # Mapped anew for each block: those read before no longer count as memory of this process.
+            yield Block(rows, list(self._layers()[:, start:end]))
+
+    def rows(self) -> Iterator[Row]:
+        csv.field_size_limit(1 << 30)  # a FASTA description may have any length
+        with index_path(self.path).open(encoding="utf-8", newline="") as file:
+            start = 0
+            for line in csv.DictReader(file, dialect="excel-tab"):
+                row = row_of(line, self.header.row_columns)
+                end = start + (row.n_embedded if self.header.per_token else 1)
+                if (line["start"], line["end"]) != (str(start), str(end)):
+                    raise ValueError(
+                        f"{index_path(self.path).name}: start and end of the id {row.id!r} are "
+                        f"{line['start']} and {line['end']}, not {start} and {end}"
+                    )
+                yield row
+                start = end
+
+    def check(self, thorough: bool = False) -> None:
+        self._layers()
+        index, n_rows = index_path(self.path), self.header.n_rows
+        with index.open("rb") as file:
+            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+        if lines != n_rows + 1:
+            raise ValueError(f"{index.name} has {lines - 1:,} rows, but the header states {n_rows:,}")
+
+    def mapped(self, column: int) -> Values:
+        values: Values = self._layers()[column]
+        return values
+
+    def schema(self) -> dict[str, str]:
+        """List the files, with the array's dtype and shape and the index's columns."""
+        array = np.load(self.path, mmap_mode="r")
+        files = {
+            self.path: f"{array.dtype} {array.shape}",
+            index_path(self.path): ", ".join(_index_columns(self.header)),
+            meta_path(self.path): "provenance",
+        }
+        return {printable(file.name): text for file, text in files.items()}
+
+    def _layers(self) -> Any:
+        """Map the array (layers, n_vectors, D); its shape and type must be those of the header."""
+        header = self.header
+        array, shape = np.load(self.path, mmap_mode="r"), _shape(header)
+        if (array.dtype, array.shape) != (np.dtype(header.dtype), shape):
+            raise ValueError(f"its array is {array.dtype} {array.shape}, not {header.dtype} {shape}")
+        return array.reshape(len(header.layers), header.n_vectors, header.width)
 
 
-def write_header(path: Path, header: Header) -> None:
+def open_file(path: Path) -> Npy:
+    """Read the provenance beside an array."""
+    if not meta_path(path).exists():
+        raise ValueError(f"an array without {meta_path(path).name} beside it")
+    return Npy(path, Header.from_json(meta_path(path).read_text(encoding="utf-8")))
+
+
+def write_meta(path: Path, header: Header) -> None:
     """Write the provenance beside an output, as `OUT.meta.json`."""
     meta_path(path).write_text(header.json + "\n", encoding="utf-8")
 
 
-def read_header(path: Path) -> Header:
-    """Read the provenance beside an array."""
-    if not meta_path(path).exists():
-        raise ValueError(f"an array without {meta_path(path).name} beside it")
-    return Header.from_json(meta_path(path).read_text(encoding="utf-8"))
-
-
-def read_blocks(path: Path, header: Header) -> Iterator[Block]:
-    """Read the rows, one block at a time."""
-    for rows, start, end in spans(read_rows(path, header), header):
-        # Mapped anew for each block: those read before no longer count as memory of this process.
-        array = _mapped(path, header).reshape(len(header.layers), header.n_vectors, header.width)
-        yield Block(rows, list(array[:, start:end]))
-
-
-def read_rows(path: Path, header: Header) -> Iterator[Row]:
-    """Read the rows without their vectors, from the index."""
-    csv.field_size_limit(1 << 30)  # a FASTA description may have any length
-    with index_path(path).open(encoding="utf-8", newline="") as file:
-        start = 0
-        for line in csv.DictReader(file, dialect="excel-tab"):
-            row = row_of(line, header.row_columns)
-            end = start + (row.n_embedded if header.per_token else 1)
-            if (line["start"], line["end"]) != (str(start), str(end)):
-                raise ValueError(
-                    f"{index_path(path).name}: start and end of the id {row.id!r} are {line['start']} and "
-                    f"{line['end']}, not {start} and {end}"
-                )
-            yield row
-            start = end
-
-
-def check(path: Path, header: Header, thorough: bool = False) -> None:
-    """Compare the array's size and type, and the number of lines of the index, with the header."""
-    _mapped(path, header)
-    with index_path(path).open("rb") as index:
-        lines = sum(block.count(b"\n") for block in iter(lambda: index.read(1 << 20), b""))
-    if lines != header.n_rows + 1:
-        raise ValueError(
-            f"{index_path(path).name} has {lines - 1:,} rows, but the header states {header.n_rows:,}"
-        )
-
-
-def mapped(path: Path, header: Header, column: int) -> Values:
-    """Map the vectors (n_vectors, D) of a layer into memory."""
-    values: Values = _mapped(path, header).reshape(len(header.layers), header.n_vectors, header.width)[column]
-    return values
-
-
-def _index_columns(header: Header) -> tuple[str, ...]:
-    return (*header.row_columns, "start", "end")
-
-
-def _mapped(path: Path, header: Header) -> Any:
-    """Map the array into memory; raises ValueError if its shape or type is not the header's."""
-    array, shape = np.load(path, mmap_mode="r"), _shape(header)
-    if (array.dtype, array.shape) != (np.dtype(header.dtype), shape):
-        raise ValueError(f"its array is {array.dtype} {array.shape}, not {header.dtype} {shape}")
-    return array
+def array_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Make what stands before the numbers of an array, which are little-endian and in C order."""
+    file = io.BytesIO()
+    described = {"descr": dtype.newbyteorder("<").str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, described)
+    return file.getvalue()
 
 
 def _shape(header: Header) -> tuple[int, ...]:
@@ -192,12 +196,5 @@ def _shape(header: Header) -> tuple[int, ...]:
     return shape if len(header.layers) == 1 else (len(header.layers), *shape)
 
 
-def schema(path: Path, header: Header) -> dict[str, str]:
-    """List the files, with the array's dtype and shape and the index's columns."""
-    array = np.load(path, mmap_mode="r")
-    files = {
-        path: f"{array.dtype} {array.shape}",
-        index_path(path): ", ".join(_index_columns(header)),
-        meta_path(path): "provenance",
-    }
-    return {printable(file.name): text for file, text in files.items()}
+def _index_columns(header: Header) -> tuple[str, ...]:
+    return (*header.row_columns, "start", "end")

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, final
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 
 from protrna_cli.errors import OutputUnwritable
-from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header
+from protrna_cli.output.formats.npy import array_header
+from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header, OutputFile
 from protrna_cli.text import size_text
 
 LARGEST_COLUMN = 4 << 30
@@ -27,19 +27,23 @@ LARGEST_COLUMN = 4 << 30
 VALUES_AT_ONCE = 4096
 
 
-def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
-    """Write the vectors of one layer, one per record, with the columns and the provenance."""
-    columns: dict[str, list[Any]] = {name: [] for name in header.row_columns}
-    with ZipFile(path, "w") as archive:
-        shape = (header.n_rows, header.width)
-        with _array(archive, "embedding", np.dtype(header.dtype), shape, ZIP_STORED) as file:
-            for block in blocks:
-                file.write(np.ascontiguousarray(block.values[0], header.dtype).data.cast("B"))
-                for name, column in columns.items():
-                    column += [getattr(row, name) for row in block.rows]
-        for name, column in columns.items():
-            _write_column(archive, name, column)
-        _write_column(archive, PROVENANCE_KEY, seal().json)
+@final
+class Npz(OutputFile):
+    """An archive of arrays."""
+
+    def write(self, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
+        header = self.header
+        columns: dict[str, list[Any]] = {name: [] for name in header.row_columns}
+        with ZipFile(self.path, "w") as archive:
+            shape = (header.n_rows, header.width)
+            with _array(archive, "embedding", np.dtype(header.dtype), shape, ZIP_STORED) as file:
+                for block in blocks:
+                    file.write(np.ascontiguousarray(block.values[0], header.dtype).data.cast("B"))
+                    for name, column in columns.items():
+                        column += [getattr(row, name) for row in block.rows]
+            for name, column in columns.items():
+                _write_column(archive, name, column)
+            _write_column(archive, PROVENANCE_KEY, seal().json)
 
 
 def _write_column(archive: ZipFile, name: str, values: list[Any] | str) -> None:
@@ -69,8 +73,5 @@ def _array(
     member = ZipInfo(f"{name}.npy")  # without the time, so that equal outputs have equal bytes
     member.compress_type = compression
     with archive.open(member, "w", force_zip64=True) as file:
-        np.lib.format.write_array_header_1_0(
-            file,
-            {"descr": dtype.newbyteorder("<").str, "fortran_order": False, "shape": shape},
-        )
+        file.write(array_header(dtype, shape))
         yield file

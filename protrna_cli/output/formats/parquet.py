@@ -11,15 +11,15 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header, Values
+from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header, ReadableFile, Values
 from protrna_cli.plan.rows import COUNT_COLUMNS, Row
 
 CHECKSUMS_KEY = "protrna_checksums"
@@ -60,87 +60,73 @@ class ParquetStream:
         self._writer.close()
 
 
-def write(path: Path, header: Header, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
-    """Write a whole Parquet file."""
-    with _opened(path, "wb") as file, closing(ParquetStream(file, header)) as writer:
-        for block in blocks:
-            writer.add(block)
-        writer.close(seal())
+@final
+class Parquet(ReadableFile):
+    """A Parquet file."""
+
+    def write(self, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
+        name = os.fsencode(self.path)
+        with pa.OSFile(name, "wb") as file, closing(ParquetStream(file, self.header)) as stream:
+            for block in blocks:
+                stream.add(block)
+            stream.close(seal())
+
+    def blocks(self) -> Iterator[Block]:
+        header = self.header
+        with _opened(self.path) as file:
+            self._check_columns(file)
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                yield Block(
+                    list(_rows(table, header)), [_vectors(table[name], header) for name in header.columns]
+                )
+
+    def rows(self) -> Iterator[Row]:
+        with _opened(self.path) as file:
+            for batch in file.iter_batches(columns=list(self.header.row_columns)):
+                yield from _rows(batch, self.header)
+
+    def check(self, thorough: bool = False) -> None:
+        with _opened(self.path) as file:
+            self._check_columns(file)
+            found, stated = file.metadata.num_rows, self.header.n_rows
+        if found != stated:
+            raise ValueError(f"it has {found:,} rows, but its header states {stated:,}")
+
+    def _check_columns(self, file: pq.ParquetFile) -> None:
+        found, expected = file.schema_arrow, _schema(self.header)
+        if not found.equals(expected):
+            raise ValueError(f"its columns are {_columns_text(found)}, not {_columns_text(expected)}")
+
+    def mapped(self, column: int) -> None:
+        """Return None: the vectors are compressed."""
+
+    def schema(self) -> dict[str, str]:
+        with _opened(self.path) as file:
+            return {field.name: str(field.type) for field in file.schema_arrow}
 
 
-def read_header(path: Path) -> Header:
-    """Read the header of a Parquet output.
-
-    Raises
-    ------
-    ValueError
-        It is not Parquet, or protrna did not write it.
-    """
-    with _opened(path) as stored, pq.ParquetFile(stored) as file:
+def open_file(path: Path) -> Parquet:
+    """Read the header of a Parquet output; raises ValueError if it is not one."""
+    with _opened(path) as file:
         metadata, of_schema = file.metadata.metadata or {}, file.schema_arrow.metadata or {}
     provenance, checksums = of_schema.get(PROVENANCE_KEY.encode()), metadata.get(CHECKSUMS_KEY.encode())
     if provenance is None:
         raise ValueError("a Parquet file without protrna provenance")
     if metadata.get(PROVENANCE_KEY.encode()) != provenance:  # Arrow keeps it in two places
         raise ValueError("its provenance is damaged")
-    return Header.from_json(provenance.decode(), checksums.decode() if checksums else None)
+    return Parquet(path, Header.from_json(provenance.decode(), checksums.decode() if checksums else None))
 
 
-def read_blocks(path: Path, header: Header) -> Iterator[Block]:
-    """Read the rows, one row group at a time."""
-    with _opened(path) as stored, pq.ParquetFile(stored) as file:
-        _check_columns(file, header)
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
-            yield Block(
-                list(_rows(table, header)), [_vectors(table[name], header) for name in header.columns]
-            )
-
-
-def read_rows(path: Path, header: Header) -> Iterator[Row]:
-    """Read the rows without their vectors."""
-    with _opened(path) as stored, pq.ParquetFile(stored) as file:
-        for batch in file.iter_batches(columns=list(header.row_columns)):
-            yield from _rows(batch, header)
-
-
-def mapped(path: Path, header: Header, column: int) -> None:
-    """Return None: the vectors are compressed."""
-
-
-def check(path: Path, header: Header, thorough: bool = False) -> None:
-    """Compare the columns and the number of rows with the header."""
-    with _opened(path) as stored, pq.ParquetFile(stored) as file:
-        _check_columns(file, header)
-        if file.metadata.num_rows != header.n_rows:
-            raise ValueError(
-                f"it has {file.metadata.num_rows:,} rows, but its header states {header.n_rows:,}"
-            )
-
-
-def _check_columns(file: pq.ParquetFile, header: Header) -> None:
-    found, expected = file.schema_arrow, _schema(header)
-    if not found.equals(expected):
-        raise ValueError(f"its columns are {_columns_text(found)}, not {_columns_text(expected)}")
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a file for reading. Arrow takes a name that is not UTF-8 only as bytes, and only here."""
+    with pa.OSFile(os.fsencode(path)) as stored, pq.ParquetFile(stored) as file:
+        yield file
 
 
 def _columns_text(schema: Any) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in schema)
-
-
-def schema(path: Path, header: Header) -> dict[str, str]:
-    """List the columns with their Arrow types."""
-    return {field.name: str(field.type) for field in _read_schema(path)}
-
-
-def _opened(path: Path, mode: str = "rb") -> pa.NativeFile:
-    """Open a file. Arrow takes a name that is not UTF-8 only as bytes, and only here."""
-    return pa.OSFile(os.fsencode(path), mode)
-
-
-def _read_schema(path: Path) -> Any:
-    with _opened(path) as stored:
-        return pq.read_schema(stored)
 
 
 def _rows(table: Any, header: Header) -> Iterator[Row]:

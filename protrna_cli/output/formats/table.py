@@ -1,4 +1,4 @@
-"""The table of formats. A new format is a module in this folder and a line in `TABLE`.
+"""The table of formats. A new format is a class in a module of this folder, and a line in `TABLE`.
 
 The modules import pyarrow, h5py or NumPy; each is imported only when its format is used.
 """
@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
 from protrna_cli.errors import UsageError
 from protrna_cli.output.paths import index_path, meta_path, metadata_path
 
 if TYPE_CHECKING:
-    from protrna_cli.output.rows import Block, Header, Reader, Writer
+    from protrna_cli.output.rows import Block, Header, OutputFile, ReadableFile
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Format:
     suffixes
         Suffixes of its file names, the usual one first.
     writer
-        Module of this folder that writes it.
+        Module of this folder and its class, an `OutputFile`, that writes it.
     reader, magic
-        Module that reads it, and the first four bytes that identify it; None for a format that is never
-        read.
+        Module and its function that opens it, as a `ReadableFile`, and the first four bytes that identify
+        it; None for a format that is never read.
     layout
         Its name in `--h5-layout`, if two formats share a name.
     companions
@@ -65,21 +65,22 @@ class Format:
         from protrna_cli.output.rows import Checksum  # it needs NumPy, which --help must not wait for
 
         checksum = Checksum(header)
-        cast("Writer", _module(self.writer)).write(path, header, checksum.watch(blocks), checksum.seal)
+        writer: type[OutputFile] = _find(self.writer)
+        writer(path, header).write(checksum.watch(blocks), checksum.seal)
 
 
 H5_SUFFIXES = (".h5", ".hdf5")
 H5_MAGIC = b"\x89HDF"
 
 TABLE = (
-    Format("parquet", (".parquet", ".pq"), "parquet", "parquet", b"PAR1"),
-    Format("h5", H5_SUFFIXES, "flat", "hdf5", H5_MAGIC, layout="flat", unique_ids=True),
-    Format("h5", H5_SUFFIXES, "packed", "hdf5", H5_MAGIC, layout="packed"),
-    Format("npy", (".npy",), "npy", "npy", b"\x93NUM", companions=(index_path, meta_path)),
-    Format("npz", (".npz",), "npz", is_export=True, one_layer=True),
-    Format("h5ad", (".h5ad",), "h5ad", "hdf5", H5_MAGIC, is_export=True),
+    Format("parquet", (".parquet", ".pq"), "parquet:Parquet", "parquet:open_file", b"PAR1"),
+    Format("h5", H5_SUFFIXES, "flat:FlatHdf5", "hdf5:open_file", H5_MAGIC, layout="flat", unique_ids=True),
+    Format("h5", H5_SUFFIXES, "packed:PackedHdf5", "hdf5:open_file", H5_MAGIC, layout="packed"),
+    Format("npy", (".npy",), "npy:Npy", "npy:open_file", b"\x93NUM", companions=(index_path, meta_path)),
+    Format("npz", (".npz",), "npz:Npz", is_export=True, one_layer=True),
+    Format("h5ad", (".h5ad",), "h5ad:Anndata", "hdf5:open_file", H5_MAGIC, is_export=True),
     Format(
-        "tsv", (".tsv",), "projector", companions=(metadata_path, meta_path), is_export=True, one_layer=True
+        "tsv", (".tsv",), "tsv:Tsv", companions=(metadata_path, meta_path), is_export=True, one_layer=True
     ),
 )
 
@@ -127,10 +128,11 @@ def refuse_layout(h5_layout: str, formats: Sequence[Format]) -> None:
         )
 
 
-def reader_of(magic: bytes) -> Reader | None:
-    """Module that reads a file with these first four bytes; None if no format has them."""
+def opener_of(magic: bytes) -> Callable[[Path], ReadableFile] | None:
+    """Function that opens a file with these first four bytes; None if no format has them."""
     name = next((format.reader for format in TABLE if format.magic == magic), None)
-    return cast("Reader", _module(name)) if name else None
+    opener: Callable[[Path], ReadableFile] | None = _find(name) if name else None
+    return opener
 
 
 def possible_files(path: Path) -> list[Path]:
@@ -138,5 +140,5 @@ def possible_files(path: Path) -> list[Path]:
     return list(dict.fromkeys(file for format in TABLE if format.magic for file in format.files(path)))
 
 
-def _module(name: str) -> object:
-    return import_module(f"protrna_cli.output.formats.{name}")
+def _find(name: str) -> Any:
+    return resolve_name(f"protrna_cli.output.formats.{name}")

@@ -197,6 +197,12 @@ class Block:
         """Offsets of the rows in per-token values: the start of each row, and the final end (N + 1)."""
         return [0, *np.cumsum([row.n_embedded for row in self.rows]).tolist()]
 
+    def by_row(self, per_token: bool) -> Iterator[tuple[Row, list[Values]]]:
+        """Give each row with its vectors in every layer, (L, D) per token, otherwise (1, D)."""
+        bounds = self.bounds() if per_token else range(len(self.rows) + 1)
+        for row, start, end in zip(self.rows, bounds, bounds[1:], strict=False):
+            yield row, [values[start:end] for values in self.values]
+
 
 def spans(rows: Iterable[Row], header: Header) -> Iterator[tuple[list[Row], int, int]]:
     """Group rows into blocks of at most `BLOCK_BYTES`; a row is never split.

@@ -34,13 +34,10 @@ class FlatHdf5(ReadableFile):
             if len(header.layers) > 1:
                 groups = [new_group(file, name, track_order=True) for name in header.columns]
             for block in blocks:
-                bounds = block.bounds() if header.per_token else range(len(block.rows) + 1)
-                for row, start, end in zip(block.rows, bounds, bounds[1:], strict=False):
+                for row, vectors in block.by_row(header.per_token):
                     check()  # for every row: HDF5 may try to read data whose write failed
-                    for group, values in zip(groups, block.values, strict=True):
-                        dataset = _create_dataset(
-                            group, row, values[start:end] if header.per_token else values[start]
-                        )
+                    for group, values in zip(groups, vectors, strict=True):
+                        dataset = _create_dataset(group, row, values if header.per_token else values[0])
                         dataset.attrs["original_id"] = row.id
                         for column in header.row_columns[1:]:
                             dataset.attrs[column] = getattr(row, column)

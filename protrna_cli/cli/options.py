@@ -56,9 +56,9 @@ def note_unproven(output: Path) -> None:
     if is_quiet():
         return
     from protrna_cli.output.rows import UNPROVEN
-    from protrna_cli.output.stored import unproven_part
+    from protrna_cli.output.stored import open_output
 
-    if part := unproven_part(output):
+    if part := open_output(output).unproven:
         say(f"note: {part}: {UNPROVEN}")
 
 

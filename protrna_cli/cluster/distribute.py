@@ -35,7 +35,7 @@ from protrna_cli.output.paths import journal_path, manifest_path, partial_path
 from protrna_cli.output.protect import make_partial, remove_partial
 from protrna_cli.output.provenance import compare_keys, run_key
 from protrna_cli.output.rows import Header
-from protrna_cli.output.stored import read_parts
+from protrna_cli.output.stored import open_parts
 from protrna_cli.plan import pieces
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.auto import settle
@@ -377,6 +377,6 @@ def _cancel(client: Client, pending: Collection[Future]) -> None:
 def _finish(folder: Path, n_parts: int, header: Header) -> None:
     """Check that no part is missing or from another run, and rename the folder into place."""
     parts = [part_path(folder, Shard(i, n_parts)) for i in range(1, n_parts + 1)]
-    compare_keys(run_key(read_parts(parts)[1]), run_key(header), str(folder))
+    compare_keys(run_key(open_parts(parts).header), run_key(header), str(folder))
     with writing(folder, "run it again with --resume"):
         put_in_place(folder, parts)

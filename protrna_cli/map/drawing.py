@@ -19,7 +19,7 @@ from protrna_cli.map.table import find_table
 from protrna_cli.output.protect import files_read, refuse_to_replace, refuse_unless_file, refuse_unless_output
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Block, Header
-from protrna_cli.output.stored import read_joined
+from protrna_cli.output.stored import open_output
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import AnyPath, instance, one_of, path_text, switch, whole_number
 from protrna_cli.text import counted, printable, shortened
@@ -97,11 +97,12 @@ def draw_map(
             locks.enter_context(locked(points, remedy="choose another --coordinates"))
         if target.exists() and not overwrite:
             raise OutputUnwritable(f"{target}: exists; use --overwrite to replace it, or choose another -o")
-        header, blocks = read_joined(source)
+        stored = open_output(source)
+        header = stored.header
         column = _column_index(source, header, layer)
         origin = origin_of(header, header.layers[column], method, seed)
         projection = read_coordinates(points, origin) if points and points.exists() else None
-        rows, vectors = _read_vectors(source, blocks, column)
+        rows, vectors = _read_vectors(source, stored.blocks(), column)
         colouring = colour_by(rows, color_by)
         if projection is None:
             projection = _project(source, vectors, method, seed, tell)

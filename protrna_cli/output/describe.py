@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from protrna_cli.output.formats.table import possible_files
 from protrna_cli.output.provenance import account
 from protrna_cli.output.rows import Block, Header, Values
-from protrna_cli.output.stored import parts_of, read_joined, schema_of
+from protrna_cli.output.stored import open_output
 from protrna_cli.plan.rows import COUNT_COLUMNS, Row
 from protrna_cli.text import aligned, counted, printable, shortened, size_text
 
@@ -148,15 +147,14 @@ def describe(path: Path, whole: bool = False) -> Description:
     whole
         Read every row, however long it takes; by default, reading stops after `SECONDS`.
     """
-    header, blocks = read_joined(path)
-    parts = parts_of(path)
-    size = sum(file.stat().st_size for part in parts for file in possible_files(part) if file.exists())
-    found = Description(printable(str(path)), size, header, schema_of(parts[0]))
+    stored = open_output(path)
+    header = stored.header
+    found = Description(printable(str(path)), stored.size, header, stored.schema())
     ids: set[int] = set()
     embeddings: set[int] = set()
     norms: list[list[Values]] = [[] for _ in header.columns]
     deadline = time.monotonic() + SECONDS
-    for block in blocks:
+    for block in stored.blocks():
         for of_layer, values in zip(norms, block.values, strict=True):
             with np.errstate(invalid="ignore", over="ignore"):  # damaged values may be any bits
                 of_layer.append(np.linalg.norm(values.astype(np.float64), axis=1))
@@ -171,9 +169,7 @@ def describe(path: Path, whole: bool = False) -> Description:
 
 def _add_rows(found: Description, block: Block, ids: set[int], embeddings: set[int]) -> None:
     """Add the rows of a block. Ids and embeddings are kept as 64-bit hashes, about 60 bytes each."""
-    bounds = block.bounds() if found.header.per_token else range(len(block.rows) + 1)
-    for row, start, end in zip(block.rows, bounds, bounds[1:], strict=False):
-        vectors = [values[start:end] for values in block.values]
+    for row, vectors in block.by_row(found.header.per_token):
         if len(found.first) < FIRST_ROWS:
             found.first.append((row, [values[:1, :FIRST_NUMBERS].ravel().tolist() for values in vectors]))
         for key, seen, repeats in (

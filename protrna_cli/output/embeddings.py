@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -18,15 +17,7 @@ import numpy.typing as npt
 
 from protrna_cli.errors import InputError, MissingExtra, RunMismatch, UsageError
 from protrna_cli.output.rows import PROVENANCE_KEY, UNPROVEN, Header, Values
-from protrna_cli.output.stored import (
-    is_folder,
-    parts_of,
-    read_layer,
-    read_output,
-    read_parts,
-    read_whole,
-    unproven_part,
-)
+from protrna_cli.output.stored import open_output
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import AnyPath, path_text, switch, whole_number
 from protrna_cli.text import shortened
@@ -283,10 +274,10 @@ class Embeddings:
             A file cannot be read, was changed since it was written, or has no checksums.
         """
         for file in self._files:
-            header, blocks = read_whole(file)
-            if header.is_unproven:
+            stored = open_output(file)
+            if stored.unproven:
                 raise InputError(f"{file}: {UNPROVEN}")
-            for _ in blocks:
+            for _ in stored.blocks():
                 pass
 
     @cached_property
@@ -326,23 +317,13 @@ def open_embeddings(path: AnyPath, layer: int | None = None, check: bool = False
     if layer is not None:
         whole_number("--layer", layer)
     switch("check", check)
-    parts = parts_of(file)
-    if is_folder(file):
-        parts, header, _ = read_parts(parts)
-    else:
-        header, _ = read_output(file)
+    stored = open_output(file)
+    header = stored.header
     column = header.column_index(layer, file)
-    read = [read_layer(part, column) for part in parts]
-    rows = list(chain.from_iterable(of_part for of_part, _ in read))
-    if len(rows) != header.n_rows:
-        raise InputError(
-            f"{file}: damaged (it has {len(rows):,} rows, but its header states {header.n_rows:,}); make it "
-            "again with --overwrite"
-        )
-    values = read[0][1] if len(read) == 1 else np.concatenate([vectors for _, vectors in read])
-    embeddings = Embeddings(header, header.layers[column], rows, values, file, parts)
+    rows, values = stored.layer(column)
+    embeddings = Embeddings(header, header.layers[column], rows, values, file, stored.paths)
     if check:
         embeddings.check()
-    elif part := unproven_part(file):
+    elif part := stored.unproven:
         warnings.warn(f"{part}: {UNPROVEN}", stacklevel=3)
     return embeddings

@@ -25,7 +25,7 @@ from protrna_cli.output.formats.table import RUN_FORMATS, Format
 from protrna_cli.output.paths import journal_path, manifest_path, partial_path, skipped_path
 from protrna_cli.output.protect import files_read, make_partial, protect, remove_partial, skipped_of
 from protrna_cli.output.rows import REWRITTEN, UNPROVEN, Block, Header
-from protrna_cli.output.stored import parts_of, read_joined, read_parts, read_rows, unproven_part
+from protrna_cli.output.stored import Stored, open_output, open_parts, parts_of
 from protrna_cli.plan.rules import AnyPath, instance, path_text, switch, whole_numbers
 
 
@@ -135,12 +135,11 @@ def merge(parts: Sequence[AnyPath], target: AnyPath, format: Format, overwrite: 
     switch("--overwrite", overwrite)
     paths, output = [Path(path_text("PART", part)) for part in parts], Path(path_text("-o", target))
     protect(output, format, [file for path in paths for file in files_read(path)], overwrite)
-    ordered, header, blocks = read_parts([part for path in paths for part in parts_of(path)])
-    for part in ordered:
-        if unproven_part(part):
-            raise InputError(f"{part}: {UNPROVEN}; make it again with --overwrite")
-    make_output(output, format, overwrite, header, blocks, ordered)
-    return header
+    stored = open_parts([part for path in paths for part in parts_of(path)])
+    if part := stored.unproven:
+        raise InputError(f"{part}: {UNPROVEN}; make it again with --overwrite")
+    make_output(output, format, overwrite, stored.header, stored.blocks(), stored.paths)
+    return stored.header
 
 
 def convert(
@@ -182,15 +181,16 @@ def convert(
         whole_numbers("--layer", layers)
     switch("--overwrite", overwrite)
     protect(target, format, files_read(source), overwrite)
-    header, blocks = read_joined(source)
-    if unproven_part(source):
+    stored = open_output(source)
+    header, blocks = stored.header, stored.blocks()
+    if stored.unproven:
         header = replace(header, provenance={**header.provenance, REWRITTEN: True})
     if layers:
         header, blocks = _select_layers(source, header, blocks, layers)
     _refuse_unsupported(source, header, format)
     if format.unique_ids:
-        _check_ids(source)
-    make_output(target, format, overwrite, header, blocks, parts_of(source))
+        _check_ids(source, stored)
+    make_output(target, format, overwrite, header, blocks, stored.paths)
     return header
 
 
@@ -221,9 +221,9 @@ def _refuse_unsupported(source: Path, header: Header, format: Format) -> None:
         )
 
 
-def _check_ids(source: Path) -> None:
+def _check_ids(source: Path, stored: Stored) -> None:
     try:
-        flat.require_unique_ids(row for part in parts_of(source) for row in read_rows(part))
+        flat.require_unique_ids(stored.rows())
     except OutputUnwritable as error:
         raise OutputUnwritable(f"{source}: {error}") from None
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from itertools import chain
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from protrna_cli.disk import open_regular
 from protrna_cli.errors import InputError, InputUnreadable, ProtrnaError, RunMismatch
-from protrna_cli.output.formats.table import opener_of, possible_files
+from protrna_cli.output.formats.table import H5_MAGIC, opener_of, possible_files
 from protrna_cli.output.paths import complete_path, is_part, partial_path
 from protrna_cli.output.provenance import first_difference, run_key, shard_of
 from protrna_cli.output.rows import Block, Checksum, Header, ReadableFile, Values
@@ -24,10 +23,146 @@ from protrna_cli.plan.rows import Row
 from protrna_cli.plan.shard import WHOLE
 from protrna_cli.text import reason
 
-H5_MAGIC = b"\x89HDF"
-
 SMALL_BYTES = 256 << 20
 """Outputs up to this size are read whole where a quick check is asked for: it takes about a second."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An output on disk: one file of any format, or the parts of a sharded run.
+
+    Attributes
+    ----------
+    header
+        Its header; that of parts covers all of them.
+    files
+        Its files in order, each with its own header.
+    """
+
+    header: Header
+    files: list[ReadableFile]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Path of each file."""
+        return [file.path for file in self.files]
+
+    @property
+    def parts(self) -> list[Stored]:
+        """Each file as an output of its own."""
+        return [Stored(file.header, [file]) for file in self.files]
+
+    @property
+    def size(self) -> int:
+        """Size of the files in bytes, with those beside them."""
+        beside = (file for path in self.paths for file in possible_files(path))
+        return sum(file.stat().st_size for file in beside if file.exists())
+
+    @property
+    def unproven(self) -> Path | None:
+        """The first file that another program wrote anew, without checksums; None if there is none."""
+        return next((file.path for file in self.files if file.header.is_unproven), None)
+
+    def rows(self) -> Iterator[Row]:
+        """Read the rows without their embeddings."""
+        for file in self.files:
+            number = 0
+            with _undamaged(file.path):
+                for number, row in enumerate(file.rows(), start=1):
+                    _check_md5(row, file.header, number)
+                    yield row
+                _check_count(number, file.header)
+
+    def blocks(self) -> Iterator[Block]:
+        """Read the blocks; reading them to the end fails unless the output is complete and undamaged."""
+        for file in self.files:
+            checksum, n_rows = Checksum(file.header), 0
+            with _undamaged(file.path):
+                for block in checksum.watch(_blocks(file)):
+                    n_rows += len(block.rows)
+                    yield block
+                _check_count(n_rows, file.header)
+            for flaw in checksum.flaws():
+                raise damaged(file.path, flaw)
+
+    def blocks_with_flaws(self, flaws: list[str]) -> Iterator[Block]:
+        """Read the blocks, although rows may be missing or changed; adds what they differ in to `flaws`.
+
+        It also checks what reading does not: unused bytes, numbers of lines, what is behind the end.
+        """
+        for file in self.files:
+            checksum = Checksum(file.header)
+            yield from checksum.watch(_blocks(file))
+            flaws += [f"{file.path}: {flaw}" for flaw in checksum.flaws()]
+            if not flaws:
+                with _undamaged(file.path):
+                    file.check(thorough=True)
+
+    def layer(self, column: int) -> tuple[list[Row], Values]:
+        """Read the rows and the vectors (n_vectors, D) of a layer; those of one file may be mapped."""
+        if len(self.files) > 1:
+            read = [part.layer(column) for part in self.parts]
+            return [row for rows, _ in read for row in rows], np.concatenate([values for _, values in read])
+        [file] = self.files
+        with _undamaged(file.path):
+            file.check()
+            mapped = file.mapped(column)
+            if mapped is not None:
+                rows = list(self.rows())
+                if Checksum(file.header).rows_changed(rows):
+                    raise ValueError("ids or counts changed since it was written")
+                return rows, mapped
+        blocks = [(block.rows, block.values[column]) for block in self.blocks()]
+        return [row for rows, _ in blocks for row in rows], np.concatenate([values for _, values in blocks])
+
+    def schema(self) -> dict[str, str]:
+        """List the columns or datasets with type and shape."""
+        with _undamaged(self.files[0].path):
+            return self.files[0].schema()
+
+    def check(self) -> None:
+        """Check sizes, types and counts, and all of a file that is small."""
+        for file, part in zip(self.files, self.parts, strict=True):
+            with _undamaged(file.path):
+                file.check()
+            if part.size <= SMALL_BYTES:
+                for _ in part.blocks():
+                    pass
+
+
+def open_output(path: Path) -> Stored:
+    """Open an output, a file or a folder of parts."""
+    if _is_folder(path):
+        return open_parts(parts_of(path))
+    file = _open(path)
+    return Stored(file.header, [file])
+
+
+def open_parts(paths: Sequence[Path]) -> Stored:
+    """Open the parts of a sharded run, in any order, as one output."""
+    files = _ordered([_open(path) for path in paths])
+    return Stored(_merged_header(files), files)
+
+
+def parts_of(path: Path) -> list[Path]:
+    """List the parts in a folder, in order; an output that is one file is its only part."""
+    if not _is_folder(path):
+        return [path]
+    try:
+        parts = sorted(filter(is_part, path.iterdir()))
+    except OSError as error:
+        raise InputUnreadable(f"{path}: cannot be read ({reason(error)}); name another output") from None
+    if not parts:
+        raise InputUnreadable(f"{path}: a folder without parts; name an output of protrna embed")
+    return parts
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder; False if that cannot be seen, and reading it says why."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def make_again(path: Path) -> str:
@@ -37,60 +172,9 @@ def make_again(path: Path) -> str:
     return "make it again with --overwrite"
 
 
-def read_output(path: Path) -> tuple[Header, Iterator[Block]]:
-    """Open an output.
-
-    Returns
-    -------
-    tuple
-        The header, and an iterator that reads the blocks in order as they are needed.
-    """
-    file = _open(path)
-    return file.header, _blocks(file)
-
-
-def read_whole(path: Path) -> tuple[Header, Iterator[Block]]:
-    """Open an output; reading it to the end fails unless it is complete and undamaged."""
-    header, blocks = read_output(path)
-    return header, _complete(path, header, blocks)
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """Read the rows of an output without their embeddings; raises as `read_output` does."""
-    file, number = _open(path), 0
-    with _undamaged(path):
-        for number, row in enumerate(file.rows(), start=1):
-            _check_md5(row, file.header, number)
-            yield row
-        if number != file.header.n_rows:
-            raise ValueError(f"it has {number:,} rows, but its header states {file.header.n_rows:,}")
-
-
-def _check_md5(row: Row, header: Header, number: int) -> None:
-    if header.has_md5 and not re.fullmatch("[0-9a-f]{32}", row.md5):
-        raise ValueError(f"row {number}: its md5 is {row.md5!r}")
-
-
-def read_layer(path: Path, column: int) -> tuple[list[Row], Values]:
-    """Read the rows and the vectors (n_vectors, D) of a layer; they are mapped if the format allows."""
-    file = _open(path)
-    with _undamaged(path):
-        file.check()
-        values = file.mapped(column)
-        if values is not None:
-            rows = list(read_rows(path))
-            if Checksum(file.header).rows_changed(rows):
-                raise ValueError("ids or counts changed since it was written")
-            return rows, values
-    blocks = [(block.rows, block.values[column]) for block in read_whole(path)[1]]
-    return [row for rows, _ in blocks for row in rows], np.concatenate([values for _, values in blocks])
-
-
-def schema_of(path: Path) -> dict[str, str]:
-    """List the columns or datasets of an output with type and shape; raises as `read_output` does."""
-    file = _open(path)
-    with _undamaged(path):
-        return file.schema()
+def damaged(path: Path, flaw: object) -> InputError:
+    """Say what is damaged about an output, and what to do."""
+    return InputError(f"{path}: damaged ({flaw}); {make_again(path)}")
 
 
 def refuse_changed_bytes(path: Path) -> None:
@@ -104,29 +188,11 @@ def refuse_changed_bytes(path: Path) -> None:
             try:
                 h5file.check(path)
             except ValueError as error:
-                raise InputError(f"{path}: damaged ({error}); {make_again(path)}") from None
-
-
-def check_structure(path: Path) -> None:
-    """Check what reading an output does not: unused bytes, numbers of lines, what is behind its end."""
-    file = _open(path)
-    with _undamaged(path):
-        file.check(thorough=True)
-
-
-def check_quickly(path: Path) -> None:
-    """Check that an output is undamaged: its sizes, types and counts, and all of a small one."""
-    file = _open(path)
-    with _undamaged(path):
-        file.check()
-        size = sum(file.stat().st_size for file in possible_files(path) if file.exists())
-    if size <= SMALL_BYTES:
-        for _ in read_whole(path)[1]:
-            pass
+                raise damaged(path, error) from None
 
 
 def _open(path: Path) -> ReadableFile:
-    """Detect the format of an output, and read its header."""
+    """Detect the format of a file, and read its header."""
     try:
         with open_regular(path) as file:
             opener = opener_of(file.read(4))
@@ -141,6 +207,7 @@ def _open(path: Path) -> ReadableFile:
 
 
 def _blocks(file: ReadableFile) -> Iterator[Block]:
+    """Read the blocks of a file, whether some are missing or not."""
     n_rows = 0
     with _undamaged(file.path):
         for block in file.blocks():
@@ -150,16 +217,14 @@ def _blocks(file: ReadableFile) -> Iterator[Block]:
             yield block
 
 
-def _complete(path: Path, header: Header, blocks: Iterator[Block]) -> Iterator[Block]:
-    checksum, rows = Checksum(header), 0
-    for block in checksum.watch(blocks):
-        rows += len(block.rows)
-        yield block
-    if rows != header.n_rows:
-        flaw = f"it has {rows:,} rows, but its header states {header.n_rows:,}"
-        raise InputError(f"{path}: damaged ({flaw}); {make_again(path)}")
-    for flaw in checksum.flaws():
-        raise InputError(f"{path}: damaged ({flaw}); {make_again(path)}")
+def _check_md5(row: Row, header: Header, number: int) -> None:
+    if header.has_md5 and not re.fullmatch("[0-9a-f]{32}", row.md5):
+        raise ValueError(f"row {number}: its md5 is {row.md5!r}")
+
+
+def _check_count(n_rows: int, header: Header) -> None:
+    if n_rows != header.n_rows:
+        raise ValueError(f"it has {n_rows:,} rows, but its header states {header.n_rows:,}")
 
 
 @contextmanager
@@ -170,105 +235,62 @@ def _undamaged(path: Path) -> Iterator[None]:
     except ProtrnaError:
         raise
     except Exception as error:
-        raise InputError(f"{path}: damaged ({_first_line(error)}); {make_again(path)}") from error
+        raise damaged(path, _first_line(error)) from error
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def parts_of(path: Path) -> list[Path]:
-    """List the parts in a folder, in order; an output that is one file is its only part."""
-    if not is_folder(path):
-        return [path]
-    try:
-        parts = sorted(filter(is_part, path.iterdir()))
-    except OSError as error:
-        raise InputUnreadable(f"{path}: cannot be read ({reason(error)}); name another output") from None
-    if not parts:
-        raise InputUnreadable(f"{path}: a folder without parts; name an output of protrna embed")
-    return parts
-
-
-def unproven_part(path: Path) -> Path | None:
-    """Find a file of an output that another program wrote anew, without checksums; None if there is none."""
-    return next((part for part in parts_of(path) if read_output(part)[0].is_unproven), None)
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a path is a folder; False if that cannot be seen, and reading it says why."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def read_joined(path: Path) -> tuple[Header, Iterator[Block]]:
-    """Open an output, a file or a folder of parts, as `read_whole` does."""
-    return read_parts(parts_of(path))[1:] if is_folder(path) else read_whole(path)
-
-
-def read_parts(parts: Sequence[Path]) -> tuple[list[Path], Header, Iterator[Block]]:
-    """Open the parts of a sharded run as one output.
-
-    Returns
-    -------
-    tuple
-        The parts in order, their merged header, and an iterator over their blocks, which are read lazily.
-    """
-    ordered = _order_parts(parts)
-    header = _merge_headers(list(ordered.values()), ordered)
-    blocks = chain.from_iterable(read_whole(part)[1] for part in ordered)
-    return list(ordered), header, blocks
-
-
-def _order_parts(parts: Sequence[Path]) -> dict[Path, Header]:
-    """Read the headers of the parts and order them; all parts of one run must be there."""
-    headers = [read_output(part)[0] for part in parts]
-    for part, header in zip(parts, headers, strict=True):
-        run_key(header, str(part))  # refuses an incomplete header
-    count = shard_of(headers[0]).count
-    by_index: dict[int, tuple[Path, Header]] = {}
-    for part, header in zip(parts, headers, strict=True):
-        _refuse_foreign(part, header, parts[0], headers[0])
-        shard = shard_of(header)
+def _ordered(files: Sequence[ReadableFile]) -> list[ReadableFile]:
+    """Order the parts of a run; all of them must be there."""
+    for file in files:
+        run_key(file.header, str(file.path))  # refuses an incomplete header
+    count = shard_of(files[0].header).count
+    by_index: dict[int, ReadableFile] = {}
+    for file in files:
+        _refuse_foreign(file, files[0])
+        shard = shard_of(file.header)
         if shard.index in by_index:
-            other = by_index[shard.index][0]
-            raise RunMismatch(f"{part}: is shard {shard}, and so is {other}; name every part once")
-        by_index[shard.index] = part, header
+            other = by_index[shard.index].path
+            raise RunMismatch(f"{file.path}: is shard {shard}, and so is {other}; name every part once")
+        by_index[shard.index] = file
     if missing := [f"{index}/{count}" for index in range(1, count + 1) if index not in by_index]:
         raise RunMismatch(
             f"no part for shard {', '.join(missing)}; run protrna embed with --shard {missing[0]}"
         )
-    return dict(by_index[index] for index in range(1, count + 1))
+    return [by_index[index] for index in range(1, count + 1)]
 
 
-def _refuse_foreign(part: Path, header: Header, first: Path, first_header: Header) -> None:
+def _refuse_foreign(part: ReadableFile, first: ReadableFile) -> None:
     """Refuse a part that is not of the same run as the first part, and say how to make it again."""
     # The size of a batch changes the last bits only, as another processor does, and is chosen by machine.
-    keys = [{**run_key(one), "shard": None, "batch_tokens": None} for one in (header, first_header)]
-    shard, other = shard_of(header), shard_of(first_header)
+    keys = [{**run_key(file.header), "shard": None, "batch_tokens": None} for file in (part, first)]
+    shard, other = shard_of(part.header), shard_of(first.header)
     if shard.count != other.count:
-        raise RunMismatch(f"{part}: is shard {shard}, but {first} is {other}; name the parts of one run")
+        raise RunMismatch(
+            f"{part.path}: is shard {shard}, but {first.path} is {other}; name the parts of one run"
+        )
     if difference := first_difference(*keys):
         field, found, wanted = difference
         raise RunMismatch(
-            f"{part}: its {field} is {found}, but that of {first} is {wanted}; make one of them again as the "
-            f"other, for example with protrna embed --shard {shard} --overwrite and the input and options "
-            f"that protrna info {first} shows"
+            f"{part.path}: its {field} is {found}, but that of {first.path} is {wanted}; make one of them "
+            f"again as the other, for example with protrna embed --shard {shard} --overwrite and the input "
+            f"and options that protrna info {first.path} shows"
         )
 
 
-def _merge_headers(headers: list[Header], parts: dict[Path, Header]) -> Header:
+def _merged_header(files: Sequence[ReadableFile]) -> Header:
     """Merge the headers; together the parts must have embedded or skipped every record of the input."""
+    headers = [file.header for file in files]
     embedded, skipped = (
         sum(header.provenance[name] for header in headers) for name in ("embedded", "skipped")
     )
     records = headers[0].provenance["records"]
     if embedded + skipped != records:
         raise RunMismatch(
-            f"{', '.join(map(str, parts))}: {embedded:,} embedded and {skipped:,} skipped records, but "
-            f"the input has {records:,}; make the parts again, all with one version"
+            f"{', '.join(str(file.path) for file in files)}: {embedded:,} embedded and {skipped:,} skipped "
+            f"records, but the input has {records:,}; make the parts again, all with one version"
         )
     provenance = {
         **headers[0].provenance,

@@ -24,7 +24,7 @@ from protrna_cli.errors import ProtrnaError, UsageError
 from protrna_cli.machine import Gpu, available_cpus, available_memory, gpu_cards, parse_device, visible_gpus
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.paths import journal_path, manifest_path
-from protrna_cli.output.stored import read_joined
+from protrna_cli.output.stored import open_output
 from protrna_cli.plan.rules import AUTO
 from protrna_cli.run.options import EmbedOptions, Precision
 from protrna_cli.run.report import Progress
@@ -301,7 +301,7 @@ def _key_of_earlier(output: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
         return _object(_object(json.loads(manifest_path(output).read_text("utf-8"))).get("key"))
     with suppress(ProtrnaError):
-        return read_joined(output)[0].provenance
+        return open_output(output).header.provenance
     return {}
 
 

@@ -53,7 +53,7 @@ from protrna_cli.output.protect import (
 )
 from protrna_cli.output.provenance import RunKey, compare_keys, exact_key, run_key
 from protrna_cli.output.rows import UNPROVEN, Block, Checksum, Header, Values
-from protrna_cli.output.stored import check_quickly, make_again, parts_of, read_joined, unproven_part
+from protrna_cli.output.stored import Stored, damaged, make_again, open_output
 from protrna_cli.plan.rows import SKIPPED_COLUMNS, Row
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.report import Progress
@@ -238,9 +238,9 @@ def is_whole(path: Path, header: Header) -> bool:
     if not path.exists():
         return False
     try:
-        found = _key_of(path)
+        stored, found = _open_existing(path)
         compare_keys(found, run_key(header), str(path))
-        _check_undamaged(path, header)
+        _check_undamaged(path, stored, header)
     except (RunMismatch, InputError):
         if partial_path(path).exists():
             return False
@@ -248,9 +248,10 @@ def is_whole(path: Path, header: Header) -> bool:
     return True
 
 
-def _key_of(path: Path) -> RunKey:
+def _open_existing(path: Path) -> tuple[Stored, RunKey]:
     try:
-        return run_key(read_joined(path)[0], str(path))
+        stored = open_output(path)
+        return stored, run_key(stored.header, str(path))
     except InputError as error:
         found = str(error).removeprefix(f"{path}: ").partition(";")[0]
         raise RunMismatch(
@@ -259,13 +260,12 @@ def _key_of(path: Path) -> RunKey:
         ) from None
 
 
-def _check_undamaged(path: Path, header: Header) -> None:
-    if part := unproven_part(path):
+def _check_undamaged(path: Path, stored: Stored, header: Header) -> None:
+    if part := stored.unproven:
         raise InputError(f"{part}: {UNPROVEN}; {make_again(path)}")
-    for part in parts_of(path):
-        check_quickly(part)
+    stored.check()
     if header.provenance["skipped"] and not skipped_path(path).exists():
-        raise InputError(f"{path}: damaged ({skipped_path(path).name} is missing); {make_again(path)}")
+        raise damaged(path, f"{skipped_path(path).name} is missing")
 
 
 def check_space(headers: Mapping[Target, Header], progress: Progress) -> None:

@@ -24,15 +24,7 @@ from protrna_cli.output.paths import complete_path, journal_path, reused_path
 from protrna_cli.output.protect import real_path
 from protrna_cli.output.provenance import RunKey, first_difference, run_key
 from protrna_cli.output.rows import UNPROVEN, Header, Values
-from protrna_cli.output.stored import (
-    is_folder,
-    parts_of,
-    read_joined,
-    read_output,
-    read_rows,
-    read_whole,
-    unproven_part,
-)
+from protrna_cli.output.stored import Stored, open_output
 from protrna_cli.plan.rows import Row
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.outputs import Target, read_position
@@ -55,6 +47,14 @@ SAME = (
 ROWS_AT_ONCE = 4096
 
 Bools = npt.NDArray[np.bool_]
+
+
+class _Earlier(NamedTuple):
+    """An earlier output, what provenance says of it, and the output of the run into which its vectors fit."""
+
+    stored: Stored
+    origin: dict[str, Any]
+    target: Target
 
 
 class _Held(NamedTuple):
@@ -144,15 +144,14 @@ class Reuse:
         """Fill rows with the vectors of one file; returns which."""
         assert self._distinct is not None
         filled = np.zeros(len(self.held), bool)
-        for block in read_whole(file)[1]:
+        for block in open_output(file).blocks():
             check()
-            bounds = block.bounds() if target.per_token else range(len(block.rows) + 1)
-            for i, (row, residue) in enumerate(self._distinct.find(_digests(block.rows)).tolist()):
+            found = self._distinct.find(_digests(block.rows)).tolist()
+            for (row, residue), (_, vectors) in zip(found, block.by_row(target.per_token), strict=True):
                 if row >= 0 and self.held[row] and not (filled[row] or already[row]):
                     filled[row] = True
-                    for layer, values in enumerate(block.values):
-                        start = residue if target.per_token else row
-                        fill(layer, start, values[bounds[i] : bounds[i + 1]])
+                    for layer, values in enumerate(vectors):
+                        fill(layer, residue if target.per_token else row, values)
         return filled
 
     def only(self, filled: Bools) -> Reuse:
@@ -187,7 +186,7 @@ class Reuse:
 def _is_unchanged(file: _Held) -> bool:
     """Whether a file is still the one that was looked at, by the checksums in its header."""
     try:
-        return _header_sha256([file.file]) == file.sha256
+        return _header_sha256(open_output(file.file)) == file.sha256
     except (InputError, InputUnreadable):
         return False
 
@@ -207,10 +206,10 @@ def find_reusable(
         # An earlier output may be replaced by one of this run already.
         if complete_path(target.path).exists():
             return reuse, reuse.origins
-    origins = _origins(options.reuse, headers)
+    outputs = _open_earlier(options.reuse, headers)
     if shard.distinct is None:
-        return None, origins
-    reuse = _find(options.reuse, headers, origins, shard.distinct, shard.census.n_records)
+        return None, [output.origin for output in outputs]
+    reuse = _find(outputs, headers, shard.distinct, shard.census.n_records)
     for filled in earlier.values():
         reuse = reuse.only(filled.held)
     return reuse, reuse.origins
@@ -231,31 +230,32 @@ def _filled_earlier(headers: Mapping[Target, Header], n_records: int) -> dict[Ta
     return found
 
 
-def _origins(paths: Sequence[str], headers: Mapping[Target, Header]) -> list[dict[str, Any]]:
-    """Check that vectors of earlier outputs fit into a run; returns what its provenance says of them."""
-    kinds = []
+def _open_earlier(paths: Sequence[str], headers: Mapping[Target, Header]) -> list[_Earlier]:
+    """Open the earlier outputs, and check that their vectors fit into a run."""
+    outputs = []
     for path in paths:
-        header = read_joined(Path(path))[0]
-        if part := unproven_part(Path(path)):
+        stored = open_output(Path(path))
+        if part := stored.unproven:
             raise RunMismatch(f"{part}: {UNPROVEN}; make it again to use it with --reuse")
-        kinds.append(_target_of(path, header, headers).per_token)
+        target = _target_of(path, stored.header, headers)
+        outputs.append(_Earlier(stored, _origin(Path(path), stored, headers), target))
+    kinds = {output.target.per_token for output in outputs}
     for target in headers:
         if target.per_token not in kinds:
             kind = "rows per residue" if target.per_token else "pooled rows"
             raise UsageError(
                 f"{target.path}: has {kind}, but no output of --reuse does; add one, or leave --reuse out"
             )
-    return [_origin(Path(path), headers) for path in paths]
+    return outputs
 
 
 def _find(
-    paths: Sequence[str],
+    outputs: Sequence[_Earlier],
     headers: Mapping[Target, Header],
-    origins: list[dict[str, Any]],
     distinct: DistinctSequences,
     n_records: int,
 ) -> Reuse:
-    """Find what earlier outputs, which `_origins` has checked, hold of a run.
+    """Find what earlier outputs hold of a run.
 
     Parameters
     ----------
@@ -266,14 +266,12 @@ def _find(
     """
     held_by_target = {target: np.zeros(n_records, bool) for target in headers}
     files = []
-    for number, path in enumerate(paths):
-        target = _target_of(path, read_joined(Path(path))[0], headers)
-        for file in parts_of(Path(path)):
-            sha256 = _header_sha256([file])
-            rows, residues = _held_of(file, distinct, held_by_target[target])
-            files.append(_Held(number, target, file, sha256, rows, residues))
+    for number, (stored, _, target) in enumerate(outputs):
+        for part in stored.parts:
+            rows, residues = _held_of(part, distinct, held_by_target[target])
+            files.append(_Held(number, target, part.paths[0], _header_sha256(part), rows, residues))
     held_by_all = np.logical_and.reduce(list(held_by_target.values()))
-    return _reuse_of(origins, held_by_all, files, distinct)
+    return _reuse_of([output.origin for output in outputs], held_by_all, files, distinct)
 
 
 def _reuse_of(
@@ -290,10 +288,10 @@ def _reuse_of(
     return Reuse(counted, held, amount, files, distinct)
 
 
-def _held_of(file: Path, distinct: DistinctSequences, already: Bools) -> tuple[Ints, Ints]:
-    """Find the rows of a run that a file holds and that are not in `already`; adds them to it."""
+def _held_of(part: Stored, distinct: DistinctSequences, already: Bools) -> tuple[Ints, Ints]:
+    """Find the rows of a run that a part holds and that are not in `already`; adds them to it."""
     rows, residues = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for group in _in_tuples(read_rows(file)):
+    for group in _in_tuples(part.rows()):
         places, of_row = np.unique(distinct.find(_digests(group))[:, 0], return_index=True)
         new = (places >= 0) & ~already[places]
         already[places[new]] = True
@@ -341,13 +339,13 @@ def _compared(key: RunKey) -> RunKey:
     return {name: key[name] for name in SAME}
 
 
-def _origin(path: Path, headers: Mapping[Target, Header]) -> dict[str, Any]:
+def _origin(path: Path, stored: Stored, headers: Mapping[Target, Header]) -> dict[str, Any]:
     """Name an earlier output, with the SHA-256 of its headers; these have the checksums of its content."""
-    origin = {"name": path.name, "sha256": _header_sha256(parts_of(path))}
+    origin = {"name": path.name, "sha256": _header_sha256(stored)}
     # An output that is replaced by its next version stays as it is until then, and is gone afterwards.
-    replaced = not is_folder(path) and any(real_path(path) == real_path(header.path) for header in headers)
+    replaced = stored.paths == [path] and any(real_path(path) == real_path(header.path) for header in headers)
     return {**origin, "replaced": True} if replaced else origin
 
 
-def _header_sha256(files: Sequence[Path]) -> str:
-    return hashlib.sha256("".join(read_output(file)[0].json for file in files).encode()).hexdigest()
+def _header_sha256(stored: Stored) -> str:
+    return hashlib.sha256("".join(file.header.json for file in stored.files).encode()).hexdigest()

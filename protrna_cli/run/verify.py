@@ -17,15 +17,8 @@ from protrna_cli.fasta.records import Record, Skipped, rows_of
 from protrna_cli.fasta.sources import open_sources
 from protrna_cli.output.paths import skipped_path
 from protrna_cli.output.provenance import rules_of, run_key, shard_of
-from protrna_cli.output.rows import UNPROVEN, Block, Checksum, Header, Values
-from protrna_cli.output.stored import (
-    check_structure,
-    is_folder,
-    parts_of,
-    read_joined,
-    read_output,
-    unproven_part,
-)
+from protrna_cli.output.rows import UNPROVEN, Header, Values
+from protrna_cli.output.stored import Stored, open_output
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Rules
 from protrna_cli.text import shortened
@@ -50,7 +43,8 @@ def find_flaws(
     list
         The flaws, one line each, at most 20; empty if the output is complete and undamaged.
     """
-    header = read_joined(path)[0] if is_folder(path) else read_output(path)[0]
+    stored = open_output(path)
+    header = stored.header
     run_key(header, str(path))  # refuses an incomplete header
     regions = read_bed(regions_file) if regions_file else None
     made_with = header.provenance["rules"]["regions"]
@@ -60,11 +54,12 @@ def find_flaws(
                 f"{path}: made with --regions {made_with['name']}; give the same file to --regions"
             )
         raise UsageError(f"{path}: made without --regions; leave --regions out")
-    flaws = _flaws(path, header, inputs, rules_of(header, regions))
+    flaws = _flaws(path, stored, inputs, rules_of(header, regions))
     return [flaw for flaw, _ in zip(flaws, range(MAX_FLAWS), strict=False)]
 
 
-def _flaws(path: Path, header: Header, inputs: Sequence[str | PathLike[str]], rules: Rules) -> Iterator[str]:
+def _flaws(path: Path, stored: Stored, inputs: Sequence[str | PathLike[str]], rules: Rules) -> Iterator[str]:
+    header = stored.header
     with open_sources(inputs) as sources:
         counted_input = take_census(sources, rules)
         census = counted_input.census
@@ -74,12 +69,12 @@ def _flaws(path: Path, header: Header, inputs: Sequence[str | PathLike[str]], ru
         )
         if recorded not in given:  # earlier versions recorded any number one by one
             yield OTHER_INPUT
-        if part := unproven_part(path):
+        if part := stored.unproven:
             yield f"{part}: {UNPROVEN}"
         items = counted_input.records(shard_of(header), header.width)
         skipped: list[Skipped] = []
         changed: list[str] = []
-        rows = _rows(_blocks(path, changed), header)
+        rows = _rows(stored, changed)
         try:
             yield from _row_flaws(_expected(items, skipped, header, rules), rows, header)
         except _Unreadable as damage:
@@ -93,16 +88,11 @@ class _Unreadable(Exception):
     """Damage at which reading an output ends."""
 
 
-def _blocks(path: Path, changed: list[str]) -> Iterator[Block]:
-    """Read an output, missing rows or not; adds parts whose checksums differ to `changed`."""
+def _rows(stored: Stored, changed: list[str]) -> Iterator[tuple[Row, list[Values]]]:
+    """Read the rows with their vectors; adds what has changed in them to `changed`."""
     try:
-        for part in parts_of(path):
-            header, blocks = read_output(part)
-            checksum = Checksum(header)
-            yield from checksum.watch(blocks)
-            changed += [f"{part}: {flaw}" for flaw in checksum.flaws()]
-            if not changed:
-                check_structure(part)
+        for block in stored.blocks_with_flaws(changed):
+            yield from block.by_row(stored.header.per_token)
     except InputError as damage:
         raise _Unreadable(str(damage)) from damage
 
@@ -117,13 +107,6 @@ def _expected(
                 yield item, row
         else:
             skipped.append(item)
-
-
-def _rows(blocks: Iterator[Block], header: Header) -> Iterator[tuple[Row, list[Values]]]:
-    for block in blocks:
-        bounds = block.bounds() if header.per_token else range(len(block.rows) + 1)
-        for row, start, end in zip(block.rows, bounds, bounds[1:], strict=False):
-            yield row, [values[start:end] for values in block.values]
 
 
 def _row_flaws(

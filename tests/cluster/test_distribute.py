@@ -119,9 +119,9 @@ def joined(folder: Path) -> tuple[Any, Any, Any, Any]:
 
 
 def content_of_part(part: Path) -> tuple[Any, bytes]:
-    from protrna_cli.output.stored import read_output
+    from protrna_cli.output.stored import open_output
 
-    blocks = list(read_output(part)[1])
+    blocks = list(open_output(part).blocks())
     return [row for block in blocks for row in block.rows], b"".join(b.values[0].tobytes() for b in blocks)
 
 

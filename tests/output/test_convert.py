@@ -28,7 +28,7 @@ from protrna_cli.output.make import convert
 from protrna_cli.output.paths import partial_path, skipped_path
 from protrna_cli.output.protect import make_partial
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
-from protrna_cli.output.stored import read_output, read_rows
+from protrna_cli.output.stored import open_output
 from protrna_cli.plan.rows import ROW_COLUMNS, Row
 from protrna_cli.plan.rules import Rules
 from tests.conftest import SAMPLE, TOY, Run
@@ -119,10 +119,10 @@ def test_any_chain_of_conversions_keeps_the_output(
             assert not list(Path(name).glob("end*"))
             return
         path = convert_through(path, kinds)
-        found, read = read_output(path)
-        assert found == header
-        assert bits(read) == bits(blocks)
-        assert list(read_rows(path)) == bits(blocks)[0]
+        stored = open_output(path)
+        assert stored.header == header
+        assert bits(stored.blocks()) == bits(blocks)
+        assert list(stored.rows()) == bits(blocks)[0]
 
 
 def convert_through(path: Path, kinds: list[tuple[str, str]]) -> Path:
@@ -177,7 +177,7 @@ def test_converted_outputs_verify(run: Run, tmp_path: Path, source: Path, name: 
     assert run("verify", out, source.with_name("in.fa")).code == 0
     assert run("convert", source, "-o", out).code == 73
     assert run("convert", source, "-o", out, "--overwrite", "-q", "--layer", "3").err == ""
-    assert read_output(out)[0].layers == (3,)
+    assert open_output(out).header.layers == (3,)
     assert run("verify", out, source.with_name("in.fa")).code == 0
 
 
@@ -462,7 +462,7 @@ def test_reading_needs_the_memory_of_one_block(
     named("npy", "flat").write(tmp_path / "in.npy", header, parts)
     monkeypatch.setattr(output_rows, "BLOCK_BYTES", 480)
     convert(tmp_path / "in.npy", tmp_path / "out", named(format, h5_layout))
-    sizes = [block.values[0].nbytes for block in read_output(tmp_path / "out")[1]]
+    sizes = [block.values[0].nbytes for block in open_output(tmp_path / "out").blocks()]
     assert sum(sizes) == n * 16
     assert max(sizes) <= 480
     assert len(sizes) == n * 16 // 480 + (n * 16 % 480 > 0)
@@ -474,11 +474,11 @@ def test_flat_datasets_named_like_columns_are_not_read_as_packed(tmp_path: Path)
     header = Header(False, (3,), 2, "float32", 3, 3, {}, COLUMNS_BEFORE_MD5)
     values = np.arange(6, dtype="f4").reshape(3, 2)
     named("h5", "flat").write(tmp_path / "out.h5", header, [Block(found, [values])])
-    assert bits(read_output(tmp_path / "out.h5")[1]) == (found, [values.tobytes()])
+    assert bits(open_output(tmp_path / "out.h5").blocks()) == (found, [values.tobytes()])
 
 
 def test_every_format_has_its_provenance(run: Run, tmp_path: Path, source: Path) -> None:
-    wanted = json.loads(read_output(source)[0].json)
+    wanted = json.loads(open_output(source).header.json)
     for name in ("a.npy", "b.h5", "c.h5ad"):
         assert run("convert", source, "-o", tmp_path / name).code == 0
     assert json.loads((tmp_path / "a.npy.meta.json").read_text()) == wanted

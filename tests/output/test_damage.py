@@ -16,7 +16,7 @@ from protrna_cli import embed_fasta, read_embeddings
 from protrna_cli.errors import InputError
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.rows import Checksum
-from protrna_cli.output.stored import read_output
+from protrna_cli.output.stored import open_output
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import GOLDEN, TOY, Run
 from tests.tools import corrupt
@@ -149,13 +149,13 @@ def test_checksums_do_not_depend_on_format_or_blocks(
 ) -> None:
     out = tmp_path / "again"
     embed_fasta(source, out, replace(OPTIONS, format=format, h5_layout=h5_layout))
-    header, blocks = read_output(out)
-    assert header.checksums == read_output(npy)[0].checksums
-    checksum = Checksum(header)
-    for block in blocks:
+    stored = open_output(out)
+    assert stored.header.checksums == open_output(npy).header.checksums
+    checksum = Checksum(stored.header)
+    for block in stored.blocks():
         for i, row in enumerate(block.rows):
             checksum.add(replace(block, rows=[row], values=[values[i : i + 1] for values in block.values]))
-    assert checksum.seal().checksums == header.checksums
+    assert checksum.seal().checksums == stored.header.checksums
 
 
 def test_an_output_that_lost_its_checksums_is_read_and_not_proven(npy: Path, source: Path) -> None:
@@ -181,7 +181,7 @@ def test_parquet_keeps_its_checksums_in_the_metadata_of_the_file(tmp_path: Path,
     out = tmp_path / "out.parquet"
     embed_fasta(source, out, replace(OPTIONS, format=None))
     stored = json.loads(pq.read_metadata(out).metadata[b"protrna_checksums"])
-    assert stored == read_output(out)[0].checksums
+    assert stored == open_output(out).header.checksums
     assert choose_format(out).name == "parquet"
 
 

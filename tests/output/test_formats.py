@@ -17,7 +17,7 @@ from protrna_cli.errors import InputError, InputUnreadable, OutputUnwritable, Us
 from protrna_cli.output.formats.flat import dataset_name
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
-from protrna_cli.output.stored import read_output
+from protrna_cli.output.stored import open_output
 from protrna_cli.plan.rows import Row
 from tests.tools.formats import named
 
@@ -59,9 +59,9 @@ def test_what_is_written_is_read_back(
     path = tmp_path / "out"
     named(format, h5_layout).write(path, header, blocks)
     assert all(file.exists() for file in named(format).files(path))
-    found, read = read_output(path)
-    assert found == header
-    rows, values = joined(read)
+    stored = open_output(path)
+    assert stored.header == header
+    rows, values = joined(stored.blocks())
     expected_rows, expected = joined(blocks)
     assert rows == expected_rows
     for got, wanted in zip(values, expected, strict=True):
@@ -170,7 +170,7 @@ def test_h5_flat_refuses_ids_that_cannot_name_a_dataset(tmp_path: Path, ids: lis
     with pytest.raises(OutputUnwritable, match=f"{word}.*--h5-layout packed"):
         named("h5", "flat").write(tmp_path / "out.h5", header, [block])
     named("h5", "packed").write(tmp_path / "packed.h5", header, [block])
-    assert joined(read_output(tmp_path / "packed.h5")[1])[0] == rows
+    assert joined(open_output(tmp_path / "packed.h5").blocks())[0] == rows
 
 
 def test_dataset_names_can_be_decoded() -> None:
@@ -213,7 +213,7 @@ def test_files_that_are_not_outputs_are_refused(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(error, match=words):
-        read_output(path)
+        open_output(path)
 
 
 def test_files_of_other_programs_are_refused(tmp_path: Path) -> None:
@@ -222,4 +222,4 @@ def test_files_of_other_programs_are_refused(tmp_path: Path) -> None:
         file["id"] = 1
     for path in tmp_path.iterdir():
         with pytest.raises(InputError, match="without protrna provenance"):
-            read_output(path)
+            open_output(path)

@@ -10,7 +10,7 @@ import pytest
 from protrna_cli import embed_fasta
 from protrna_cli.output.make import merge
 from protrna_cli.output.paths import shard_path
-from protrna_cli.output.stored import read_output
+from protrna_cli.output.stored import open_output
 from protrna_cli.plan import pieces
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.verify import find_flaws
@@ -46,7 +46,7 @@ def test_merged_shards_equal_one_run(
         embed_fasta(source, target, replace(options, shard=Shard(i, count)))
     parts = [shard_path(target, Shard(i, count)) for i in range(count, 0, -1)]
     assert all(find_flaws(part, [source]) == [] for part in parts[:: max(1, count // 5)])
-    sizes = [read_output(part)[0].n_rows for part in parts]
+    sizes = [open_output(part).header.n_rows for part in parts]
     assert sum(sizes) == 84
     merge(parts, target, named(format, h5_layout), overwrite=False)
     embed_fasta(source, tmp_path / "whole", options)
@@ -72,7 +72,7 @@ def test_more_shards_than_records(tmp_path: Path) -> None:
     for i in range(1, 8):
         embed_fasta(source, target, replace(options, shard=Shard(i, 7)))
         parts.append(shard_path(target, Shard(i, 7)))
-    assert sorted(read_output(part)[0].n_rows for part in parts) == [0, 0, 0, 0, 0, 1, 1]
+    assert sorted(open_output(part).header.n_rows for part in parts) == [0, 0, 0, 0, 0, 1, 1]
     merge(parts, target, named("parquet", "flat"), overwrite=False)
     assert find_flaws(target, [source]) == []
 

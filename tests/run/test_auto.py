@@ -13,7 +13,7 @@ from protrna_cli.errors import Stopped
 from protrna_cli.machine import Gpu, visible_gpus
 from protrna_cli.model import runtime
 from protrna_cli.model.transformer import ProtRNA
-from protrna_cli.output.stored import read_output
+from protrna_cli.output.stored import open_output
 from protrna_cli.run import auto
 from protrna_cli.run.auto import settle
 from tests.conftest import SAMPLE, TOY, Run
@@ -23,7 +23,7 @@ GIB = 1 << 30
 
 
 def budget(path: Path) -> int:
-    found: int = read_output(path)[0].provenance["batch_tokens"]
+    found: int = open_output(path).header.provenance["batch_tokens"]
     return found
 
 
@@ -152,7 +152,7 @@ def test_a_batch_is_halved_once_and_stays_so(
     assert notes.notes == [f"memory ran out with {first} tokens in a batch; going on with {first // 2}"]
     assert embed_fasta(source, tmp_path / "out", replace(OPTIONS, resume=True), notes).n_resumed > 0
     assert too_large == found_too_large
-    provenance = read_output(tmp_path / "out")[0].provenance
+    provenance = open_output(tmp_path / "out").header.provenance
     assert (provenance["batch_tokens"], provenance["halved_to"]) == (150, first // 2)
     np.testing.assert_allclose(np.load(tmp_path / "out"), np.load(tmp_path / "alone"), rtol=0, atol=1e-5)
     assert (

@@ -14,7 +14,7 @@ from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.fasta import copies
 from protrna_cli.fasta.bed import read_bed
 from protrna_cli.model.transformer import ProtRNA
-from protrna_cli.output.stored import read_output
+from protrna_cli.output.stored import open_output
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run.report import Amount, Summary
 from protrna_cli.run.verify import find_flaws
@@ -57,11 +57,11 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def values_of(path: Path) -> tuple[list[str], list[list[Any]]]:
     """Ids, and for each layer the vectors of each row."""
-    header, blocks = read_output(path)
-    ids, layers = list[str](), [list[Any]() for _ in header.layers]
-    for block in blocks:
+    stored = open_output(path)
+    ids, layers = list[str](), [list[Any]() for _ in stored.header.layers]
+    for block in stored.blocks():
         ids += [row.id for row in block.rows]
-        bounds = list(block.bounds()) if header.per_token else list(range(len(block.rows) + 1))
+        bounds = list(block.bounds()) if stored.header.per_token else list(range(len(block.rows) + 1))
         for layer, values in zip(layers, block.values, strict=True):
             layer += [np.array(values[a:b]) for a, b in pairwise(bounds)]
     return ids, layers
@@ -83,7 +83,7 @@ def test_copies_get_the_vectors_of_the_first(
     assert sum(ran) == sum(lengths) + 2 * len(lengths)
     assert summary.computed == Amount(len(lengths), sum(lengths))
     assert summary.n_copied == N - len(lengths)
-    assert read_output(tmp_path / "out")[0].provenance["distinct"] == len(lengths)
+    assert open_output(tmp_path / "out").header.provenance["distinct"] == len(lengths)
     ids, layers = values_of(tmp_path / "out")
     assert ids == [f"s{i}" for i in range(N)]
     for layer, found in zip((1, 3), layers, strict=True):

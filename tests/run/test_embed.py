@@ -10,7 +10,7 @@ import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.output.rows import Header
-from protrna_cli.output.stored import read_output
+from protrna_cli.output.stored import open_output
 from protrna_cli.plan import pieces
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Rules
@@ -23,9 +23,9 @@ LETTERS = {letter: i for i, letter in enumerate("augcx", start=33)}
 
 
 def read(path: Path) -> tuple[Header, list[Row], Any]:
-    header, blocks = read_output(path)
-    rows, [values] = joined(blocks)
-    return header, rows, values
+    stored = open_output(path)
+    rows, [values] = joined(stored.blocks())
+    return stored.header, rows, values
 
 
 def expected_residues(sequences: list[str], layer: int = -1) -> list[Any]:
@@ -96,9 +96,9 @@ def test_several_layers_come_from_one_run(
     kind = ["--per-token"] if per_token else []
     words = ["embed", path, "-o", out, "--model", TOY, "--h5-layout", h5_layout, *kind]
     assert run(*words, "--layer", 1, "--layer", -1, "--layer", 3).code == 0
-    header, blocks = read_output(out)
-    assert header.layers == (1, 3)
-    for layer, values in zip(header.layers, joined(blocks)[1], strict=True):
+    stored = open_output(out)
+    assert stored.header.layers == (1, 3)
+    for layer, values in zip(stored.header.layers, joined(stored.blocks())[1], strict=True):
         residues = expected_residues(sequences, layer)
         expected = np.concatenate(residues) if per_token else np.stack([each.mean(0) for each in residues])
         np.testing.assert_allclose(values, expected, rtol=0, atol=1e-4)
@@ -323,7 +323,7 @@ def test_a_very_long_description_fits_everywhere(tmp_path: Path) -> None:
 def test_provenance_records_how_the_output_was_made(tmp_path: Path, run: Run) -> None:
     out = tmp_path / "out.parquet"
     assert run("embed", SAMPLE, "-o", out, "--model", TOY, "--pool", "max").code == 0
-    provenance = read_output(out)[0].provenance
+    provenance = open_output(out).header.provenance
     assert provenance["model"]["weights_sha256"] == hashlib.sha256(TOY.read_bytes()).hexdigest()
     assert provenance["inputs"] == [
         {"name": SAMPLE.name, "sha256": hashlib.sha256(SAMPLE.read_bytes()).hexdigest()}

@@ -10,7 +10,7 @@ from protrna_cli import EmbedOptions, embed_fasta, load_model
 from protrna_cli.errors import Stopped
 from protrna_cli.model import trial
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
-from protrna_cli.output.stored import read_output
+from protrna_cli.output.stored import open_output
 from protrna_cli.run.auto import recommend_bfloat16, settle
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run
 from tests.tools.runs import Notes, StopAfter
@@ -36,7 +36,7 @@ def test_auto_takes_what_is_faster(
     tried = machine(monkeypatch, gain)
     words = ["embed", SAMPLE, "--model", TOY, "--precision", "auto"]
     assert run(*words, "-o", tmp_path / "out.npy").code == 0
-    assert read_output(tmp_path / "out.npy")[0].provenance["precision"] == precision
+    assert open_output(tmp_path / "out.npy").header.provenance["precision"] == precision
     assert f"computed in {precision}" in run(*words, "-o", tmp_path / "x.npy", "--dry-run").out
     assert load_model(TOY, precision="auto").precision == precision
     assert len(tried) == 1  # the result is kept with the speeds of this machine
@@ -60,7 +60,7 @@ def test_a_resumed_run_keeps_its_precision(
     (home / "rates.json").unlink()
     machine(monkeypatch, 1.0)
     assert embed_fasta(path, tmp_path / "out", EmbedOptions(**options)).n_resumed > 0
-    assert read_output(tmp_path / "out")[0].provenance["precision"] == "bfloat16"
+    assert open_output(tmp_path / "out").header.provenance["precision"] == "bfloat16"
     assert embed_fasta(path, tmp_path / "out", EmbedOptions(**options)).already_whole
 
 

@@ -18,7 +18,7 @@ from protrna_cli.fasta.bed import parse_bed, read_bed
 from protrna_cli.model.transformer import ProtRNA
 from protrna_cli.output.make import merge
 from protrna_cli.output.paths import partial_path, shard_path, skipped_path
-from protrna_cli.output.stored import read_output
+from protrna_cli.output.stored import open_output
 from protrna_cli.plan.rules import Region, Regions, Rules
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.verify import find_flaws
@@ -206,7 +206,7 @@ def test_several_layers_of_regions(tmp_path: Path, source: Path, bed: Path) -> N
     packed.write_bytes(gzip.compress(BED.encode()))
     options = EmbedOptions(model=str(TOY), layers=(1, 3), rules=Rules(regions=read_bed(packed)))
     embed_fasta(source, tmp_path / "out.parquet", options)
-    _, blocks = read_output(tmp_path / "out.parquet")
+    blocks = open_output(tmp_path / "out.parquet").blocks()
     for layer, values in zip((1, 3), joined(blocks)[1], strict=True):
         residues = expected_residues(SEQUENCES, layer)
         expected = [residues[int(r[1:])][a:b].mean(0) for r, of in REGIONS.items() for _, a, b in of]

@@ -13,10 +13,9 @@ from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import InputError, RunMismatch, Stopped
 from protrna_cli.output.make import merge
 from protrna_cli.output.paths import partial_path, shard_path
-from protrna_cli.output.stored import read_output
+from protrna_cli.output.stored import Stored, open_output
 from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import Shard
-from protrna_cli.run import reuse
 from protrna_cli.run.outputs import PartialOutput, Position, check_space
 from protrna_cli.run.report import Amount, Summary
 from protrna_cli.run.verify import find_flaws
@@ -52,7 +51,7 @@ def make_old(tmp_path: Path, options: EmbedOptions, name: str = "old") -> Path:
 
 def assert_reused(out: Path, old: Path) -> None:
     """Known rows are those of the earlier output, bit for bit; the others are the reference model's."""
-    per_token = read_output(out)[0].per_token
+    per_token = open_output(out).header.per_token
     for layer, found, earlier in zip((1, 3), values_of(out)[1], values_of(old)[1], strict=True):
         for sequence, vectors in zip(next_release(), found, strict=True):
             if sequence in KNOWN:
@@ -78,7 +77,7 @@ def test_known_sequences_are_copied_from_any_format(
     assert_counts(embed_fasta(release, tmp_path / "new.npy", replace(options, reuse=(str(old),))))
     assert_reused(tmp_path / "new.npy", old)
     assert find_flaws(tmp_path / "new.npy", [release]) == []
-    [origin] = read_output(tmp_path / "new.npy")[0].provenance["reuse"]
+    [origin] = open_output(tmp_path / "new.npy").header.provenance["reuse"]
     assert (origin["name"], origin["sequences"]) == ("old", 38)
 
 
@@ -103,7 +102,7 @@ def test_of_several_outputs_the_first_is_taken(tmp_path: Path, release: Path) ->
     second = make_old(tmp_path, OPTIONS, "second")
     embed_fasta(release, tmp_path / "new.npy", replace(OPTIONS, reuse=(str(first), str(second))))
     assert_reused(tmp_path / "new.npy", first)
-    counts = [each["sequences"] for each in read_output(tmp_path / "new.npy")[0].provenance["reuse"]]
+    counts = [each["sequences"] for each in open_output(tmp_path / "new.npy").header.provenance["reuse"]]
     assert counts == [38, 0]
 
 
@@ -140,7 +139,7 @@ def test_the_output_may_be_its_own_next_version(tmp_path: Path, release: Path, r
     assert partial_path(old).exists()
     summary = embed_fasta(release, old, replace(options, resume=True))
     assert 0 <= summary.resumed.records <= summary.computed.records
-    assert sum(each["sequences"] for each in read_output(old)[0].provenance["reuse"]) == 38
+    assert sum(each["sequences"] for each in open_output(old).header.provenance["reuse"]) == 38
     assert_counts(replace(summary, resumed=Amount()))
     assert_reused(old, earlier)
     assert embed_fasta(release, old, replace(options, resume=True)).already_whole
@@ -155,7 +154,7 @@ def test_shards_reuse_and_are_merged(tmp_path: Path, release: Path) -> None:
         parts.append(shard_path(tmp_path / "new.npy", Shard(i, 3)))
     merge(parts, tmp_path / "new.npy", named("npy"), overwrite=False)
     assert_reused(tmp_path / "new.npy", old)
-    [origin] = read_output(tmp_path / "new.npy")[0].provenance["reuse"]
+    [origin] = open_output(tmp_path / "new.npy").header.provenance["reuse"]
     assert 38 <= origin["sequences"] <= 45  # a copy in another shard is taken from there too
     assert find_flaws(tmp_path / "new.npy", [release]) == []
 
@@ -306,25 +305,20 @@ def test_what_an_earlier_output_holds_no_longer_is_computed(
     assert find_flaws(tmp_path / "new.npy", [release]) == []
     found, expected = np.load(tmp_path / "new.npy"), np.load(tmp_path / "expected.npy")
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-    assert read_output(tmp_path / "new.npy")[0].provenance["reuse"][0]["sequences"] == 0
+    assert open_output(tmp_path / "new.npy").header.provenance["reuse"][0]["sequences"] == 0
 
 
 def test_an_earlier_output_that_changes_while_it_is_read_is_not_believed(
     tmp_path: Path, release: Path, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = make_old(tmp_path, OPTIONS)
-    read = reuse.read_whole
+    read = Stored.blocks
 
-    def read_and_change(path: Path) -> Any:
-        header, blocks = read(path)
+    def read_and_change(stored: Stored) -> Any:
+        yield from read(stored)
+        put_in_place(old, other)
 
-        def changing() -> Any:
-            yield from blocks
-            put_in_place(old, other)
-
-        return header, changing()
-
-    monkeypatch.setattr(reuse, "read_whole", read_and_change)
+    monkeypatch.setattr(Stored, "blocks", read_and_change)
     summary = embed_fasta(release, tmp_path / "new.npy", replace(OPTIONS, reuse=(str(old),)))
     assert summary.n_reused == 0
     assert find_flaws(tmp_path / "new.npy", [release]) == []
@@ -390,8 +384,8 @@ def test_a_crash_between_the_renames_of_an_output_that_replaces_itself(
 
 def test_a_row_that_nothing_filled_is_never_finished(tmp_path: Path) -> None:
     old = make_old(tmp_path, OPTIONS)
-    header = replace(read_output(old)[0], checksums=None)
-    rows = [row for block in read_output(old)[1] for row in block.rows]
+    header = replace(open_output(old).header, checksums=None)
+    rows = [row for block in open_output(old).blocks() for row in block.rows]
     with PartialOutput(tmp_path / "out.npy", header) as partial:
         partial.add(rows, [])
         for layer in range(2):

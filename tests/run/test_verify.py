@@ -12,7 +12,7 @@ import pytest
 from protrna_cli import embed_fasta
 from protrna_cli.output.paths import skipped_path
 from protrna_cli.output.rows import Block, Header, Values
-from protrna_cli.output.stored import read_output
+from protrna_cli.output.stored import open_output
 from protrna_cli.plan.rows import Row
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import GOLDEN, SAMPLE, Run
@@ -85,9 +85,9 @@ def write_records(path: Path, letters: list[str]) -> Path:
 
 
 def rows_of_output(path: Path) -> tuple[Header, list[Row], Values]:
-    header, blocks = read_output(path)
-    [block] = blocks
-    return header, block.rows, np.array(block.values[0])
+    stored = open_output(path)
+    [block] = stored.blocks()
+    return stored.header, block.rows, np.array(block.values[0])
 
 
 @pytest.fixture(scope="module")
@@ -181,13 +181,13 @@ def test_outputs_of_version_0_1_are_verified_without_md5(tmp_path: Path, run: Ru
     assert run("verify", old, fasta).code == 0
     for target in ("out.parquet", "out.npy", "out.h5", "out.h5ad"):
         assert run("convert", old, "-o", tmp_path / target).code == 0
-        header, blocks = read_output(tmp_path / target)
-        assert [(row.id, row.n_unknown, row.md5) for block in blocks for row in block.rows] == [
+        stored = open_output(tmp_path / target)
+        assert [(row.id, row.n_unknown, row.md5) for block in stored.blocks() for row in block.rows] == [
             ("r1", 0, ""),
             ("r2", 1, ""),
             ("r3", 0, ""),
         ]
-        assert "md5" not in header.row_columns
+        assert "md5" not in stored.header.row_columns
         assert run("verify", tmp_path / target, fasta).code == 0
     with h5py.File(tmp_path / "out.h5") as flat:
         assert flat.attrs["model_name"] == "toy.h5 layer 3 mean"

@@ -33,7 +33,7 @@ from protrna_cli.errors import RunMismatch
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.output.paths import partial_path, skipped_path
 from protrna_cli.output.rows import Header
-from protrna_cli.output.stored import read_output
+from protrna_cli.output.stored import open_output
 from protrna_cli.plan import pieces
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.rules import Region, Regions, Rules
@@ -94,12 +94,12 @@ class Content(NamedTuple):
 
 def content(path: Path) -> Content:
     """Read a whole output."""
-    header, blocks = read_output(path)
-    read = list(blocks)
+    stored = open_output(path)
+    read = list(stored.blocks())
     rows = [row for block in read for row in block.rows]
     values = [[array.tobytes() for array in block.values] for block in read]
     joined = [b"".join(layer) for layer in zip(*values, strict=True)]
-    return Content(header, rows, joined, skipped_path(path).read_bytes())
+    return Content(stored.header, rows, joined, skipped_path(path).read_bytes())
 
 
 def outputs(target: Path, options: EmbedOptions) -> list[Path]:

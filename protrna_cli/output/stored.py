@@ -112,8 +112,11 @@ class Stored:
                 if Checksum(file.header).rows_changed(rows):
                     raise ValueError("ids or counts changed since it was written")
                 return rows, mapped
-        blocks = [(block.rows, block.values[column]) for block in self.blocks()]
-        return [row for rows, _ in blocks for row in rows], np.concatenate([values for _, values in blocks])
+        rows, vectors = [], [np.empty((0, self.header.width), self.header.dtype)]
+        for block in self.blocks():
+            rows += block.rows
+            vectors.append(block.values[column])
+        return rows, np.concatenate(vectors)
 
     def schema(self) -> dict[str, str]:
         """List the columns or datasets with type and shape."""

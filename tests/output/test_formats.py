@@ -223,3 +223,12 @@ def test_files_of_other_programs_are_refused(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         with pytest.raises(InputError, match="without protrna provenance"):
             open_output(path)
+
+
+@pytest.mark.parametrize(("format", "h5_layout"), KINDS)
+def test_an_output_without_rows_is_read(tmp_path: Path, format: str, h5_layout: str) -> None:
+    """A shard whose records are all skipped has one."""
+    header = Header(False, (6,), WIDTH, "float16", 0, 0, {"version": "1"})
+    named(format, h5_layout).write(tmp_path / "out", header, [])
+    rows, vectors = open_output(tmp_path / "out").layer(0)
+    assert (rows, vectors.shape, vectors.dtype) == ([], (0, WIDTH), "float16")

@@ -19,7 +19,8 @@ def read_embeddings(path: AnyPath, layer: int | None = None, check: bool = False
     path
         A file that `protrna embed`, `merge` or `convert` made, or the folder of a Dask run.
     layer
-        Layer to read, needed if the output has several; negatives count from the end of the model.
+        Layer to read, needed if the output has several; negatives count from the end of the model. The
+        vectors of the others are not read.
     check
         Read everything, and compare it with the checksums of the output.
 

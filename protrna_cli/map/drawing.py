@@ -102,7 +102,7 @@ def draw_map(
         column = _column_index(source, header, layer)
         origin = origin_of(header, header.layers[column], method, seed)
         projection = read_coordinates(points, origin) if points and points.exists() else None
-        rows, vectors = _read_vectors(source, stored.blocks(), column)
+        rows, vectors = _read_vectors(source, stored.blocks([column]))
         colouring = colour_by(rows, color_by)
         if projection is None:
             projection = _project(source, vectors, method, seed, tell)
@@ -187,12 +187,13 @@ def _column_index(source: Path, header: Header, layer: int | None) -> int:
     return header.column_index(layer, source)
 
 
-def _read_vectors(source: Path, blocks: Iterable[Block], column: int) -> tuple[list[Row], Points]:
+def _read_vectors(source: Path, blocks: Iterable[Block]) -> tuple[list[Row], Points]:
     """Read the rows, and the vectors of one layer, float32 (N, D)."""
     rows: list[Row] = []
     vectors: list[Points] = []
     for block in blocks:
-        finite = np.isfinite(block.values[column]).all(axis=1)
+        [values] = block.values
+        finite = np.isfinite(values).all(axis=1)
         if not finite.all():
             bad = int(np.argmin(finite))
             raise NotFinite(
@@ -200,7 +201,7 @@ def _read_vectors(source: Path, blocks: Iterable[Block], column: int) -> tuple[l
                 "not finite; make the output again"
             )
         rows += block.rows
-        vectors.append(block.values[column].astype(np.float32, copy=False))
+        vectors.append(values.astype(np.float32, copy=False))
     if len(rows) < MIN_RECORDS:
         raise InputError(
             f"{source}: has {counted(len(rows), 'record')}, but a map needs {MIN_RECORDS} or more; "

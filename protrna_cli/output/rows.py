@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,10 @@ class Header:
     def columns(self) -> tuple[str, ...]:
         """Column name of each layer: `embedding` for one layer; `layer_6`, `layer_33` for several."""
         return ("embedding",) if len(self.layers) == 1 else tuple(f"layer_{layer}" for layer in self.layers)
+
+    def columns_of(self, columns: Sequence[int] | None) -> list[str]:
+        """Names of some of these columns, counted from 0; of all for None."""
+        return [self.columns[column] for column in columns or range(len(self.columns))]
 
     def column_index(self, layer: int | None, source: Path) -> int:
         """Index of a layer's column.
@@ -254,8 +258,14 @@ class ReadableFile(OutputFile):
     """One output in a format that is read, too. A damaged one raises ValueError, or what its library does."""
 
     @abstractmethod
-    def blocks(self) -> Iterator[Block]:
-        """Read the blocks, in order."""
+    def blocks(self, columns: Sequence[int] | None = None) -> Iterator[Block]:
+        """Read the blocks, in order.
+
+        Parameters
+        ----------
+        columns
+            Columns of vectors to read, counted from 0; by default all.
+        """
 
     @abstractmethod
     def rows(self) -> Iterator[Row]:
@@ -293,17 +303,19 @@ class Checksum:
     ----------
     header
         Header of the output.
+    columns
+        Columns of vectors that the blocks have, counted from 0; by default all.
     """
 
-    def __init__(self, header: Header) -> None:
-        self._header = header
+    def __init__(self, header: Header, columns: Sequence[int] | None = None) -> None:
+        self._header, self._columns = header, header.columns_of(columns)
         self._dtype = np.dtype(header.dtype).newbyteorder("<")
-        self._hashes = {name: hashlib.sha256() for name in (ROWS, *header.columns)}
+        self._hashes = {name: hashlib.sha256() for name in (ROWS, *self._columns)}
 
     def add(self, block: Block) -> None:
         """Add the next rows."""
         self._add_rows(block.rows)
-        for name, values in zip(self._header.columns, block.values, strict=True):
+        for name, values in zip(self._columns, block.values, strict=True):
             self._hashes[name].update(np.ascontiguousarray(values, self._dtype).data)
 
     def _add_rows(self, rows: Iterable[Row]) -> None:

@@ -73,12 +73,18 @@ class Stored:
                     yield row
                 _check_count(number, file.header)
 
-    def blocks(self) -> Iterator[Block]:
-        """Read the blocks; reading them to the end fails unless the output is complete and undamaged."""
+    def blocks(self, columns: Sequence[int] | None = None) -> Iterator[Block]:
+        """Read the blocks; reading them to the end fails unless the output is complete and undamaged.
+
+        Parameters
+        ----------
+        columns
+            Columns of vectors to read and to prove, counted from 0; by default all.
+        """
         for file in self.files:
-            checksum, n_rows = Checksum(file.header), 0
+            checksum, n_rows = Checksum(file.header, columns), 0
             with _undamaged(file.path):
-                for block in checksum.watch(_blocks(file)):
+                for block in checksum.watch(_blocks(file, columns)):
                     n_rows += len(block.rows)
                     yield block
                 _check_count(n_rows, file.header)
@@ -113,9 +119,9 @@ class Stored:
                     raise ValueError("ids or counts changed since it was written")
                 return rows, mapped
         rows, vectors = [], [np.empty((0, self.header.width), self.header.dtype)]
-        for block in self.blocks():
+        for block in self.blocks([column]):
             rows += block.rows
-            vectors.append(block.values[column])
+            vectors += block.values
         return rows, np.concatenate(vectors)
 
     def schema(self) -> dict[str, str]:
@@ -209,11 +215,11 @@ def _open(path: Path) -> ReadableFile:
         raise InputError(f"{path}: {_first_line(error)}; name an output of protrna embed") from error
 
 
-def _blocks(file: ReadableFile) -> Iterator[Block]:
+def _blocks(file: ReadableFile, columns: Sequence[int] | None = None) -> Iterator[Block]:
     """Read the blocks of a file, whether some are missing or not."""
     n_rows = 0
     with _undamaged(file.path):
-        for block in file.blocks():
+        for block in file.blocks(columns):
             for number, row in enumerate(block.rows, start=n_rows + 1):
                 _check_md5(row, file.header, number)
             n_rows += len(block.rows)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from protrna_cli import EmbedOptions, embed, embed_fasta, load_model, read_embeddings
@@ -202,6 +203,24 @@ def test_vectors_outlive_the_object_and_the_file(tmp_path: Path) -> None:
     expected = vectors.copy()
     path.unlink()
     assert vectors.tobytes() == expected.tobytes()
+
+
+def test_only_the_vectors_of_the_layer_are_read_from_parquet(tmp_path: Path, toy: ProtRNA) -> None:
+    path = made(tmp_path, "parquet", layers=(1, 3))
+    group = pq.read_metadata(path).row_group(0)
+    [other] = [
+        group.column(i)
+        for i in range(group.num_columns)
+        if group.column(i).path_in_schema.startswith("layer_1.")
+    ]
+    data = bytearray(path.read_bytes())
+    middle = other.data_page_offset + other.total_compressed_size // 2
+    data[middle : middle + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    assert np.array_equal(read_embeddings(path, 3).vectors, embed(LETTERS, toy, layers=3))
+    for read in (lambda: read_embeddings(path, 1), lambda: read_embeddings(path, 3, check=True)):
+        with pytest.raises(InputError, match="damaged"):
+            read()
 
 
 @pytest.mark.parametrize("layout", ["parquet", "npy", "parts"])

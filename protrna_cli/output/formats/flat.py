@@ -8,7 +8,7 @@ for ProtSpace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -54,11 +54,12 @@ class FlatHdf5(ReadableFile):
             return None
         return f"{Path(model['name']).name} layer {header.layers[0]} {header.provenance['pooling']}"
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, columns: Sequence[int] | None = None) -> Iterator[Block]:
         with opened(self.path) as file:
             groups = self._groups(file)
+            read = [groups[column] for column in columns or range(len(groups))]
             for rows, _, _ in spans(self._rows(groups[0]), self.header):
-                yield Block(rows, [np.concatenate([self._vectors(g, row) for row in rows]) for g in groups])
+                yield Block(rows, [np.concatenate([self._vectors(g, row) for row in rows]) for g in read])
 
     def rows(self) -> Iterator[Row]:
         with opened(self.path) as file:

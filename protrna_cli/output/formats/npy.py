@@ -11,7 +11,7 @@ import csv
 import errno
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, final
@@ -119,10 +119,11 @@ class Npy(ReadableFile):
                 start += len(block.values[0])
         write_meta(path, seal())
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, columns: Sequence[int] | None = None) -> Iterator[Block]:
         for rows, start, end in spans(self.rows(), self.header):
             # Mapped anew for each block: those read before no longer count as memory of this process.
-            yield Block(rows, list(self._layers()[:, start:end]))
+            values = self._layers()[:, start:end]
+            yield Block(rows, [values[column] for column in columns or range(len(values))])
 
     def rows(self) -> Iterator[Row]:
         csv.field_size_limit(1 << 30)  # a FASTA description may have any length

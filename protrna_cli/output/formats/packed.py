@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import h5py
@@ -67,11 +67,12 @@ class PackedHdf5(ReadableFile):
                 file[OFFSETS][rows.start + 1 : rows.stop + 1] = np.array(block.bounds()[1:]) + n_vectors
             n_rows, n_vectors = rows.stop, vectors.stop
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self, columns: Sequence[int] | None = None) -> Iterator[Block]:
         with opened(self.path) as file:
             self._check(file)
+            read = [self.matrices[column] for column in columns or range(len(self.matrices))]
             for rows, start, end in spans(self._rows(file), self.header):
-                yield Block(rows, [file[name][start:end] for name in self.matrices])
+                yield Block(rows, [file[name][start:end] for name in read])
 
     def rows(self) -> Iterator[Row]:
         with opened(self.path) as file:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, final
@@ -71,15 +71,13 @@ class Parquet(ReadableFile):
                 stream.add(block)
             stream.close(seal())
 
-    def blocks(self) -> Iterator[Block]:
-        header = self.header
+    def blocks(self, columns: Sequence[int] | None = None) -> Iterator[Block]:
+        header, vectors = self.header, self.header.columns_of(columns)
         with _opened(self.path) as file:
             self._check_columns(file)
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group)
-                yield Block(
-                    list(_rows(table, header)), [_vectors(table[name], header) for name in header.columns]
-                )
+                table = file.read_row_group(group, [*header.row_columns, *vectors])
+                yield Block(list(_rows(table, header)), [_vectors(table[name], header) for name in vectors])
 
     def rows(self) -> Iterator[Row]:
         with _opened(self.path) as file:

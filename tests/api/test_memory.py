@@ -315,13 +315,13 @@ def test_rows_come_chunk_by_chunk_and_chunks_grow(toy: ProtRNA) -> None:
     assert [read - done for read, done in seen.items()][:-1] == [1] * (len(seen) - 1)  # which did not fit
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 3, 64, 4096])
-def test_the_size_of_chunks_changes_last_bits_only(toy: ProtRNA, chunk: int | None) -> None:
-    sequences = [("GAUUACA" * 20)[: 3 + (i * 37) % 130] for i in range(100)]
+@pytest.mark.parametrize(("chunk", "count"), [(None, 100), (1, 10), (3, 20), (64, 100), (4096, 100)])
+def test_the_size_of_chunks_changes_last_bits_only(toy: ProtRNA, chunk: int | None, count: int) -> None:
+    sequences = [("GAUUACA" * 20)[: 3 + (i * 37) % 130] for i in range(count)]
     for how in ({}, {"per_token": True}, {"layers": (1, 3), "pool": "max"}):
         expected: Any = embed(sequences, toy, **how)  # type: ignore[call-overload]
         rows = list(embed_iter(iter(sequences), toy, chunk=chunk, **how))  # type: ignore[call-overload]
-        assert [row.id for row in rows] == [str(i) for i in range(1, 101)]
+        assert [row.id for row in rows] == [str(i) for i in range(1, count + 1)]
         for layer in (1, 3):
             of_layer = expected[layer] if "layers" in how else expected
             for row, vectors in zip(rows, of_layer, strict=True):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from protrna_cli import EmbedOptions, embed, embed_fasta, load_model, read_embeddings
+from protrna_cli import EmbedOptions, embed, embed_fasta, read_embeddings
 from protrna_cli.errors import InputError, InputUnreadable, RunMismatch, UsageError
-from protrna_cli.model.transformer import ProtRNA
 from protrna_cli.output.embeddings import Embeddings, Residues
 from protrna_cli.output.paths import part_name, shard_path
 from protrna_cli.plan.rules import Rules
@@ -31,17 +33,28 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def toy() -> ProtRNA:
-    """The toy model: 3 layers of width 40."""
-    return load_model(TOY)
+@cache
+def expected_vectors(layer: int = -1, per_token: bool = False) -> Any:
+    """What `embed` returns for the sample."""
+    return embed(LETTERS, TOY, layers=layer, per_token=per_token)
+
+
+@cache
+def files_of(layout: str, **options: object) -> dict[str, bytes]:
+    """Embed the sample in a layout; returns the content of the files by their names."""
+    name, of_layout = LAYOUTS[layout]
+    with TemporaryDirectory() as folder:
+        target = Path(folder, name)
+        embed_fasta(SAMPLE, target, EmbedOptions(model=str(TOY), **of_layout, **options))  # type: ignore[arg-type]
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def made(folder: Path, layout: str, **options: object) -> Path:
-    """Embed the sample in a layout."""
-    name, of_layout = LAYOUTS[layout]
-    embed_fasta(SAMPLE, folder / name, EmbedOptions(model=str(TOY), **of_layout, **options))  # type: ignore[arg-type]
-    return folder / name
+    """Write an output of the sample in a layout, in place of another one."""
+    for name, content in files_of(layout, **options).items():
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_bytes(content)
+    return folder / LAYOUTS[layout][0]
 
 
 def h5ad(folder: Path, run: Run, **options: object) -> Path:
@@ -63,7 +76,7 @@ def parts(folder: Path, **options: object) -> Path:
 @pytest.mark.parametrize("layout", [*LAYOUTS, "h5ad", "parts"])
 @pytest.mark.parametrize("layers", [(-1,), (1, 3)])
 def test_pooled_values_are_equal_in_every_layout(
-    tmp_path: Path, run: Run, toy: ProtRNA, layout: str, layers: tuple[int, ...]
+    tmp_path: Path, run: Run, layout: str, layers: tuple[int, ...]
 ) -> None:
     if layout == "h5ad":
         path = h5ad(tmp_path, run, layers=layers)
@@ -71,7 +84,7 @@ def test_pooled_values_are_equal_in_every_layout(
         path = parts(tmp_path, layers=layers) if layout == "parts" else made(tmp_path, layout, layers=layers)
     for layer in (None,) if len(layers) == 1 else layers:
         found = read_embeddings(path, layer)
-        expected = embed(LETTERS, toy, layers=3 if layer is None else layer)
+        expected = expected_vectors(3 if layer is None else layer)
         assert (found.layer, found.per_token, len(found)) == (3 if layer is None else layer, False, len(IDS))
         assert isinstance(found.vectors, np.ndarray)
         if layout == "parts":  # cut between records, so that other batches ran
@@ -83,10 +96,10 @@ def test_pooled_values_are_equal_in_every_layout(
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, "parts"])
-def test_residues_are_equal_in_every_layout(tmp_path: Path, toy: ProtRNA, layout: str) -> None:
+def test_residues_are_equal_in_every_layout(tmp_path: Path, layout: str) -> None:
     path = parts(tmp_path, per_token=True) if layout == "parts" else made(tmp_path, layout, per_token=True)
     found = read_embeddings(path)
-    expected = embed(LETTERS, toy, per_token=True)
+    expected = expected_vectors(per_token=True)
     assert isinstance(found.vectors, Residues)
     assert found.per_token
     assert len(found.vectors) == len(expected) == 46
@@ -242,10 +255,10 @@ def test_a_pickle_is_the_path_and_is_opened_again(
 
 def test_a_pickle_of_an_output_that_was_replaced_is_refused(tmp_path: Path) -> None:
     pickled = pickle.dumps(read_embeddings(made(tmp_path, "npy")))
-    made(tmp_path, "npy", layers=(1,), overwrite=True)
+    made(tmp_path, "npy", layers=(1,))
     with pytest.raises(UsageError, match="has no layer 3"):
         pickle.loads(pickled)
-    made(tmp_path, "npy", rules=Rules(max_length=60), overwrite=True)
+    made(tmp_path, "npy", rules=Rules(max_length=60))
     with pytest.raises(RunMismatch, match=r"out\.npy: another output than the pickled one"):
         pickle.loads(pickled)
 

@@ -41,7 +41,7 @@ from protrna_cli.plan.rows import Row
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.outputs import Target, make_header
 from tests.conftest import Outcome, Run
-from tests.tools.cases import slow_except
+from tests.tools.cases import pairs_among, slow_except
 from tests.tools.formats import named
 
 WIDTH = 8
@@ -424,9 +424,11 @@ def test_svg_and_pdf_are_reproducible_and_keep_text(suffix: str, count: int) -> 
 LONG = "Small nucleolar RNAs of the box C/D type, and their kin in archaea"
 
 
-@pytest.mark.parametrize("color_by", ["length", "id"])
-@pytest.mark.parametrize("title", ["out.parquet", "x" * 200, "W" * 150, "out of the " * 15])
-@pytest.mark.parametrize("size", [1e-7, 1, 1e6])
+TITLES = ["out.parquet", "x" * 200, "W" * 150, "out of the " * 15]
+LOOKS = list(itertools.product(["length", "id"], TITLES, [1e-7, 1, 1e6]))
+
+
+@pytest.mark.parametrize(("color_by", "title", "size"), slow_except(pairs_among(LOOKS), LOOKS))
 def test_nothing_in_the_png_is_printed_over_anything_else(color_by: str, title: str, size: float) -> None:
     """Heading, legend or colour bar, and axes with their exponents, such as 1e6, have places of their own."""
     rows = rows_of(*(f"{i}_{LONG.replace(' ', '_')}" for i in range(25)))

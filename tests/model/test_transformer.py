@@ -42,6 +42,12 @@ def golden(name: str) -> Any:
     return np.load(GOLDEN / f"{name}.npz")
 
 
+@pytest.fixture(scope="module")
+def exact(name: str, golden: Any) -> reference.ReferenceOutput:
+    """The float64 reference for the golden tokens."""
+    return reference.forward(reference.read_weights(GOLDEN / f"{name}.h5"), golden["tokens"])
+
+
 @pytest.fixture(scope="module", params=["as on a CPU", "as on a GPU"])
 def model(name: str, request: pytest.FixtureRequest) -> Any:
     """A golden checkpoint, with batches laid out and layers compiled as on either device."""
@@ -88,22 +94,22 @@ def test_cut_and_protein_mode_equal_the_published(model: Any, golden: Any, kind:
     np.testing.assert_allclose(last, golden[f"{kind}_layer_last"], **PUBLISHED)
 
 
-def test_everything_equals_the_float64_reference(model: Any, golden: Any, name: str) -> None:
-    expected = reference.forward(reference.read_weights(GOLDEN / f"{name}.h5"), golden["tokens"])
+def test_everything_equals_the_float64_reference(
+    model: Any, golden: Any, exact: reference.ReferenceOutput
+) -> None:
     results = model(golden["tokens"], range(model.size.layers + 1), need_head_weights=True)
     for layer, hidden in results["representations"].items():
-        np.testing.assert_allclose(hidden, expected.representations[layer], **REFERENCE)
-    np.testing.assert_allclose(results["logits"], expected.logits, **REFERENCE)
-    np.testing.assert_allclose(results["attentions"], expected.attentions, **REFERENCE)
+        np.testing.assert_allclose(hidden, exact.representations[layer], **REFERENCE)
+    np.testing.assert_allclose(results["logits"], exact.logits, **REFERENCE)
+    np.testing.assert_allclose(results["attentions"], exact.attentions, **REFERENCE)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "cls", "residues"])
-def test_pooling_equals_the_reference(model: Any, golden: Any, name: str, pooling: str) -> None:
+def test_pooling_equals_the_reference(
+    model: Any, golden: Any, exact: reference.ReferenceOutput, pooling: str
+) -> None:
     """Compare with residues pooled in float64, without special tokens and pads."""
     lengths = (golden["tokens"] != reference.PAD).sum(1) - 2
-    hidden = reference.forward(
-        reference.read_weights(GOLDEN / f"{name}.h5"), golden["tokens"]
-    ).representations
     pool: dict[str, Callable[[Any], Any]] = {
         "mean": lambda row: row[1:-1].mean(0),
         "max": lambda row: row[1:-1].max(0),
@@ -115,7 +121,7 @@ def test_pooling_equals_the_reference(model: Any, golden: Any, name: str, poolin
         golden["tokens"], mean_weights(lengths, golden["tokens"].shape[1]), layers, pooling
     )
     for layer, rows in zip(layers, embedded, strict=True):
-        for row, length, all_tokens in zip(rows, lengths, hidden[layer], strict=True):
+        for row, length, all_tokens in zip(rows, lengths, exact.representations[layer], strict=True):
             expected = pool[pooling](all_tokens[: length + 2])
             np.testing.assert_allclose(row[:length] if pooling == "residues" else row, expected, **REFERENCE)
 
@@ -155,7 +161,9 @@ def test_embedding_runs_neither_the_lm_head_nor_later_layers(
 
 
 @pytest.mark.parametrize("pooling", ["mean", "residues"])
-def test_bfloat16_stays_near_the_reference(golden: Any, name: str, pooling: str) -> None:
+def test_bfloat16_stays_near_the_reference(
+    golden: Any, name: str, exact: reference.ReferenceOutput, pooling: str
+) -> None:
     """Kernels have 8 significant bits, so each is off by at most 2 ** -9; this adds up slowly over layers."""
     model = load_model(GOLDEN / f"{name}.h5", precision="bfloat16")
     assert {w.dtype for w in model._weights.layers[0]} == {tf.bfloat16, tf.float32}
@@ -163,8 +171,7 @@ def test_bfloat16_stays_near_the_reference(golden: Any, name: str, pooling: str)
     lengths = (tokens != reference.PAD).sum(1) - 2
     [rows] = model._embed_batch(tokens, mean_weights(lengths, tokens.shape[1]), [model.size.layers], pooling)
     assert rows.dtype == np.float32
-    hidden = reference.forward(reference.read_weights(GOLDEN / f"{name}.h5"), tokens).representations[-1]
-    for row, length, residues in zip(rows, lengths, hidden[:, 1:], strict=True):
+    for row, length, residues in zip(rows, lengths, exact.representations[-1][:, 1:], strict=True):
         residues = residues[:length]
         found, expected = (
             (row[None], residues.mean(0)[None]) if pooling == "mean" else (row[:length], residues)

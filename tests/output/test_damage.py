@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from protrna_cli.output.stored import open_output
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import GOLDEN, TOY, Run
 from tests.tools import corrupt
+from tests.tools.kill import write_input
 from tests.tools.runs import OPTIONS, RUN_KINDS
 
 
@@ -29,10 +31,19 @@ def test_random_damage_is_found_in_every_format() -> None:
     assert corrupt.campaign(trials, random.randrange(1 << 30)).total() == trials
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an input and its pooled NumPy output."""
+    folder = tmp_path_factory.mktemp("made")
+    write_input(folder / "in.fa")
+    embed_fasta(folder / "in.fa", folder / "out.npy", OPTIONS)
+    return folder
+
+
 @pytest.fixture
-def npy(tmp_path: Path, source: Path) -> Path:
-    """A pooled NumPy output."""
-    embed_fasta(source, tmp_path / "out.npy", OPTIONS)
+def npy(made: Path, tmp_path: Path) -> Path:
+    """A copy of that output, beside its input."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path / "out.npy"
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,6 @@ def with_copies(share: float) -> list[str]:
     return sequences + [sequences[i] for i in rng.integers(0, n_distinct, N - n_distinct)]
 
 
-@cache
 def residues_of(sequence: str, layer: int = -1) -> Any:
     """Residue vectors of one record, from the reference model."""
     return expected_residues([sequence], layer)[0]

@@ -45,6 +45,7 @@ def test_the_reference_row_is_the_float64_models() -> None:
     np.testing.assert_allclose(trial.REFERENCE_ROW, row[: len(trial.REFERENCE_ROW)], rtol=0, atol=5e-8)
 
 
+@pytest.mark.usefixtures("small_trials")
 def test_the_doctor_reports_what_the_machine_can_do(run: Run) -> None:
     outcome = run("doctor", "--model", GOLDEN / "toy.h5", "--device", "cpu", "--json")
     found: dict[str, Any] = json.loads(outcome.out)
@@ -59,10 +60,10 @@ def test_the_doctor_reports_what_the_machine_can_do(run: Run) -> None:
         assert found["share_of_matmul"][precision] == pytest.approx(flops / found["matmul_flops"][precision])
 
 
+@pytest.mark.usefixtures("small_trials")
 def test_the_demo_model_replaces_missing_weights_and_wrong_numbers_are_reported(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "matmul_rate", lambda precision: 1e12)  # to measure it takes seconds
     monkeypatch.setattr(trial, "REFERENCE_ROW", tuple(value + 0.01 for value in trial.REFERENCE_ROW))
     monkeypatch.setattr(doctor, "available_cpus", lambda: 2)
     monkeypatch.setattr(doctor, "physical_cores", lambda: 1)

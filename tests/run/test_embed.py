@@ -1,6 +1,7 @@
 """End to end, from FASTA to output files, compared with the float64 reference."""
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,16 @@ def read(path: Path) -> tuple[Header, list[Row], Any]:
     return stored.header, rows, values
 
 
+@cache
+def hidden(sequence: str) -> list[Any]:
+    """Vectors (T, D) of all tokens of a sequence by layer, from the float64 reference."""
+    tokens = np.array([[0, *(LETTERS[c] for c in sequence), 2]])
+    return [layer[0] for layer in reference.forward(reference.read_weights(TOY), tokens).representations]
+
+
 def expected_residues(sequences: list[str], layer: int = -1) -> list[Any]:
     """Residue vectors (L, D) of each sequence, each run on its own in float64."""
-    weights = reference.read_weights(TOY)
-    framed = [[0, *(LETTERS[c] for c in sequence), 2] for sequence in sequences]
-    return [reference.forward(weights, np.array([ids])).representations[layer][0, 1:-1] for ids in framed]
+    return [hidden(sequence)[layer][1:-1] for sequence in sequences]
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +83,9 @@ def test_pooling_and_layer_are_those_asked_for(
 ) -> None:
     path, sequences = inputs
     embed_fasta(path, tmp_path / "out.npy", EmbedOptions(model=str(TOY), pool=pool, layers=(layer,)))
-    weights = reference.read_weights(TOY)
     for row, sequence in zip(np.load(tmp_path / "out.npy"), sequences, strict=True):
-        tokens = np.array([[0, *(LETTERS[c] for c in sequence), 2]])
-        hidden = reference.forward(weights, tokens).representations[layer][0]
-        expected = {"max": hidden[1:-1].max(0), "cls": hidden[0], "mean": hidden[1:-1].mean(0)}[pool]
+        tokens = hidden(sequence)[layer]
+        expected = {"max": tokens[1:-1].max(0), "cls": tokens[0], "mean": tokens[1:-1].mean(0)}[pool]
         np.testing.assert_allclose(row, expected, rtol=0, atol=1e-4)
 
 

@@ -94,6 +94,7 @@ def test_one_run_on_a_busy_machine_does_not_spoil_the_estimates(home: Path) -> N
     assert auto.recall(file, "key") == [13.0, 12.5]
 
 
+@pytest.mark.usefixtures("small_trials")
 def test_without_a_run_the_doctor_knows_and_without_it_a_trial(
     tmp_path: Path, run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

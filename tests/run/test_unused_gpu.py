@@ -51,7 +51,7 @@ def test_the_error_of_a_gpu_says_the_same(run: Run, tmp_path: Path, more: list[s
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("card")
+@pytest.mark.usefixtures("card", "small_trials")
 def test_the_doctor_says_the_same(run: Run) -> None:
     assert json.loads(run("doctor", "--model", "demo", "--json").out)["unused_gpus"] == TOLD
 

@@ -94,17 +94,20 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROTRNA_OFFLINE", "1")
 
 
-def install_command(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    """Put a `protrna` first in PATH whose `embed` gets these extra arguments."""
+def install_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *words: object, module: str = "protrna_cli"
+) -> None:
+    """Put a `protrna` first in PATH that runs this module, and whose `embed` gets these extra arguments."""
     folder.mkdir()
     command = folder / "protrna"
     added = shlex.join(map(str, words))
     command.write_text(
         f'#!/bin/bash\n[[ $1 == embed ]] && set -- "$@" {added}\n'
-        f'exec {shlex.quote(sys.executable)} -m protrna_cli "$@"\n'
+        f'exec {shlex.quote(sys.executable)} -m {module} "$@"\n'
     )
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 @pytest.fixture

@@ -152,7 +152,6 @@ def test_the_lines_of_the_manual_make_and_check_an_output(
 ) -> None:
     (folder / "sample_data").symlink_to(ROOT / "sample_data")
     install_command(folder / "bin", monkeypatch)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     lines = f"set -o pipefail -e\n{block('bash', 'list.txt')}".replace(
         "find sample_data", "find sample_data/"
     )

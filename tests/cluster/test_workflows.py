@@ -18,8 +18,8 @@ SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with `input.fa`; `protrna` uses the toy checkpoint."""
-    install_command(tmp_path / "bin", monkeypatch, "--model", TOY)
+    """A folder with `input.fa`; `protrna` uses the toy checkpoint, and starts without TensorFlow."""
+    install_command(tmp_path / "bin", monkeypatch, "--model", TOY, module="tests.tools.light")
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
+from protrna_cli.api import files
 from protrna_cli.errors import OutputUnwritable, RunMismatch, Stopped, UsageError
 from protrna_cli.output.paths import partial_path
 from protrna_cli.plan import pieces
@@ -19,6 +20,7 @@ from protrna_cli.run.outputs import read_position
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from tests.conftest import GOLDEN, ROOT, TOY, Run
 from tests.tools.cases import slow_except
+from tests.tools.faulty import FaultyCheckpoint
 from tests.tools.kill import KINDS, assert_equal, embed, outputs
 from tests.tools.runs import OPTIONS, StopAfter
 
@@ -35,8 +37,11 @@ QUICK_KINDS = [KINDS[i] for i in (1, 3, 8, 11, 13, 14)]
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("options", slow_except(QUICK_KINDS, KINDS), ids=kind_name)
 def test_a_run_stopped_anywhere_gives_the_same_bytes(
-    tmp_path: Path, source: Path, options: EmbedOptions
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, options: EmbedOptions
 ) -> None:
+    """Workers have the reference model: they are started again after each stop, and it starts at once."""
+    if options.workers != 1:
+        monkeypatch.setattr(files, "locate", lambda *_: FaultyCheckpoint())
     alone, target = tmp_path / "alone", tmp_path / "stopped"
     embed(source, alone, replace(options, resume=False))
     stops = 0

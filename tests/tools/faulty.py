@@ -51,7 +51,7 @@ class FaultyCheckpoint(Checkpoint):
 
 
 class FaultyModel:
-    """The model of a faulty checkpoint, for means and residues."""
+    """The model of a faulty checkpoint, for means, maxima and residues."""
 
     at_once = 1
     device = "/device:CPU:0"
@@ -74,5 +74,9 @@ class FaultyModel:
         if int((tokens != self.alphabet.padding_idx).sum()) > self._checkpoint.most_tokens:
             raise MemoryError
         hidden = reference.forward(self._weights, tokens).representations
-        pool = {"mean": lambda x: np.einsum("bt,btd->bd", weights, x), "residues": lambda x: x[:, 1:]}
+        pool = {
+            "mean": lambda x: np.einsum("bt,btd->bd", weights, x),
+            "max": lambda x: np.where(weights[..., None] > 0, x, -np.inf).max(axis=1),
+            "residues": lambda x: x[:, 1:],
+        }
         return [pool[name](hidden[layer]).astype(np.float32) for name in poolings for layer in repr_layers]

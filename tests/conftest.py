@@ -39,6 +39,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("protrna")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take longest, so that no worker is left alone with one of them."""
+
+    def seconds(item: pytest.Item) -> int:
+        return max((mark.kwargs.get("seconds", 0) for mark in item.iter_markers("slow")), default=0)
+
+    items.sort(key=seconds, reverse=True)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Exit code and output of a command."""

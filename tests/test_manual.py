@@ -85,7 +85,7 @@ def test_a_page_runs_by_itself(folder: Path, run: Run, page: str) -> None:
     follow(run, page)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=90)
 def test_a_reader_follows_all_pages_in_one_folder(folder: Path, run: Run) -> None:
     """In the order of the table. No page needs or replaces a file of another, so each runs by itself too."""
     for page in PAGES:

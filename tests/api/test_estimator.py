@@ -123,7 +123,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 def test_a_pipeline_is_cross_validated_in_two_processes_and_saved(tmp_path: Path) -> None:
     """Saved by one process, it predicts the same in another; none says anything of TensorFlow's."""
     path = str(tmp_path / "pipeline")

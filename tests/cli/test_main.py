@@ -191,6 +191,7 @@ def test_an_output_that_exists_is_replaced_only_when_asked(run: Run, tmp_path: P
     assert run("info", out).code == 0
 
 
+@pytest.mark.slow
 def test_stderr_has_only_our_lines(tmp_path: Path) -> None:
     done = process("embed", SAMPLE, "-o", tmp_path / "out.parquet", "--model", "demo")
     assert done.returncode == 0

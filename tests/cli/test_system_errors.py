@@ -174,13 +174,13 @@ def test_a_limit_of_one_process_is_not_told_as_ctrl_c(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_flag_that_xla_does_not_know_is_named(tmp_path: Path, workers: str) -> None:
-    words = command("embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY, "--workers", workers)
+def test_a_flag_that_xla_does_not_know_is_named(tmp_path: Path, run: Run, workers: str) -> None:
+    words = ["embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY, "--workers", workers]
     environment = {**os.environ, "XLA_FLAGS": "--xla_no_such_flag=1"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command(*words), capture_output=True, text=True, env=environment, check=False)
     assert done.returncode != 0
     assert "xla_no_such_flag" in done.stderr
     assert "Traceback" not in done.stderr
-    words = [*words, "--resume"]
-    assert subprocess.run(words, capture_output=True, check=False).returncode == 0
+    assert run(*words[:-2], "--resume").code == 0

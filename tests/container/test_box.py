@@ -84,6 +84,7 @@ def test_embed_merge_and_verify_need_nothing_but_the_work_folder(box: Box, work:
     np.testing.assert_allclose(merged.vectors, alone.vectors, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_of_weights_costs_no_word(box: Box, work: Path) -> None:
     """Neither the checkpoint's hash nor a copy to map can be kept there."""
     small = "from protrna_cli.weights import mapped; mapped.SMALLEST = 0"
@@ -155,7 +156,7 @@ def test_a_picture_needs_no_home_folder(box: Box, work: Path, home: dict[str, st
     assert not list((work.parent / "tmp").iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
 @pytest.mark.parametrize("home", [{}, {"HOME": "/nonexistent"}])
 def test_umap_needs_no_home_folder(box: Box, work: Path, home: dict[str, str]) -> None:
     """Numba compiles anew what it cannot find compiled."""

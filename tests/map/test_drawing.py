@@ -779,7 +779,7 @@ def test_a_missing_extra_is_named(
     assert util.find_spec(library), "the tests themselves need it"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 def test_umap_runs_without_tensorflow_or_warnings(output: Path, tmp_path: Path) -> None:
     """In a new process, where it is compiled: its package would load TensorFlow and warn."""
     script = (

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import tensorflow as tf
 
 from tests.conftest import SAMPLE, TOY
@@ -44,39 +45,31 @@ print(model(tokens)["logits"].shape)
 """
 
 
-def test_in_our_own_process_threads_are_those_available_and_tf32_is_off() -> None:
-    script = """
-import tensorflow as tf
-from protrna_cli.libraries import own_process
-from protrna_cli.machine import available_cpus
-from protrna_cli.model import runtime
-
-own_process()
-print(runtime.configure("cpu"))
-print(tf.config.threading.get_intra_op_parallelism_threads() == available_cpus())
-print(tf.config.experimental.tensor_float_32_execution_enabled(), tf.config.get_visible_devices("GPU"))
-"""
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["cpu", "True", "False", "[]"]
-
-
-def test_the_command_computes_without_keras(tmp_path: Path) -> None:
+def test_the_command_computes_without_keras_and_sets_its_process_up(tmp_path: Path) -> None:
+    """Its threads are those available, and TF32 is off."""
     script = f"""
 import sys
 from protrna_cli.cli.main import main
 
-sys.argv = ["protrna", "embed", "{SAMPLE}", "-o", "out.npy", "--model", "demo", "-q"]
+sys.argv = ["protrna", "embed", "{SAMPLE}", "-o", "out.npy", "--model", "{TOY}", "--device", "cpu", "-q"]
 try:
     main()
 except SystemExit as ended:
     print(ended.code, "tensorflow" in sys.modules, "keras.src" in sys.modules)
+
+import tensorflow as tf
+from protrna_cli.machine import available_cpus
+
+print(tf.config.threading.get_intra_op_parallelism_threads() == available_cpus())
+print(tf.config.experimental.tensor_float_32_execution_enabled(), tf.config.get_visible_devices("GPU"))
 """
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True
     )
-    assert done.stdout == "0 True False\n"
+    assert done.stdout.split() == ["0", "True", "False", "True", "False", "[]"]
 
 
+@pytest.mark.slow
 def test_a_forked_process_is_refused_unless_it_starts_tensorflow_itself(tmp_path: Path) -> None:
     (tmp_path / "in.fa").write_text(">a\nACGU\n")
     done = subprocess.run(
@@ -91,6 +84,7 @@ def test_a_forked_process_is_refused_unless_it_starts_tensorflow_itself(tmp_path
     assert not (tmp_path / "out.npy").exists()
 
 
+@pytest.mark.slow
 def test_weights_are_laid_out_on_the_cpu_whichever_device_is_chosen() -> None:
     """A GPU would be chosen where there is one; the second of two logical CPUs stands in for it."""
     script = f"""
@@ -144,6 +138,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_gpu_that_tensorflow_cannot_use_is_named(tmp_path: Path) -> None:
     words = ["embed", str(SAMPLE), "-o", "out.npy", "--model", "demo", "--batch-tokens", "2048", "-q"]
     done = subprocess.run(

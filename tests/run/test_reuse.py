@@ -159,7 +159,7 @@ def test_shards_reuse_and_are_merged(tmp_path: Path, release: Path) -> None:
     assert find_flaws(tmp_path / "new.npy", [release]) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_dask_reuses_from_a_folder_of_parts(tmp_path: Path, release: Path, run: Run) -> None:
     old_fasta = write_fasta(tmp_path / "old.fa", KNOWN)
     words = ["--model", TOY, "--layer", 1, "--layer", 3, "--max-length", 60, "--dask", "local:1"]

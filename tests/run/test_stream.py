@@ -112,6 +112,7 @@ def test_what_libraries_print_does_not_get_into_the_output(
     assert find_flaws(tmp_path / "out", [source]) == []
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_the_run_quietly(tmp_path: Path) -> None:
     source, temporary = tmp_path / "in.fa", tmp_path / "tmp"
     temporary.mkdir()

@@ -154,7 +154,7 @@ def computing(target: Path) -> bool:
     return vectors.exists() and vectors.stat().st_size > 1000
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_ctrl_c_with_workers_is_resumed_without(tmp_path: Path, many: Path, run: Run) -> None:
     """As in a terminal: SIGINT goes to the whole group of processes."""
     target, words = tmp_path / "out.parquet", ["embed", many, "--model", "demo"]
@@ -177,7 +177,7 @@ def test_ctrl_c_with_workers_is_resumed_without(tmp_path: Path, many: Path, run:
     np.testing.assert_allclose(resumed.vectors, alone.vectors, rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, many: Path) -> None:
     """The run goes on, and says nothing of it; when the run itself is killed its workers end too."""
     out, words = (

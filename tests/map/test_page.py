@@ -113,7 +113,7 @@ return texts.join(" ");
 
 
 def hover(browser: Any, index: int) -> str:
-    """Put the pointer on a record's point; returns the text of the whole page."""
+    """Put the pointer on a point of `picture_of`; returns the text of the page once it shows the record."""
     from selenium.webdriver import ActionChains
 
     x, y = browser.execute_script(
@@ -134,9 +134,13 @@ def hover(browser: Any, index: int) -> str:
     actions.w3c_actions.pointer_action.move_to_location(x - 3, y)
     actions.w3c_actions.pointer_action.move_to_location(x, y)
     actions.perform()
-    time.sleep(0.5)
-    text: str = browser.execute_script(TEXT)
-    return text
+
+    def text() -> str:
+        found: str = browser.execute_script(TEXT)
+        return found if f"{70 + index} residues" in found else ""
+
+    shown: str = until(text)
+    return shown
 
 
 def search(browser: Any, words: str) -> None:

@@ -60,14 +60,14 @@ def test_signals_commit_and_show_how_to_continue(
     assert not target.with_name("out.parquet.lock").exists()
 
 
-def wait_until_it_listens(process: subprocess.Popen[str]) -> None:
-    """Wait until a process has its own handler for SIGUSR1, as protrna has while a signal can stop it."""
-    listens = 0
-    while not listens and process.poll() is None:
+def wait_until_it_waits(process: subprocess.Popen[str]) -> None:
+    """Wait until a process sleeps with a handler for SIGUSR1, as protrna has while a signal can stop it."""
+    waits = False
+    while not waits and process.poll() is None:
         time.sleep(0.05)
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        [caught] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
-        listens = int(caught, 16) >> signal.SIGUSR1 - 1 & 1
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        status = {name: words for name, _, words in (line.partition(":\t") for line in lines)}
+        waits = status["State"][0] == "S" and bool(int(status["SigCgt"], 16) >> signal.SIGUSR1 - 1 & 1)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,7 @@ def test_a_signal_ends_a_run_that_waits_for_its_input(
         if writer:
             writer.write(begun)
             writer.flush()
-        wait_until_it_listens(process)
-        time.sleep(0.5)  # it waits by now
+        wait_until_it_waits(process)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     again = f"run it again with: protrna {' '.join(words)}"

@@ -49,6 +49,8 @@ class Zenodo:
         Seconds between blocks of 16 KiB.
     tls
         Certificate and key, for HTTPS.
+    opened
+        The file is sent, instead of a byte now and then, once it is set, as it is at first.
     log
         The requests for the file so far.
     """
@@ -62,10 +64,12 @@ class Zenodo:
     faults: dict[str, int | list[int]] = field(default_factory=dict)
     pace: float = 0
     tls: tuple[Path, Path] | None = None
+    opened: threading.Event = field(default_factory=threading.Event)
     log: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.stopping = threading.Event()
+        self.opened.set()
         zenodo = self
 
         class Handler(_Handler):
@@ -88,6 +92,7 @@ class Zenodo:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stopping.set()
+        self.opened.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -168,7 +173,11 @@ class _Handler(BaseHTTPRequestHandler):
         stop = start + server.cuts.pop(0) if server.cuts else whole
         body = server.content[start:stop]
         server.log.append(Request(path, start, len(body)))
-        for at in range(0, len(body), 1 << 14):
+        sent = 0
+        while not server.opened.wait(0.1):
+            self.wfile.write(body[sent : sent + 1])
+            sent += 1
+        for at in range(sent, len(body), 1 << 14):
             self.wfile.write(body[at : at + (1 << 14)])
             server.stopping.wait(server.pace)
         self.close_connection = True

@@ -269,7 +269,9 @@ main()
 def test_a_stop_in_the_middle_leaves_no_export(tmp_path: Path, number: int, code: int) -> None:
     target = tmp_path / "x"
     words = ["weights", "export", target, "--model", TOY, str(int(number))]
-    done = subprocess.run([sys.executable, "-c", STOPPED, *words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, *words], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == code, done.stderr
     assert not target.exists()
     if number != signal.SIGKILL:

@@ -27,20 +27,21 @@ def limited(bytes_: int) -> Callable[[], None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.npy", "out.parquet", "out.h5"])
-def test_a_file_size_limit_ends_with_74_and_is_resumed(tmp_path: Path, name: str) -> None:
+def test_a_file_size_limit_ends_with_74_and_is_resumed(tmp_path: Path, run: Run, name: str) -> None:
     """1,600 vectors of 40 float32 are 256,000 bytes, but only 100,000 bytes may be written."""
     rng = np.random.default_rng(2)
     source = tmp_path / "in.fa"
     source.write_text("".join(f">r{i}\n{''.join(rng.choice(list('ACGU'), 20))}\n" for i in range(1600)))
-    words = command("embed", source, "-o", tmp_path / name, "--model", TOY, "-q")
-    done = subprocess.run(words, preexec_fn=limited(100_000), capture_output=True, text=True, timeout=300)
+    words = ["embed", source, "-o", tmp_path / name, "--model", TOY, "-q"]
+    done = subprocess.run(
+        command(*words), preexec_fn=limited(100_000), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 74, done.stderr
     [line] = done.stderr.splitlines()
     assert "File too large" in line
     assert "--resume" in line
     assert not (tmp_path / name).exists()
-    done = subprocess.run([*words, "--resume"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    assert run(*words, "--resume").code == 0
     assert find_flaws(tmp_path / name, [source]) == []
 
 

@@ -218,7 +218,7 @@ def test_vectors_outlive_the_object_and_the_file(tmp_path: Path) -> None:
     assert vectors.tobytes() == expected.tobytes()
 
 
-def test_only_the_vectors_of_the_layer_are_read_from_parquet(tmp_path: Path, toy: ProtRNA) -> None:
+def test_only_the_vectors_of_the_layer_are_read_from_parquet(tmp_path: Path) -> None:
     path = made(tmp_path, "parquet", layers=(1, 3))
     group = pq.read_metadata(path).row_group(0)
     [other] = [
@@ -230,7 +230,7 @@ def test_only_the_vectors_of_the_layer_are_read_from_parquet(tmp_path: Path, toy
     middle = other.data_page_offset + other.total_compressed_size // 2
     data[middle : middle + 8] = b"\xff" * 8
     path.write_bytes(data)
-    assert np.array_equal(read_embeddings(path, 3).vectors, embed(LETTERS, toy, layers=3))
+    assert np.array_equal(read_embeddings(path, 3).vectors, expected_vectors(3))
     for read in (lambda: read_embeddings(path, 1), lambda: read_embeddings(path, 3, check=True)):
         with pytest.raises(InputError, match="damaged"):
             read()

@@ -195,7 +195,7 @@ ENGINES: dict[str, tuple[Callable[[str, Path, Path], Engine], tuple[str, ...], s
 
 def measure(engine: str, precision: str, fasta: Path, checkpoint: Path, work: Path) -> dict[str, Any]:
     """Time an engine, and compare its rows with those in float64."""
-    sequences = [str(record.seq) for record in SeqIO.parse(fasta, "fasta")]
+    sequences = read(fasta)
     load, _, package = ENGINES[engine]
     started = time.perf_counter()
     loaded = load(precision, checkpoint, work / "export")
@@ -224,6 +224,12 @@ def measure(engine: str, precision: str, fasta: Path, checkpoint: Path, work: Pa
     }
 
 
+def read(fasta: Path) -> list[str]:
+    """Read the sequences of a FASTA file."""
+    with fasta.open() as file:
+        return [str(record.seq) for record in SeqIO.parse(file, "fasta")]
+
+
 def tokens_of(sequences: list[str]) -> list[np.ndarray]:
     """Make the tokens of sequences, int32 (T,), as protrna makes them."""
     alphabet = Alphabet()
@@ -238,7 +244,7 @@ def prepare(fasta: Path, checkpoint: Path, work: Path) -> None:
     from tests.tools.reference import forward, read_weights
 
     weights = read_weights(checkpoint)
-    tokens = tokens_of([str(record.seq) for record in SeqIO.parse(fasta, "fasta")])
+    tokens = tokens_of(read(fasta))
     np.save(
         work / "float64.npy",
         [pooled(forward(weights, ids[None]).representations[-1][0]) for ids in tokens[::EVERY]],

@@ -10,6 +10,7 @@ import re
 import shlex
 import socket
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -182,18 +183,21 @@ def open_regular(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def file_hash(path: Path, algorithm: str) -> str:
+def file_hash(path: Path, algorithm: str, size: int = sys.maxsize) -> str:
     """Hash a file, in hexadecimal.
 
     Parameters
     ----------
     algorithm
         A name that `hashlib` knows, such as `sha256`.
+    size
+        How many bytes, from the first on; by default all.
     """
     digest = hashlib.new(algorithm)
     with open_regular(path) as file:
-        while block := file.read(1 << 20):
+        while block := file.read(min(size, 1 << 20)):
             digest.update(block)
+            size -= len(block)
     return digest.hexdigest()
 
 

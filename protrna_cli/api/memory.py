@@ -23,7 +23,6 @@ from protrna_cli.api.bar import any_bar
 from protrna_cli.api.keywords import options_of, python_words
 from protrna_cli.api.models import load_named, refuse_settings
 from protrna_cli.errors import UsageError
-from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.records import Record, Skipped, read_sequences
 from protrna_cli.output.embeddings import Embedding
 from protrna_cli.output.rows import Values
@@ -36,7 +35,6 @@ from protrna_cli.plan.rules import (
     Gaps,
     Long,
     OnInvalid,
-    Rules,
     instance,
     path_text,
     switch,
@@ -46,7 +44,7 @@ from protrna_cli.run.loop import Loop
 from protrna_cli.run.options import Dtype, EmbedOptions, Pool, Precision
 from protrna_cli.run.outputs import Position
 from protrna_cli.run.report import NOTHING, Amount, Progress
-from protrna_cli.run.run import check_memory
+from protrna_cli.run.run import check_memory, saved
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.workers import InProcess
 from protrna_cli.text import counted, shortened
@@ -155,7 +153,8 @@ class _Kept:
         raise NotImplementedError
 
     def commit(self, position: Position) -> None:
-        """Do nothing: there is no file to write."""
+        """Remember what ran; there is no file to write."""
+        self.position = position
 
     def take(self, n_layers: int) -> ChunkRows:
         """Return the rows, once all are filled."""
@@ -173,15 +172,11 @@ def embed_chunks(
         kept = _Kept(options.per_token, options.pool)
         with InProcess(model) as embedder:
             Loop(embedder, [kept], options, progress, Stop()).run(chunk)
-        progress.resume(_copied([item for item in chunk if isinstance(item, Record)], options.rules))
-        yield kept.take(len(options.layer_numbers))
-
-
-def _copied(records: list[Record], rules: Rules) -> Amount:
-    """Count the records of a chunk that did not run, because another one has the same sequence."""
-    running = Copies(rules).assign(records).running
-    lengths = [embedded_length(record.length, rules) for i, record in enumerate(records) if i not in running]
-    return Amount(len(lengths), sum(lengths))
+        taken = kept.take(len(options.layer_numbers))
+        # The others did not run, because one that did has the same sequence.
+        whole = Amount(len(taken.rows), sum(row.n_embedded for row in taken.rows))
+        progress.resume(whole - saved([kept]))
+        yield taken
 
 
 Floats = npt.NDArray[np.float32]

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,8 @@ BLOCK_BYTES = 64 << 20
 """Most bytes of vectors in a block (64 MiB), to bound the memory for reading; one long row may exceed it."""
 
 Values = npt.NDArray[np.floating[Any]]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,6 @@ class Header:
     def columns(self) -> tuple[str, ...]:
         """Column name of each layer: `embedding` for one layer; `layer_6`, `layer_33` for several."""
         return ("embedding",) if len(self.layers) == 1 else tuple(f"layer_{layer}" for layer in self.layers)
-
-    def columns_of(self, columns: Sequence[int] | None) -> list[str]:
-        """Names of some of these columns, counted from 0; of all for None."""
-        return [self.columns[column] for column in columns or range(len(self.columns))]
 
     def column_index(self, layer: int | None, source: Path) -> int:
         """Index of a layer's column.
@@ -254,6 +252,11 @@ class OutputFile(ABC):
         """
 
 
+def chosen(items: Sequence[_T], columns: Sequence[int] | None) -> list[_T]:
+    """Take the items of some columns of vectors, counted from 0; of all for None."""
+    return list(items) if columns is None else [items[column] for column in columns]
+
+
 class ReadableFile(OutputFile):
     """One output in a format that is read, too. A damaged one raises ValueError, or what its library does."""
 
@@ -308,7 +311,7 @@ class Checksum:
     """
 
     def __init__(self, header: Header, columns: Sequence[int] | None = None) -> None:
-        self._header, self._columns = header, header.columns_of(columns)
+        self._header, self._columns = header, chosen(header.columns, columns)
         self._dtype = np.dtype(header.dtype).newbyteorder("<")
         self._hashes = {name: hashlib.sha256() for name in (ROWS, *self._columns)}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from protrna_cli.disk import open_regular
+from protrna_cli.disk import open_regular, reading
 from protrna_cli.errors import InputError, InputUnreadable, ProtrnaError, RunMismatch
 from protrna_cli.output.formats.table import H5_MAGIC, opener_of, possible_files
 from protrna_cli.output.paths import complete_path, is_part, partial_path
@@ -21,7 +21,6 @@ from protrna_cli.output.provenance import first_difference, run_key, shard_of
 from protrna_cli.output.rows import Block, Checksum, Header, ReadableFile, Values
 from protrna_cli.plan.rows import Row
 from protrna_cli.plan.shard import WHOLE
-from protrna_cli.text import reason
 
 SMALL_BYTES = 256 << 20
 """Outputs up to this size are read whole where a quick check is asked for: it takes about a second."""
@@ -157,10 +156,8 @@ def parts_of(path: Path) -> list[Path]:
     """List the parts in a folder, in order; an output that is one file is its only part."""
     if not _is_folder(path):
         return [path]
-    try:
+    with reading(path, "name another output"):
         parts = sorted(filter(is_part, path.iterdir()))
-    except OSError as error:
-        raise InputUnreadable(f"{path}: cannot be read ({reason(error)}); name another output") from None
     if not parts:
         raise InputUnreadable(f"{path}: a folder without parts; name an output of protrna embed")
     return parts
@@ -202,11 +199,8 @@ def refuse_changed_bytes(path: Path) -> None:
 
 def _open(path: Path) -> ReadableFile:
     """Detect the format of a file, and read its header."""
-    try:
-        with open_regular(path) as file:
-            opener = opener_of(file.read(4))
-    except OSError as error:
-        raise InputUnreadable(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
+    with reading(path), open_regular(path) as file:
+        opener = opener_of(file.read(4))
     if not opener:
         raise InputError(f"{path}: neither Parquet, HDF5 nor NumPy; name an output of protrna embed")
     try:

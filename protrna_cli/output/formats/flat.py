@@ -17,7 +17,7 @@ import numpy as np
 
 from protrna_cli.errors import OutputUnwritable
 from protrna_cli.output.formats.h5file import created, new_group, opened
-from protrna_cli.output.rows import Block, Header, ReadableFile, spans
+from protrna_cli.output.rows import Block, Header, ReadableFile, chosen, spans
 from protrna_cli.plan.rows import Row, row_of
 
 
@@ -57,7 +57,7 @@ class FlatHdf5(ReadableFile):
     def blocks(self, columns: Sequence[int] | None = None) -> Iterator[Block]:
         with opened(self.path) as file:
             groups = self._groups(file)
-            read = [groups[column] for column in columns or range(len(groups))]
+            read = chosen(groups, columns)
             for rows, _, _ in spans(self._rows(groups[0]), self.header):
                 yield Block(rows, [np.concatenate([self._vectors(g, row) for row in rows]) for g in read])
 

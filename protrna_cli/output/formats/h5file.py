@@ -5,7 +5,6 @@ Equal runs make equal bytes: datasets of h5py have no timestamps, files and grou
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import signal
@@ -19,6 +18,7 @@ from typing import IO, Any
 
 import h5py
 
+from protrna_cli.disk import file_hash
 from protrna_cli.output.rows import PROVENANCE_KEY, Header
 
 CHECK_BYTES = 1 << 30
@@ -99,7 +99,7 @@ def created(path: Path, seal: Callable[[], Header]) -> Iterator[tuple[h5py.File,
             yield file, raw.check
             file.attrs[PROVENANCE_KEY] = seal().json
         raw.check()
-        raw.write(_trailer(_sha256(path, raw.seek(0, io.SEEK_END))))
+        raw.write(_trailer(file_hash(path, "sha256", raw.seek(0, io.SEEK_END))))
         raw.check()
 
 
@@ -140,7 +140,7 @@ def _check_bytes(path: Path, size: int, changed: int) -> None:
         match = _TRAILER.fullmatch(file.read())
         if not match and _has_checksums(file):
             raise ValueError("its SHA-256 is missing: cut short, or written anew by another program")
-    if match and _sha256(path, size - _TRAILER_BYTES) != match[1].decode():
+    if match and file_hash(path, "sha256", size - _TRAILER_BYTES) != match[1].decode():
         raise ValueError("its bytes changed since it was written")
 
 
@@ -158,16 +158,6 @@ def _has_checksums(file: IO[bytes]) -> bool:
 def _trailer(sha256: str) -> bytes:
     """Bytes behind the HDF5 file, which readers of HDF5 ignore."""
     return f"\nprotrna SHA-256 {sha256}\n".encode()
-
-
-def _sha256(path: Path, size: int) -> str:
-    """Hash the first `size` bytes of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while size and (block := file.read(min(size, 1 << 20))):
-            digest.update(block)
-            size -= len(block)
-    return digest.hexdigest()
 
 
 def new_group(parent: h5py.Group, name: str, track_order: bool = False) -> h5py.Group:

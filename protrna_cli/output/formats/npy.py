@@ -19,7 +19,7 @@ from typing import Any, final
 import numpy as np
 
 from protrna_cli.output.paths import index_path, meta_path
-from protrna_cli.output.rows import Block, Header, ReadableFile, Values, spans
+from protrna_cli.output.rows import Block, Header, ReadableFile, Values, chosen, spans
 from protrna_cli.plan.rows import Row, row_of
 from protrna_cli.text import printable
 
@@ -122,8 +122,7 @@ class Npy(ReadableFile):
     def blocks(self, columns: Sequence[int] | None = None) -> Iterator[Block]:
         for rows, start, end in spans(self.rows(), self.header):
             # Mapped anew for each block: those read before no longer count as memory of this process.
-            values = self._layers()[:, start:end]
-            yield Block(rows, [values[column] for column in columns or range(len(values))])
+            yield Block(rows, chosen(self._layers()[:, start:end], columns))
 
     def rows(self) -> Iterator[Row]:
         csv.field_size_limit(1 << 30)  # a FASTA description may have any length

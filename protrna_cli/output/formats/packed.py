@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from protrna_cli.output.formats.h5file import created, opened
-from protrna_cli.output.rows import Block, Header, ReadableFile, Values, spans
+from protrna_cli.output.rows import Block, Header, ReadableFile, Values, chosen, spans
 from protrna_cli.plan.rows import COUNT_COLUMNS, Row
 
 OFFSETS = "offsets"
@@ -70,7 +70,7 @@ class PackedHdf5(ReadableFile):
     def blocks(self, columns: Sequence[int] | None = None) -> Iterator[Block]:
         with opened(self.path) as file:
             self._check(file)
-            read = [self.matrices[column] for column in columns or range(len(self.matrices))]
+            read = chosen(self.matrices, columns)
             for rows, start, end in spans(self._rows(file), self.header):
                 yield Block(rows, [file[name][start:end] for name in read])
 

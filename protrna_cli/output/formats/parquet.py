@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header, ReadableFile, Values
+from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header, ReadableFile, Values, chosen
 from protrna_cli.plan.rows import COUNT_COLUMNS, Row
 
 CHECKSUMS_KEY = "protrna_checksums"
@@ -72,7 +72,7 @@ class Parquet(ReadableFile):
             stream.close(seal())
 
     def blocks(self, columns: Sequence[int] | None = None) -> Iterator[Block]:
-        header, vectors = self.header, self.header.columns_of(columns)
+        header, vectors = self.header, chosen(self.header.columns, columns)
         with _opened(self.path) as file:
             self._check_columns(file)
             for group in range(file.num_row_groups):

@@ -37,7 +37,7 @@ def reading(name: Path | str, remedy: str = "check the path") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputUnreadable(f"{name}: {unreadable(error)}; {remedy}") from error
+        raise InputUnreadable(f"{name}: {unreadable(error)}; {remedy}") from None
 
 
 @contextmanager

@@ -13,14 +13,17 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 from protrna_cli.plan import pieces
+from protrna_cli.weights import mapped
+from protrna_cli.weights.checkpoint import Checkpoint
 
 collect_ignore = [] if find_spec("griffe") else ["tools/site.py", "tools/release.py"]
 """They need the extra `site`."""
@@ -82,6 +85,40 @@ def home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
 def no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait until written bytes are on the disk, which takes a tenth of the time of a test."""
     monkeypatch.setattr(os, "fsync", os.fstat)  # a closed descriptor stays an error
+
+
+@pytest.fixture(autouse=True)
+def toy_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the toy checkpoint once in this process, not for each of a thousand runs of it.
+
+    Each run gets a model of its own. Tests of reading call `read_checkpoint`, or read another file.
+    """
+    load, size = Checkpoint.load, Checkpoint.size
+
+    def loaded(checkpoint: Checkpoint, *settings: Any) -> Any:
+        if checkpoint.path != TOY or not mapped.SMALLEST:  # copies to map are tested
+            return load(checkpoint, *settings)
+        model = load_toy(*settings[:3])
+        return type(model)(model.size, model._weights, model.precision, model.device)
+
+    monkeypatch.setattr(Checkpoint, "load", loaded)
+    monkeypatch.setattr(Checkpoint, "size", lambda self: size_of_toy() if self.path == TOY else size(self))
+
+
+@cache
+def load_toy(precision: str, device: str, threads: int | None) -> Any:
+    """Load the toy checkpoint."""
+    from protrna_cli.model.load import load_checkpoint
+
+    return load_checkpoint(TOY, precision, device, threads)
+
+
+@cache
+def size_of_toy() -> Any:
+    """Read the size of the toy checkpoint."""
+    from protrna_cli.model.checkpoint import read_size
+
+    return read_size(TOY)[0]
 
 
 @pytest.fixture

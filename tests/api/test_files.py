@@ -34,6 +34,7 @@ from protrna_cli.output.formats.table import H5_LAYOUTS, RUN_FORMATS
 from protrna_cli.run.options import Format, H5Layout
 from protrna_cli.run.report import Progress
 from protrna_cli.run.stop import Stop
+from protrna_cli.weights.checkpoint import Checkpoint
 from tests.conftest import SAMPLE, TOY
 
 BED = SAMPLE.parent / "regions.bed"
@@ -93,10 +94,8 @@ def test_keywords_and_options_make_the_same_file(
 
 
 def test_a_loaded_model_is_not_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from protrna_cli.model import load
-
     demo, half = load_model("demo"), load_model(TOY, precision="bfloat16")
-    monkeypatch.setattr(load, "load_checkpoint", None)
+    monkeypatch.setattr(Checkpoint, "load", None)
     embed_fasta(SAMPLE, tmp_path / "demo.npy", model=demo)
     assert read_embeddings(tmp_path / "demo.npy").provenance["model"]["name"] == "demo"
     embed_fasta(SAMPLE, tmp_path / "half.npy", model=half, device="auto")

@@ -19,6 +19,7 @@ from protrna_cli.plan.shard import Shard
 from protrna_cli.run.outputs import PartialOutput, Position, check_space
 from protrna_cli.run.report import Amount, Summary
 from protrna_cli.run.verify import find_flaws
+from protrna_cli.weights.checkpoint import Checkpoint
 from tests.conftest import GOLDEN, TOY, Run
 from tests.run.test_copies import residues_of, values_of
 from tests.run.test_embed import random_sequence, write_fasta
@@ -240,7 +241,7 @@ def test_without_new_sequences_no_model_is_loaded(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = make_old(tmp_path, OPTIONS)
-    monkeypatch.setattr("protrna_cli.model.load.load_checkpoint", None)
+    monkeypatch.setattr(Checkpoint, "load", None)
     summary = embed_fasta(tmp_path / "old.fa", tmp_path / "new.npy", replace(OPTIONS, reuse=(str(old),)))
     assert (summary.n_reused, summary.computed) == (40, Amount())
     assert "40 reused, 0 new; " in summary.text()

@@ -18,6 +18,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+# NumPy reads it once. Its threads spin while they wait for each other, which took ten times the time of small
+# matrices where as many tests as CPUs run, and in the processes that they start.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import hypothesis
 import pytest
 
@@ -88,17 +92,18 @@ def no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def toy_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read the toy checkpoint once in this process, not for each of a thousand runs of it.
+def small_models_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the toy checkpoint and make the demo model once in this process, not for each of a thousand runs.
 
-    Each run gets a model of its own. Tests of reading call `read_checkpoint`, or read another file.
+    Each run gets a model of its own of the same weights. Tests of reading call `read_checkpoint`, or read
+    another file.
     """
     load, size = Checkpoint.load, Checkpoint.size
 
     def loaded(checkpoint: Checkpoint, *settings: Any) -> Any:
-        if checkpoint.path != TOY or not mapped.SMALLEST:  # copies to map are tested
+        if checkpoint.path not in (TOY, None) or not mapped.SMALLEST:  # copies to map are tested
             return load(checkpoint, *settings)
-        model = load_toy(*settings[:3])
+        model = load_once(checkpoint.path, *settings[:3])
         return type(model)(model.size, model._weights, model.precision, model.device)
 
     monkeypatch.setattr(Checkpoint, "load", loaded)
@@ -106,11 +111,11 @@ def toy_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @cache
-def load_toy(precision: str, device: str, threads: int | None) -> Any:
-    """Load the toy checkpoint."""
+def load_once(path: Path | None, precision: str, device: str, threads: int | None) -> Any:
+    """Load a checkpoint."""
     from protrna_cli.model.load import load_checkpoint
 
-    return load_checkpoint(TOY, precision, device, threads)
+    return load_checkpoint(path, precision, device, threads)
 
 
 @cache

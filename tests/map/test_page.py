@@ -18,6 +18,7 @@ from protrna_cli.map.colouring import COLOURS, OTHER_COLOUR, Picture, colour_by
 from protrna_cli.map.page import html
 from protrna_cli.map.projection import Projection
 from protrna_cli.plan.rows import Row
+from tests.tools.cases import slow_except
 
 pytestmark = [
     pytest.mark.browser,
@@ -240,7 +241,7 @@ def test_a_click_in_the_legend_hides_a_family_and_a_search_shows_it(show: Callab
     until(lambda: all(browser.execute_script(visible)))
 
 
-@pytest.mark.parametrize("color_by", ["length", "id", "description"])
+@pytest.mark.parametrize("color_by", slow_except(["description"], ["length", "id", "description"]))
 def test_headers_are_text_and_never_run(show: Callable[[Picture], Any], color_by: str) -> None:
     ids = [attack.replace(" ", "") for attack in ATTACKS]
     browser = show(

@@ -21,6 +21,7 @@ from protrna_cli.output.stored import open_output
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import GOLDEN, TOY, Run
 from tests.tools import corrupt
+from tests.tools.cases import slow_except
 from tests.tools.kill import write_input
 from tests.tools.runs import OPTIONS, RUN_KINDS
 
@@ -117,7 +118,11 @@ def test_verify_says_what_is_damaged(
     assert words in outcome.err
 
 
-@pytest.mark.parametrize("damage", [damage for damage, _ in DAMAGES], ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize(
+    "damage",
+    slow_except([zero_vector, truncate, remove_index], [damage for damage, _ in DAMAGES]),
+    ids=lambda damage: damage.__name__,
+)
 def test_a_damaged_output_is_not_complete(
     npy: Path, source: Path, run: Run, damage: Callable[[Path], None]
 ) -> None:

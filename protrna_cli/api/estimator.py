@@ -11,7 +11,7 @@ from protrna_cli.api.models import load_named
 from protrna_cli.errors import MissingExtra, UsageError
 from protrna_cli.plan.rules import AUTO, TRAINED_LENGTH, Gaps, Long, OnInvalid, path_text, whole_number
 from protrna_cli.run.options import Pool, Precision
-from protrna_cli.weights.names import PUBLISHED
+from protrna_cli.weights.checkpoint import PUBLISHED
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin

@@ -48,7 +48,7 @@ from protrna_cli.run.run import check_memory, saved
 from protrna_cli.run.stop import Stop
 from protrna_cli.run.workers import InProcess
 from protrna_cli.text import counted, shortened
-from protrna_cli.weights.names import PUBLISHED
+from protrna_cli.weights.checkpoint import PUBLISHED
 
 if TYPE_CHECKING:
     from Bio.Seq import MutableSeq, Seq

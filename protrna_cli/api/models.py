@@ -14,8 +14,14 @@ from protrna_cli.libraries import let_tensorflow_speak
 from protrna_cli.plan.rules import AUTO, AnyPath, path_text, switch
 from protrna_cli.run.auto import faster_precision
 from protrna_cli.run.options import EmbedOptions, Precision
-from protrna_cli.weights.checkpoint import Checkpoint, locate, weights_folder_if_any
-from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
+from protrna_cli.weights.checkpoint import (
+    DEMO,
+    PUBLISHED,
+    PUBLISHED_FILE,
+    Checkpoint,
+    locate,
+    weights_folder_if_any,
+)
 
 if TYPE_CHECKING:
     from protrna_cli.api.loaded import LoadedModel

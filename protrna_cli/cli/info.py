@@ -13,7 +13,7 @@ from protrna_cli.cli.options import ANY_PATH, as_json, note_unproven, show, verb
 from protrna_cli.errors import InputError
 from protrna_cli.output.formats.table import H5_SUFFIXES
 from protrna_cli.text import aligned, printable, size_text
-from protrna_cli.weights.checkpoint import weights_in
+from protrna_cli.weights.checkpoint import checked_sha256, weights_in
 
 
 @click.command(
@@ -59,7 +59,6 @@ def info(file: str, whole: bool, as_json: bool) -> None:
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     from protrna_cli.model.checkpoint import read_size
-    from protrna_cli.weights.verification import checked_sha256
 
     size, dtype = read_size(path)
     return {

@@ -22,7 +22,7 @@ from click.shell_completion import CompletionItem
 from protrna_cli.errors import OutputUnwritable, UsageError, WriteFailed
 from protrna_cli.plan.rules import ALL, AUTO, option_of
 from protrna_cli.text import printable, reason
-from protrna_cli.weights.names import DEMO, PUBLISHED
+from protrna_cli.weights.checkpoint import DEMO, PUBLISHED
 
 _COLOURS = {"error": "red", "note": "yellow", "next": "cyan"}
 

@@ -28,9 +28,18 @@ from protrna_cli.errors import UsageError, WeightsError
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.stop import SignalStop
 from protrna_cli.text import size_text
-from protrna_cli.weights.checkpoint import locate, weights_folder, weights_folder_if_any
-from protrna_cli.weights.mapped import copies_in, prune
-from protrna_cli.weights.names import PUBLISHED, PUBLISHED_FILE, is_offline
+from protrna_cli.weights.checkpoint import (
+    PUBLISHED,
+    PUBLISHED_FILE,
+    is_offline,
+    locate,
+    read_verification,
+    verify_checkpoint,
+    verify_published,
+    weights_folder,
+    weights_folder_if_any,
+)
+from protrna_cli.weights.mapped import copies_in, damaged_copies, prune
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -83,7 +92,6 @@ def fetch(to: str | None, origin: str | None) -> None:
     """
     from protrna_cli.weights.fetch import Mirror, is_remote
     from protrna_cli.weights.fetch import fetch as fetch_checkpoint
-    from protrna_cli.weights.verification import verify_published
 
     target = weights_folder(to) / PUBLISHED_FILE
     if is_offline() and (origin is None or is_remote(origin)):
@@ -113,9 +121,6 @@ def verify_(name_or_path: str, weights_dir: str | None) -> None:
     one that is damaged is removed, and made again when it is needed.
     """
     path = _existing_file(name_or_path, weights_dir)
-    from protrna_cli.weights.mapped import damaged_copies
-    from protrna_cli.weights.verification import verify_checkpoint, verify_published
-
     record = verify_published(path) if name_or_path == PUBLISHED else verify_checkpoint(path)
     home = weights_folder_if_any(weights_dir)
     for damaged in damaged_copies(home, record.sha256) if home else ():
@@ -168,8 +173,6 @@ def list_(weights_dir: str | None, as_json: bool) -> None:
 
 def _list_entry(path: Path) -> dict[str, Any]:
     """Describe a checkpoint by its verification record; a field that was not recorded is None."""
-    from protrna_cli.weights.verification import read_verification
-
     record = read_verification(path)
     return {
         "name": PUBLISHED if path.name == PUBLISHED_FILE else path.stem,

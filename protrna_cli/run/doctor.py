@@ -13,8 +13,14 @@ from protrna_cli.run import auto
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.run import rate_key
 from protrna_cli.text import aligned, counted, size_text
-from protrna_cli.weights.checkpoint import Checkpoint, locate, weights_folder_if_any
-from protrna_cli.weights.names import DEMO, PUBLISHED, PUBLISHED_FILE
+from protrna_cli.weights.checkpoint import (
+    DEMO,
+    PUBLISHED,
+    PUBLISHED_FILE,
+    Checkpoint,
+    locate,
+    weights_folder_if_any,
+)
 
 RELEVANT_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 """Instruction sets that decide how fast matrix multiplication is."""

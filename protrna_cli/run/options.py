@@ -28,7 +28,7 @@ from protrna_cli.plan.rules import (
     whole_numbers,
 )
 from protrna_cli.plan.shard import WHOLE, Shard
-from protrna_cli.weights.names import PUBLISHED
+from protrna_cli.weights.checkpoint import PUBLISHED
 
 Pool = Literal["mean", "max", "cls"]
 Precision = Literal["float32", "bfloat16", "auto"]

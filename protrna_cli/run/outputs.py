@@ -58,8 +58,7 @@ from protrna_cli.plan.rows import SKIPPED_COLUMNS, Row
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.report import Progress
 from protrna_cli.text import printable, size_text
-from protrna_cli.weights.checkpoint import Checkpoint
-from protrna_cli.weights.names import DEMO_NOTICE
+from protrna_cli.weights.checkpoint import DEMO_NOTICE, Checkpoint
 
 
 @dataclass(frozen=True)

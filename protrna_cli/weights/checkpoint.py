@@ -1,29 +1,46 @@
 """A checkpoint: a file in the published layout, an export, or the built-in demo model.
 
-The methods use TensorFlow, h5py and the network, and import them only when called.
+It is found by its name or path. `NAME.json` beside it, written after every weight has been read and found
+finite, records its SHA-256, the time of verification and its source. Downloads are never unpickled or
+executed: a checkpoint consists of arrays, and all of them are checked.
 
-Find a checkpoint by name or path.
+TensorFlow, h5py and the network are used only when a function is called, and imported there.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protrna_cli.disk import stamp
+from protrna_cli.disk import file_hash, stamp, write_whole
 from protrna_cli.errors import WeightsError
+from protrna_cli.text import unreadable
 from protrna_cli.weights import mapped
-from protrna_cli.weights.mapped import trust, trusted_sha256
-from protrna_cli.weights.names import DEMO, MISSING_WEIGHTS_REMEDY, PUBLISHED, PUBLISHED_FILE, is_offline
 
 if TYPE_CHECKING:
     from protrna_cli.model.structure import ModelSize
     from protrna_cli.model.transformer import ProtRNA
     from protrna_cli.weights.download import Watcher
+
+PUBLISHED = "protrna"
+PUBLISHED_FILE = "ProtRNA_pretrained.h5"
+DEMO = "demo"
+DEMO_NOTICE = "model demo has synthetic weights: its embeddings have no biological meaning"
+MISSING_WEIGHTS_REMEDY = (
+    "run protrna weights fetch --to DIR on a machine with a network and pass DIR with --weights-dir or "
+    "PROTRNA_HOME, or pass a copy with --model PATH, or try the tool with --model demo (synthetic weights)"
+)
+
+
+def is_offline(asked: bool = False) -> bool:
+    """Whether downloads are forbidden: by the caller, or by `PROTRNA_OFFLINE` (set to anything but 0)."""
+    return asked or os.environ.get("PROTRNA_OFFLINE", "") not in ("", "0")
 
 
 def silent(text: str) -> None:
@@ -94,8 +111,6 @@ class Checkpoint:
         """SHA-256 of the file in hexadecimal; None without a file."""
         if self.path is None:
             return None
-        from protrna_cli.weights.verification import checked_sha256, read_verification
-
         record = read_verification(self.path)
         known = None if self.check else self._trusted_sha256()
         if known and (record is None or record.sha256 == known):
@@ -103,7 +118,7 @@ class Checkpoint:
         before = stamp(self.path)
         found = checked_sha256(self.path)
         if self.home and before and before.size >= mapped.SMALLEST:
-            trust(self.path, found, self.home, before)
+            mapped.trust(self.path, found, self.home, before)
         return found
 
     @contextmanager
@@ -134,7 +149,7 @@ class Checkpoint:
         return path if _exists(path) else None
 
     def _trusted_sha256(self) -> str | None:
-        return trusted_sha256(self.path, self.home) if self.path and self.home else None
+        return mapped.trusted_sha256(self.path, self.home) if self.path and self.home else None
 
     def _mapped(self, precision: str, note: Callable[[str], None]) -> mapped.Copy | None:
         """Find or make the copy to map. Without a known SHA-256 there is none: it is its name."""
@@ -213,3 +228,99 @@ def weights_in(path: Path) -> Path:
     """Find the weights in the folder of an export; any other path stays."""
     weights = path / "model.safetensors"
     return weights if os.path.isfile(weights) else path  # noqa: PTH113 (False in a closed folder, too)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The record of a checkpoint.
+
+    Attributes
+    ----------
+    size
+        Size in bytes.
+    sha256
+        SHA-256 in hexadecimal.
+    verified
+        Time of the last verification: UTC, ISO 8601.
+    source
+        Address or path that it was fetched from; None if it was not fetched.
+    md5
+        Checksum stated by its Zenodo record, which it matched; None if there was none.
+    """
+
+    size: int
+    sha256: str
+    verified: str
+    source: str | None = None
+    md5: str | None = None
+
+
+def now() -> str:
+    """Current time in the form used in records: UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def read_verification(checkpoint: Path) -> Verification | None:
+    """Read the record of a checkpoint; None if there is none."""
+    try:
+        return Verification(**json.loads(record_path(checkpoint).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_verification(checkpoint: Path, record: Verification) -> None:
+    """Write the record of a checkpoint completely or not at all."""
+    write_whole(record_path(checkpoint), json.dumps(asdict(record), indent=1) + "\n", shared=True)
+
+
+def checked_sha256(checkpoint: Path) -> str:
+    """Hash a checkpoint (SHA-256, in hexadecimal) and compare with its record, if there is one."""
+    try:
+        found = file_hash(checkpoint, "sha256")
+    except OSError as error:
+        from protrna_cli.model.reading import find_foreign
+
+        flaw = find_foreign(checkpoint) or unreadable(error)
+        raise WeightsError(f"{checkpoint}: {flaw}; name another with --model") from error
+    record = read_verification(checkpoint)
+    if record and record.sha256 != found:
+        raise WeightsError(
+            f"{checkpoint}: damaged or replaced since it was verified on {record.verified} (its SHA-256 is "
+            f"{found}, not {record.sha256}); run protrna weights fetch, or name another with --model"
+        )
+    return found
+
+
+def verify_checkpoint(checkpoint: Path) -> Verification:
+    """Check a whole checkpoint: recorded SHA-256, all groups and shapes, and that every value is finite.
+
+    Returns
+    -------
+    Verification
+        The new record, also written beside the checkpoint if the folder is writable and no other file has the
+        record's name.
+    """
+    from protrna_cli.model.checkpoint import read_checkpoint
+
+    found = checked_sha256(checkpoint)
+    read_checkpoint(checkpoint, lambda name, values: None)
+    known = read_verification(checkpoint)
+    record = replace(known or Verification(checkpoint.stat().st_size, found, ""), verified=now())
+    if known or not record_path(checkpoint).exists():
+        with suppress(OSError):  # in a shared read-only folder the existing record stays
+            write_verification(checkpoint, record)
+    return record
+
+
+def verify_published(checkpoint: Path) -> Verification:
+    """Check the published checkpoint as `verify_checkpoint` does, and that it has the published size."""
+    from protrna_cli.model import structure
+    from protrna_cli.model.checkpoint import check_size
+
+    check_size(checkpoint, structure.PUBLISHED_SIZE)
+    return verify_checkpoint(checkpoint)
+
+
+def record_path(checkpoint: Path) -> Path:
+    """Path of the record of a checkpoint."""
+    return checkpoint.with_name(f"{checkpoint.name}.json")

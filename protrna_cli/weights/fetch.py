@@ -21,6 +21,16 @@ from protrna_cli.model import structure
 from protrna_cli.model.checkpoint import check_size, find_flaw
 from protrna_cli.output.paths import partial_path
 from protrna_cli.output.protect import refuse_to_replace, refuse_unless_file
+from protrna_cli.weights.checkpoint import (
+    MISSING_WEIGHTS_REMEDY,
+    PUBLISHED_FILE,
+    Verification,
+    now,
+    read_verification,
+    record_path,
+    verify_checkpoint,
+    write_verification,
+)
 from protrna_cli.weights.download import (
     RemoteFile,
     RetryPolicy,
@@ -33,15 +43,6 @@ from protrna_cli.weights.download import (
     find_foreign,
     origin_path,
     without_query,
-)
-from protrna_cli.weights.names import MISSING_WEIGHTS_REMEDY, PUBLISHED_FILE
-from protrna_cli.weights.verification import (
-    Verification,
-    now,
-    read_verification,
-    record_path,
-    verify_checkpoint,
-    write_verification,
 )
 
 

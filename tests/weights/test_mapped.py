@@ -19,8 +19,9 @@ from protrna_cli.disk import locked, this_process
 from protrna_cli.errors import WeightsError
 from protrna_cli.model import load
 from protrna_cli.model.checkpoint import read_checkpoint
+from protrna_cli.weights import checkpoint as checkpoints
 from protrna_cli.weights import fetch as fetching
-from protrna_cli.weights import mapped, verification
+from protrna_cli.weights import mapped
 from protrna_cli.weights.checkpoint import Checkpoint, locate
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run
 
@@ -328,7 +329,7 @@ def test_half_made_copies_are_pruned(home: Path, run: Run) -> None:
 def test_what_changes_while_it_is_hashed_is_not_trusted(
     home: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hashed = verification.file_hash
+    hashed = checkpoints.file_hash
 
     def hash_and_change(path: Path, algorithm: str) -> str:
         found = hashed(path, algorithm)
@@ -336,7 +337,7 @@ def test_what_changes_while_it_is_hashed_is_not_trusted(
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(verification, "file_hash", hash_and_change)
+        patch.setattr(checkpoints, "file_hash", hash_and_change)
         before = locate(str(checkpoint)).sha256()
     assert locate(str(checkpoint)).sha256() != before
 

@@ -1,8 +1,8 @@
 """Maps: an output as a two-dimensional picture.
 
-This module imports no libraries. The others are `colouring` and `table` (what a point's colour means),
-`projection` (vectors to points), `coordinates` (points kept in a file), `page` and `density` (HTML, Bokeh),
-`figure` (PNG, SVG and PDF, matplotlib), and `drawing`, which combines them.
+This module imports no libraries. The others are `colouring` (what a point's colour means), `projection`
+(vectors to points, which a file can keep), `page` (HTML, Bokeh), `figure` (PNG, SVG and PDF, matplotlib), and
+`drawing`, which combines them.
 """
 
 from __future__ import annotations

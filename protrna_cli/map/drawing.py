@@ -12,10 +12,16 @@ import numpy as np
 from protrna_cli.disk import lock_path, locked, write_whole, writing
 from protrna_cli.errors import InputError, MissingExtra, NotFinite, OutputUnwritable
 from protrna_cli.map import METHODS, require_suffix
-from protrna_cli.map.colouring import Picture, colour_by, subtitle
-from protrna_cli.map.coordinates import origin_of, read_coordinates, write_coordinates
-from protrna_cli.map.projection import MIN_RECORDS, Points, Projection, project
-from protrna_cli.map.table import find_table
+from protrna_cli.map.colouring import Picture, colour_by, find_table, subtitle
+from protrna_cli.map.projection import (
+    MIN_RECORDS,
+    Points,
+    Projection,
+    origin_of,
+    project,
+    read_coordinates,
+    write_coordinates,
+)
 from protrna_cli.output.protect import files_read, refuse_to_replace, refuse_unless_file, refuse_unless_output
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Block, Header

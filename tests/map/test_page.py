@@ -265,7 +265,7 @@ const pixels = new Uint8Array(painted.buffer);
 def many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw more than ten records as density, and at most five one by one."""
     monkeypatch.setattr("protrna_cli.map.page.MANY_POINTS", 10)
-    monkeypatch.setattr("protrna_cli.map.density.MOST_SYMBOLS", 5)
+    monkeypatch.setattr("protrna_cli.map.page.MOST_SYMBOLS", 5)
 
 
 def colours_of_pixels(browser: Any) -> set[tuple[int, ...]]:

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from protrna_cli.api.estimator import Embedder as Embedder
-    from protrna_cli.api.files import embed_fasta
+    from protrna_cli.api.files import embed_fasta, read_embeddings
     from protrna_cli.api.loaded import LoadedModel as LoadedModel
     from protrna_cli.api.memory import embed, embed_iter
     from protrna_cli.api.models import load_model, load_pretrained_model
-    from protrna_cli.api.reading import read_embeddings
     from protrna_cli.errors import (
         InputError,
         InputUnreadable,
@@ -64,7 +63,7 @@ _HOMES = {
     "embed_iter": "protrna_cli.api.memory",
     "load_model": "protrna_cli.api.models",
     "load_pretrained_model": "protrna_cli.api.models",
-    "read_embeddings": "protrna_cli.api.reading",
+    "read_embeddings": "protrna_cli.api.files",
 }
 """Where public names are; the others of them are errors."""
 

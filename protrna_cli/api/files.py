@@ -1,4 +1,4 @@
-"""Embed FASTA files into output files: what `protrna embed` does."""
+"""Embed FASTA files into output files, as `protrna embed` does, and read such files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protrna_cli.api.bar import any_bar
-from protrna_cli.api.keywords import options_of, python_words
+from protrna_cli.api.keywords import any_bar, options_of, python_words
 from protrna_cli.disk import is_null_device, locked
 from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.sources import open_sources
+from protrna_cli.output.embeddings import Embeddings, open_embeddings
 from protrna_cli.output.formats.table import choose_format
 from protrna_cli.plan.rules import AnyPath, instance, path_text
 from protrna_cli.plan.shard import WHOLE
@@ -257,6 +257,56 @@ def estimate_fasta(
         # What can be reused depends on the headers, for which the weights are hashed.
         run = Run.planned if options.reuse else Run
         return estimate(run(counted_input, targets, checkpoint, options, across_chunks), trial)
+
+
+def read_embeddings(path: AnyPath, layer: int | None = None, check: bool = False) -> Embeddings:
+    """Read an output of any format, or a folder of parts.
+
+    Sizes, types, counts and the rows are checked. The vectors of a file that is mapped into memory (NumPy,
+    packed HDF5, AnnData) are not read, so that changed ones are given without a word: `check=True`, or later
+    `check()`, proves them. `protrna verify` also compares an output with its input.
+
+    Parameters
+    ----------
+    path
+        A file that `protrna embed`, `merge` or `convert` made, or the folder of a Dask run.
+    layer
+        Layer to read, needed if the output has several; negatives count from the end of the model. The
+        vectors of the others are not read.
+    check
+        Read everything, and compare it with the checksums of the output.
+
+    Warns
+    -----
+    UserWarning
+        Another program wrote the file anew, without its checksums.
+
+    Raises
+    ------
+    InputUnreadable
+        It does not exist, or cannot be read.
+    InputError
+        It is not an output of protrna, or is damaged.
+    RunMismatch
+        Parts of the folder are missing, or belong to different runs.
+    UsageError
+        The output has no such layer, or has several and none was given.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from protrna_cli import embed_fasta, read_embeddings
+    >>> with TemporaryDirectory() as folder:
+    ...     out = f"{folder}/families.npy"
+    ...     summary = embed_fasta("sample_data/rna_families.fa", out, model="demo")
+    ...     embeddings = read_embeddings(out)
+    >>> embeddings.vectors.shape
+    (46, 320)
+    >>> embeddings["tRNA_Phe_yeast"].shape
+    (320,)
+    """
+    with python_words(read_embeddings):
+        return open_embeddings(path, layer, check)
 
 
 def _checked(options: EmbedOptions | None) -> EmbedOptions:

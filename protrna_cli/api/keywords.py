@@ -1,7 +1,7 @@
 """Keywords of the Python functions: the options of the command, in Python's spelling.
 
 The messages of errors name options as the command does; `python_words` spells them as the keywords of the
-function that was called.
+function that was called. `progress=True` is a bar.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -19,6 +20,7 @@ from protrna_cli.errors import ProtrnaError
 from protrna_cli.plan.rules import AnyPath, Gaps, Long, OnInvalid, Regions, Rules, option_of, path_text
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.options import Dtype, EmbedOptions, Format, H5Layout, Pool, Precision
+from protrna_cli.run.report import NOTHING, Amount, Progress
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -175,3 +177,52 @@ def python_words(function: Callable[..., Any]) -> Iterator[None]:
         names = None if takes_all else [parameter.name for parameter in parameters]
         error.args = (in_python(str(error), names),)
         raise
+
+
+class Bar(Progress):
+    """A progress bar: records, residues per second, time left. Without a total it counts.
+
+    Parameters
+    ----------
+    tqdm
+        The class of tqdm to show it with: `tqdm.tqdm` for terminals, `tqdm.auto.tqdm` also for notebooks.
+    """
+
+    def __init__(self, tqdm: Any) -> None:
+        self._tqdm = tqdm
+
+    def start(self, total: Amount, resumed: Amount = NOTHING) -> None:
+        self._total, self._done = total, resumed
+        self._bar = self._tqdm(
+            total=total.residues or None,
+            initial=resumed.residues,
+            smoothing=0,  # the mean of this process, as in the summary
+            unit=" residues",
+            unit_scale=True,
+            file=sys.stderr,
+            dynamic_ncols=True,
+            bar_format="{desc} {bar} {percentage:3.0f}% {rate_fmt}, {remaining} left"
+            if total.residues
+            else "{desc}, {rate_fmt}",
+        )
+        self.advance(NOTHING)
+
+    def advance(self, amount: Amount) -> None:
+        self._done += amount
+        of_all = f"/{self._total.records:,}" if self._total.residues else ""
+        self._bar.set_description_str(f"{self._done.records:,}{of_all} records", refresh=False)
+        self._bar.update(amount.residues)
+
+    def resume(self, amount: Amount) -> None:
+        self._bar.initial += amount.residues  # tqdm leaves these out of its rate
+        self.advance(amount)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def any_bar() -> Bar:
+    """Make a bar for wherever this runs: a terminal, or a notebook."""
+    from tqdm.auto import tqdm
+
+    return Bar(tqdm)

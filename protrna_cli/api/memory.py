@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias,
 import numpy as np
 import numpy.typing as npt
 
-from protrna_cli.api.bar import any_bar
-from protrna_cli.api.keywords import options_of, python_words
+from protrna_cli.api.keywords import any_bar, options_of, python_words
 from protrna_cli.api.models import load_named, refuse_settings
 from protrna_cli.errors import UsageError
 from protrna_cli.fasta.records import Record, Skipped, read_sequences

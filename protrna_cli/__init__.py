@@ -108,7 +108,7 @@ _ON_REQUEST = ["Embedder", "LoadedModel"]
 def __getattr__(name: str) -> Any:
     """Import a public name on first use: `protrna --help` must not wait for NumPy or TensorFlow."""
     if name == "__version__":
-        from protrna_cli._version import version
+        from protrna_cli.text import version
 
         return version()
     if name not in __all__ and name not in _ON_REQUEST:

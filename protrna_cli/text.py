@@ -1,9 +1,16 @@
-"""Numbers, sizes and ids as shown in messages."""
+"""Numbers, sizes, ids and the version of this package, as shown in messages."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+
+
+def version() -> str:
+    """Read the version from the installed package's metadata."""
+    from importlib.metadata import version as installed  # slow to import, and rarely needed
+
+    return installed("protrna-cli")
 
 
 def counted(number: int, noun: str) -> str:

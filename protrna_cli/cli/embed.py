@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from protrna_cli.cli.help import Command, epilog
-from protrna_cli.cli.listed import several_paths
 from protrna_cli.cli.options import (
     ANY_PATH,
     OneOf,
@@ -21,6 +20,7 @@ from protrna_cli.cli.options import (
     is_verbose,
     options_of,
     say,
+    several_paths,
     show,
     suggest,
     tell,

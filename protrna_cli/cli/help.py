@@ -1,6 +1,6 @@
-"""`protrna help`.
+"""How help looks, and the commands that tell about protrna and this machine: help, cite and doctor.
 
-How help looks: options and commands in groups, one line each where they fit, coloured on a terminal.
+Options and commands are in groups, one line each where they fit, coloured on a terminal.
 
 click alone does it. rich-click draws the same, but to import it takes longer than all the rest of `--help`.
 """
@@ -15,12 +15,52 @@ from typing import Any
 
 import click
 
-from protrna_cli.cli.options import show
-from protrna_cli.errors import UsageError
+from protrna_cli.cli.options import as_json, is_verbose, options_of, show, verbosity
+from protrna_cli.errors import NotFinite, UsageError
+from protrna_cli.libraries import quiet_libraries
 from protrna_cli.manual import TOPICS, page, summary
+from protrna_cli.run.options import EmbedOptions
+from protrna_cli.text import version
 
 WIDTH = 100
 """Longest line of a help text or a page on a wide terminal: longer ones are hard to read."""
+
+WRONG_NUMBERS = NotFinite.exit_code
+"""Exit code for wrong numbers, the same as for an embedding that is not finite."""
+
+TEXT = """ProtRNA, the model:
+  Zhang R, Ma B, Xu G, Ma J. ProtRNA: A protein-derived RNA language model by cross-modality
+  transfer learning. Cell Systems (2025). https://doi.org/10.1016/j.cels.2025.101371
+
+ESM-2, the protein model that it continues:
+  Lin Z, Akin H, Rao R, et al. Evolutionary-scale prediction of atomic-level protein structure with
+  a language model. Science 379, 1123-1130 (2023). https://doi.org/10.1126/science.ade2574
+
+protrna, this tool:
+  protrna-cli {version}: RNA sequences to ProtRNA embeddings."""
+
+BIBTEX = """@article{{zhang2025protrna,
+  title   = {{{{ProtRNA}}: A protein-derived {{RNA}} language model by cross-modality transfer learning}},
+  author  = {{Zhang, Ruoxi and Ma, Ben and Xu, Gang and Ma, Jianpeng}},
+  journal = {{Cell Systems}},
+  year    = {{2025}},
+  doi     = {{10.1016/j.cels.2025.101371}}
+}}
+
+@article{{lin2023esm2,
+  title   = {{Evolutionary-scale prediction of atomic-level protein structure with a language model}},
+  author  = {{Lin, Zeming and Akin, Halil and Rao, Roshan and others}},
+  journal = {{Science}},
+  volume  = {{379}},
+  pages   = {{1123--1130}},
+  year    = {{2023}},
+  doi     = {{10.1126/science.ade2574}}
+}}
+
+@software{{protrna_cli,
+  title   = {{protrna-cli: {{RNA}} sequences to {{ProtRNA}} embeddings}},
+  version = {{{version}}}
+}}"""
 
 Panels = dict[str, list[str]]
 """Titles of groups, and the names of their options or commands, most used first."""
@@ -161,3 +201,39 @@ def _show(text: str) -> None:
     with console.capture() as captured:
         console.print(Markdown(text, hyperlinks=False), width=min(get_terminal_size().columns, WIDTH))
     click.echo_via_pager(captured.get())
+
+
+@click.command(
+    cls=Command, epilog=epilog("protrna cite", "protrna cite --bibtex >> paper.bib", topics="citing")
+)
+@click.option("--bibtex", is_flag=True, help="Print BibTeX.")
+def cite(bibtex: bool) -> None:
+    """Print what to cite: the model, ESM-2, this tool."""
+    show((BIBTEX if bibtex else TEXT).format(version=version()))
+
+
+@click.command(
+    cls=Command, epilog=epilog("protrna doctor", "protrna doctor --model demo --json", topics="speed")
+)
+@options_of(EmbedOptions, "model", "weights_dir", "device", "threads")
+@as_json
+@verbosity
+def doctor(
+    model: str,
+    weights_dir: str | None,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+) -> int:
+    """Check this machine and its numbers.
+
+    If the published weights are missing, the demo model is tested.
+    Shows what TensorFlow sees, how fast it is and whether the numbers are right. Takes a few seconds, or a
+    minute with the published weights. Exit code 70 means that numbers are wrong.
+    """
+    with quiet_libraries(is_verbose()):
+        from protrna_cli.run.doctor import examine
+
+        diagnosis = examine(model, weights_dir, device, threads)
+    show(diagnosis.json() if as_json else diagnosis.text())
+    return 0 if diagnosis.is_sound else WRONG_NUMBERS

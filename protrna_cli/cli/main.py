@@ -16,21 +16,14 @@ import click
 from click.core import ParameterSource
 from click.exceptions import Abort, BadParameter, ClickException, Exit, MissingParameter, NoSuchOption
 
-from protrna_cli._version import version
-from protrna_cli.cli.cite import cite
-from protrna_cli.cli.convert import convert
-from protrna_cli.cli.doctor import doctor
 from protrna_cli.cli.embed import embed
-from protrna_cli.cli.help import WIDTH, Group, epilog, help_
-from protrna_cli.cli.info import info
-from protrna_cli.cli.map import map_
-from protrna_cli.cli.merge import merge
+from protrna_cli.cli.help import WIDTH, Group, cite, doctor, epilog, help_
 from protrna_cli.cli.options import say, show
-from protrna_cli.cli.verify import verify
+from protrna_cli.cli.outputs import convert, info, map_, merge, verify
 from protrna_cli.cli.weights import weights
 from protrna_cli.errors import ProtrnaError, ReaderGone, Stopped, WriteFailed
 from protrna_cli.libraries import own_process, without_keras
-from protrna_cli.text import reason
+from protrna_cli.text import reason, version
 
 KEYBOARD_INTERRUPT = 130
 SYSTEM_ERROR = 71

@@ -22,7 +22,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from protrna_cli._version import version
 from protrna_cli.cluster.manifest import Manifest, part_path, protect_folder, put_in_place
 from protrna_cli.cluster.worker import embed_part, until_idle
 from protrna_cli.disk import creating, locked, writing
@@ -44,7 +43,7 @@ from protrna_cli.run.outputs import Target, inputs_of_run, is_whole, read_positi
 from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
 from protrna_cli.run.run import Run
 from protrna_cli.run.stop import Stop
-from protrna_cli.text import counted
+from protrna_cli.text import counted, version
 from protrna_cli.weights.checkpoint import Checkpoint, locate
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protrna_cli._version import version
 from protrna_cli.cluster.manifest import Manifest, part_path
 from protrna_cli.disk import Stamp, locked, stamp
 from protrna_cli.errors import (
@@ -37,7 +36,7 @@ from protrna_cli.run.outputs import Target
 from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.run import embed_shard
 from protrna_cli.run.stop import Stop
-from protrna_cli.text import unreadable
+from protrna_cli.text import unreadable, version
 from protrna_cli.weights.checkpoint import Checkpoint, silent
 
 if TYPE_CHECKING:

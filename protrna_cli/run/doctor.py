@@ -7,12 +7,11 @@ import platform
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from protrna_cli._version import version
 from protrna_cli.machine import available_cpus, available_memory, cpu_flags, physical_cores
 from protrna_cli.run import auto
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.run import rate_key
-from protrna_cli.text import aligned, counted, size_text
+from protrna_cli.text import aligned, counted, size_text, version
 from protrna_cli.weights.checkpoint import (
     DEMO,
     PUBLISHED,

@@ -25,7 +25,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from protrna_cli._version import version
 from protrna_cli.disk import creating, sync, write_whole, writing
 from protrna_cli.errors import InputError, InputUnreadable, OutputUnwritable, RunMismatch, UsageError
 from protrna_cli.fasta.census import Census
@@ -57,7 +56,7 @@ from protrna_cli.output.stored import Stored, damaged, make_again, open_output
 from protrna_cli.plan.rows import SKIPPED_COLUMNS, Row
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.report import Progress
-from protrna_cli.text import printable, size_text
+from protrna_cli.text import printable, size_text, version
 from protrna_cli.weights.checkpoint import DEMO_NOTICE, Checkpoint
 
 

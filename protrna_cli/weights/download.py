@@ -30,10 +30,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
-from protrna_cli._version import version
 from protrna_cli.disk import open_regular, write_whole, writing
 from protrna_cli.errors import WriteFailed
-from protrna_cli.text import reason, size_text, unreadable
+from protrna_cli.text import reason, size_text, unreadable, version
 
 
 class Watcher:

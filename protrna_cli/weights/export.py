@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from protrna_cli._version import version
 from protrna_cli.disk import creating, locked, sync, writing
 from protrna_cli.errors import OutputUnwritable
 from protrna_cli.model import hugging_face
@@ -24,7 +23,7 @@ from protrna_cli.model.exported import (
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.paths import journal_path, manifest_path, partial_path
 from protrna_cli.output.protect import make_partial, refuse_foreign_partial, remove_partial
-from protrna_cli.text import printable, size_text
+from protrna_cli.text import printable, size_text, version
 from protrna_cli.weights.checkpoint import DEMO_NOTICE, Checkpoint
 from protrna_cli.weights.fetch import MIRRORS
 

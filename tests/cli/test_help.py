@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 import pytest
 
-from protrna_cli._version import version
 from protrna_cli.cli.help import Command, Group
 from protrna_cli.cli.main import protrna
 from protrna_cli.manual import TOPICS, page, summary
+from protrna_cli.text import version
 from tests.conftest import LIGHT, ROOT, TOY, Outcome, Run, on_a_terminal
 
 ESCAPE = "\x1b["

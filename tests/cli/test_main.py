@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from protrna_cli._version import version
+from protrna_cli.text import version
 from protrna_cli.weights.checkpoint import DEMO_NOTICE
 from tests.conftest import GOLDEN, LIGHT, SAMPLE, TOY, Run, on_a_terminal
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta, read_embeddings
-from protrna_cli._version import version
+from protrna_cli.text import version
 from tests.conftest import ROOT, SAMPLE, TOY, Outcome
 from tests.test_manual import block
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 from protrna_cli.api.keywords import python_words
@@ -10,7 +11,7 @@ from protrna_cli.api.memory import embed
 from protrna_cli.api.models import load_named
 from protrna_cli.errors import MissingExtra, UsageError
 from protrna_cli.plan.rules import AUTO, TRAINED_LENGTH, Gaps, Long, OnInvalid, path_text, whole_number
-from protrna_cli.run.options import Pool, Precision
+from protrna_cli.run.options import EmbedOptions, Pool, Precision
 from protrna_cli.weights.checkpoint import PUBLISHED
 
 try:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from protrna_cli.plan.rules import AnyPath
 
 
+@dataclass(eq=False, repr=False)  # scikit-learn compares and shows its objects in its own way
 class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """The embedding as a step of a scikit-learn pipeline: it takes sequences, and learns nothing from them.
 
@@ -54,36 +56,20 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     array(['embedder0', 'embedder1'], dtype=object)
     """
 
-    def __init__(
-        self,
-        model: AnyPath | LoadedModel = PUBLISHED,
-        *,
-        layers: int = -1,
-        pool: Pool = "mean",
-        precision: Precision | None = None,
-        device: str = AUTO,
-        long: Long = "window",
-        max_length: int = TRAINED_LENGTH,
-        overlap: int | None = None,
-        on_invalid: OnInvalid = "error",
-        gaps: Gaps = "error",
-        skip_unknown: bool = False,
-        normalize: bool = False,
-        batch_tokens: int | str = AUTO,
-    ) -> None:
-        self.model = model
-        self.layers = layers
-        self.pool = pool
-        self.precision = precision
-        self.device = device
-        self.long = long
-        self.max_length = max_length
-        self.overlap = overlap
-        self.on_invalid = on_invalid
-        self.gaps = gaps
-        self.skip_unknown = skip_unknown
-        self.normalize = normalize
-        self.batch_tokens = batch_tokens
+    model: AnyPath | LoadedModel = PUBLISHED
+    _: KW_ONLY
+    layers: int = -1
+    pool: Pool = "mean"
+    precision: Precision | None = None
+    device: str = AUTO
+    long: Long = "window"
+    max_length: int = TRAINED_LENGTH
+    overlap: int | None = None
+    on_invalid: OnInvalid = "error"
+    gaps: Gaps = "error"
+    skip_unknown: bool = False
+    normalize: bool = False
+    batch_tokens: int | str = AUTO
 
     def fit(self, X: AnySequences, y: object = None) -> Embedder:
         """Load the model, and check the keywords; `X` and `y` are not looked at."""
@@ -95,7 +81,8 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
                     raise UsageError(f"{name}='skip' leaves sequences without a row, which a pipeline needs")
             whole_number("--layer", how["layers"])
             if isinstance(model, (str, os.PathLike)):
-                model = load_named(path_text("--model", model), None, precision or "float32", device, None)
+                name = path_text("--model", model)
+                model = load_named(EmbedOptions(model=name, precision=precision or "float32", device=device))
         embed([], model, precision=precision, **how)
         self.model_ = model
         self._n_features_out = model.size.width

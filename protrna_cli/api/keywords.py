@@ -23,12 +23,7 @@ from protrna_cli.run.options import Dtype, EmbedOptions, Format, H5Layout, Pool,
 from protrna_cli.run.report import NOTHING, Amount, Progress
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     from typing_extensions import Unpack
-
-    OneLayer: TypeAlias = int | tuple[int]
-    SeveralLayers: TypeAlias = tuple[int, int, Unpack[tuple[int, ...]]] | Literal["all"]
 
 
 class Keywords(TypedDict, total=False):
@@ -47,6 +42,54 @@ class Keywords(TypedDict, total=False):
     normalize: bool
     batch_tokens: int | str
     progress: bool
+
+
+class AnyKeywords(Keywords, total=False):
+    """All keywords of `embed` and `embed_iter` but those that only one of them has."""
+
+    layers: int | Sequence[int] | Literal["all"]
+    per_token: bool
+    dtype: Dtype
+
+
+class _Float32(Keywords, total=False):
+    dtype: Literal["float32"]
+
+
+class OneLayer(_Float32, total=False):
+    """Keywords for one layer in float32."""
+
+    layers: int | tuple[int]
+
+
+class SeveralLayers(_Float32):
+    """Keywords for several layers in float32."""
+
+    layers: tuple[int, int, Unpack[tuple[int, ...]]] | Literal["all"]
+
+
+class ForArray(OneLayer, total=False):
+    """Keywords for which `embed` returns an array."""
+
+    per_token: Literal[False]
+
+
+class ForList(OneLayer):
+    """Keywords for which `embed` returns a list of arrays."""
+
+    per_token: Literal[True]
+
+
+class ForArrays(SeveralLayers, total=False):
+    """Keywords for which `embed` returns an array for each layer."""
+
+    per_token: Literal[False]
+
+
+class ForLists(SeveralLayers):
+    """Keywords for which `embed` returns a list of arrays for each layer."""
+
+    per_token: Literal[True]
 
 
 class FileKeywords(TypedDict, total=False):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from protrna_cli.api.memory import embed
@@ -16,9 +16,8 @@ from protrna_cli.weights.checkpoint import Checkpoint, silent
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from protrna_cli.api.keywords import Keywords, OneLayer, SeveralLayers
+    from protrna_cli.api.keywords import AnyKeywords, ForArray, ForArrays, ForList, ForLists
     from protrna_cli.api.memory import AnySequences, Floats
-    from protrna_cli.run.options import Dtype
 
 
 class LoadedModel(ProtRNA):
@@ -46,62 +45,27 @@ class LoadedModel(ProtRNA):
 
     @overload
     def embed(
-        self,
-        sequences: AnySequences,
-        *,
-        layers: OneLayer = ...,
-        per_token: Literal[False] = ...,
-        dtype: Literal["float32"] = ...,
-        return_ids: Literal[False] = ...,
-        **how: Unpack[Keywords],
+        self, sequences: AnySequences, *, return_ids: Literal[False] = ..., **how: Unpack[ForArray]
     ) -> Floats: ...
 
     @overload
     def embed(
-        self,
-        sequences: AnySequences,
-        *,
-        layers: OneLayer = ...,
-        per_token: Literal[True],
-        dtype: Literal["float32"] = ...,
-        return_ids: Literal[False] = ...,
-        **how: Unpack[Keywords],
+        self, sequences: AnySequences, *, return_ids: Literal[False] = ..., **how: Unpack[ForList]
     ) -> list[Floats]: ...
 
     @overload
     def embed(
-        self,
-        sequences: AnySequences,
-        *,
-        layers: SeveralLayers,
-        per_token: Literal[False] = ...,
-        dtype: Literal["float32"] = ...,
-        return_ids: Literal[False] = ...,
-        **how: Unpack[Keywords],
+        self, sequences: AnySequences, *, return_ids: Literal[False] = ..., **how: Unpack[ForArrays]
     ) -> dict[int, Floats]: ...
 
     @overload
     def embed(
-        self,
-        sequences: AnySequences,
-        *,
-        layers: SeveralLayers,
-        per_token: Literal[True],
-        dtype: Literal["float32"] = ...,
-        return_ids: Literal[False] = ...,
-        **how: Unpack[Keywords],
+        self, sequences: AnySequences, *, return_ids: Literal[False] = ..., **how: Unpack[ForLists]
     ) -> dict[int, list[Floats]]: ...
 
     @overload
     def embed(
-        self,
-        sequences: AnySequences,
-        *,
-        layers: int | Sequence[int] | Literal["all"] = ...,
-        per_token: bool = ...,
-        dtype: Dtype = ...,
-        return_ids: bool = ...,
-        **how: Unpack[Keywords],
+        self, sequences: AnySequences, *, return_ids: bool = ..., **how: Unpack[AnyKeywords]
     ) -> Any: ...
 
     def embed(self, sequences: AnySequences, **how: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias,
 import numpy as np
 import numpy.typing as npt
 
-from protrna_cli.api.keywords import any_bar, options_of, python_words
+from protrna_cli.api.keywords import AnyKeywords, any_bar, options_of, python_words
 from protrna_cli.api.models import load_named, refuse_settings
 from protrna_cli.errors import UsageError
 from protrna_cli.fasta.records import Record, Skipped, read_sequences
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from Bio.SeqRecord import SeqRecord
     from typing_extensions import Unpack
 
-    from protrna_cli.api.keywords import Keywords, OneLayer, SeveralLayers
+    from protrna_cli.api.keywords import ForArray, ForArrays, ForList, ForLists, OneLayer, SeveralLayers
     from protrna_cli.model.transformer import ProtRNA
     from protrna_cli.plan.rules import AnyPath
 
@@ -69,6 +69,7 @@ class HasItems(Protocol):
 if TYPE_CHECKING:
     AnySequence: TypeAlias = str | Seq | MutableSeq | SeqRecord
     AnySequences: TypeAlias = Iterable[AnySequence] | Iterable[tuple[str, AnySequence]] | HasItems
+    Model: TypeAlias = AnyPath | ProtRNA
 
 _TAKES = "give str, Bio.Seq.Seq or Bio.SeqRecord.SeqRecord"
 
@@ -112,40 +113,28 @@ def _given(text: str | None) -> str:
     return "" if not text or text.startswith("<unknown ") else text
 
 
-class ChunkRows(NamedTuple):
-    """The rows of one chunk.
+class _Kept:
+    """Keeps one chunk: an output of `Loop`.
 
     Attributes
     ----------
-    rows
-        The rows, in the order of the records.
-    vectors
-        For each layer the vectors of each row: (1, D), or (L, D) per token.
-    skipped
-        The records that are left out.
+    rows, skipped
+        The rows, in the order of the records, and the records that are left out.
     """
 
-    rows: list[Row]
-    vectors: list[list[Values]]
-    skipped: list[Skipped]
-
-
-class _Kept:
-    """Keeps the rows of one chunk: an output of `Loop`."""
-
-    def __init__(self, per_token: bool, pooling: str) -> None:
-        self.per_token = per_token
-        self.pooling: str | None = pooling
+    def __init__(self, options: EmbedOptions) -> None:
+        self.per_token = options.per_token
+        self.pooling: str | None = options.pool
         self.position = Position()
-        self._filled: dict[int, dict[int, Values]] = {}
+        self._filled: list[dict[int, Values]] = [{} for _ in options.layer_numbers]
 
     def add(self, rows: list[Row], skipped: Sequence[Skipped]) -> None:
         """Keep the rows."""
-        self._rows, self._skipped = rows, list(skipped)
+        self.rows, self.skipped = rows, list(skipped)
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
         """Keep the vectors of a row."""
-        self._filled.setdefault(layer, {})[start] = vectors
+        self._filled[layer][start] = vectors
 
     def read(self, layer: int, start: int, count: int) -> Values:
         """Refuse: earlier chunks are not kept."""
@@ -155,27 +144,9 @@ class _Kept:
         """Remember what ran; there is no file to write."""
         self.position = position
 
-    def take(self, n_layers: int) -> ChunkRows:
-        """Return the rows, once all are filled."""
-        filled = [self._filled.get(layer, {}) for layer in range(n_layers)]
-        return ChunkRows(
-            self._rows, [[rows[start] for start in sorted(rows)] for rows in filled], self._skipped
-        )
-
-
-def embed_chunks(
-    chunks: Iterable[list[Record | Skipped]], model: ProtRNA, options: EmbedOptions, progress: Progress
-) -> Iterator[ChunkRows]:
-    """Embed records chunk by chunk. With the chunks of `into_chunks`, the numbers are those of a file."""
-    for chunk in chunks:
-        kept = _Kept(options.per_token, options.pool)
-        with InProcess(model) as embedder:
-            Loop(embedder, [kept], options, progress, Stop()).run(chunk)
-        taken = kept.take(len(options.layer_numbers))
-        # The others did not run, because one that did has the same sequence.
-        whole = Amount(len(taken.rows), sum(row.n_embedded for row in taken.rows))
-        progress.resume(whole - saved([kept]))
-        yield taken
+    def vectors(self) -> list[list[Values]]:
+        """Return for each layer the vectors of each row: (1, D), or (L, D) per token."""
+        return [[rows[start] for start in sorted(rows)] for rows in self._filled]
 
 
 Floats = npt.NDArray[np.float32]
@@ -195,12 +166,11 @@ class _How(NamedTuple):
     normalize: bool
     progress: bool
 
-    def ready(self, model: AnyPath | ProtRNA) -> _Ready:
+    def ready(self, model: Model) -> _Ready:
         """Load the model, unless it is loaded, and resolve the layers for it."""
         options = self.options
         if isinstance(model, (str, os.PathLike)):
-            name, settings = path_text("--model", model), (options.precision, options.device, options.threads)
-            return _Ready(load_named(name, None, *settings), self)
+            return _Ready(load_named(replace(options, model=path_text("--model", model))), self)
         from protrna_cli.model.transformer import ProtRNA  # imports TensorFlow
 
         instance("model", model, ProtRNA, "protrna, demo, the path of a checkpoint or a loaded model")
@@ -208,11 +178,13 @@ class _How(NamedTuple):
         return _Ready(model, self)
 
 
-def _how(precision: str | None, normalize: bool, progress: bool, **given: Any) -> _How:
-    """Check the keywords, whatever the model."""
+def _how(given: dict[str, Any]) -> _How:
+    """Check the keywords among the arguments of `embed` or `embed_iter`, whatever the model."""
+    how = {name: given[name] for name in AnyKeywords.__annotations__}
+    precision, normalize, progress = how.pop("precision"), how.pop("normalize"), how.pop("progress")
     switch("normalize", normalize)
     switch("progress", progress)
-    options = options_of(precision="float32" if precision is None else precision, **given)
+    options = options_of(precision="float32" if precision is None else precision, **how)
     return _How(options, precision, normalize, progress)
 
 
@@ -231,28 +203,34 @@ class _Ready:
             options = replace(options, dtype="float32")
         self.options = options
 
-    def rows(self, chunks: Iterable[list[Record | Skipped]], total: Amount) -> Iterator[ChunkRows]:
-        """Embed records chunk by chunk, with a progress bar if it is wanted."""
+    def chunks(self, chunks: Iterable[list[Record | Skipped]], total: Amount) -> Iterator[_Kept]:
+        """Embed chunk by chunk, with a progress bar if it is wanted.
+
+        With the chunks of `into_chunks`, the numbers are those of a file.
+        """
         shown = any_bar() if self._progress else Progress()
         shown.start(total)
         try:
-            for chunk in embed_chunks(map(self._fitting, chunks), self.model, self.options, shown):
-                finished = [list(map(self._finished, of_layer)) for of_layer in chunk.vectors]
-                yield chunk._replace(vectors=finished)
+            for chunk in chunks:
+                if self.options.rules.long == "whole":
+                    for item in chunk:
+                        check_memory(item.length, item.id, self.model.size)
+                kept = _Kept(self.options)
+                with InProcess(self.model) as embedder:
+                    Loop(embedder, [kept], self.options, shown, Stop()).run(chunk)
+                # The others did not run, because one that did has the same sequence.
+                whole = Amount(len(kept.rows), sum(row.n_embedded for row in kept.rows))
+                shown.resume(whole - saved([kept]))
+                yield kept
         finally:
             shown.close()
 
-    def _fitting(self, chunk: list[Record | Skipped]) -> list[Record | Skipped]:
-        """Pass a chunk through; raises UsageError at a record that does not fit into memory in one piece."""
-        if self.options.rules.long == "whole":
-            for item in chunk:
-                check_memory(item.length, item.id, self.model.size)
-        return chunk
+    def vectors(self, kept: _Kept) -> list[list[Values]]:
+        """Return the vectors of a chunk as `_Kept.vectors` does, each divided by its length if wanted."""
+        found = kept.vectors()
+        return [list(map(self._normalized, of_layer)) for of_layer in found] if self._normalize else found
 
-    def _finished(self, vectors: Values) -> Values:
-        """Divide vectors (n, D) by their lengths, if that is wanted."""
-        if not self._normalize:
-            return vectors
+    def _normalized(self, vectors: Values) -> Values:
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
         return np.divide(vectors, np.where(lengths, lengths, 1)).astype(self.dtype)
 
@@ -266,92 +244,43 @@ class _Ready:
 
 @overload
 def embed(
-    sequences: AnySequences,
-    model: AnyPath | ProtRNA = ...,
-    *,
-    layers: OneLayer = ...,
-    per_token: Literal[False] = ...,
-    dtype: Literal["float32"] = ...,
-    return_ids: Literal[False] = ...,
-    **how: Unpack[Keywords],
+    sequences: AnySequences, model: Model = ..., *, return_ids: Literal[False] = ..., **how: Unpack[ForArray]
 ) -> Floats: ...
 
 
 @overload
 def embed(
-    sequences: AnySequences,
-    model: AnyPath | ProtRNA = ...,
-    *,
-    layers: OneLayer = ...,
-    per_token: Literal[True],
-    dtype: Literal["float32"] = ...,
-    return_ids: Literal[False] = ...,
-    **how: Unpack[Keywords],
+    sequences: AnySequences, model: Model = ..., *, return_ids: Literal[False] = ..., **how: Unpack[ForList]
 ) -> list[Floats]: ...
 
 
 @overload
 def embed(
-    sequences: AnySequences,
-    model: AnyPath | ProtRNA = ...,
-    *,
-    layers: SeveralLayers,
-    per_token: Literal[False] = ...,
-    dtype: Literal["float32"] = ...,
-    return_ids: Literal[False] = ...,
-    **how: Unpack[Keywords],
+    sequences: AnySequences, model: Model = ..., *, return_ids: Literal[False] = ..., **how: Unpack[ForArrays]
 ) -> dict[int, Floats]: ...
 
 
 @overload
 def embed(
-    sequences: AnySequences,
-    model: AnyPath | ProtRNA = ...,
-    *,
-    layers: SeveralLayers,
-    per_token: Literal[True],
-    dtype: Literal["float32"] = ...,
-    return_ids: Literal[False] = ...,
-    **how: Unpack[Keywords],
+    sequences: AnySequences, model: Model = ..., *, return_ids: Literal[False] = ..., **how: Unpack[ForLists]
 ) -> dict[int, list[Floats]]: ...
 
 
 @overload
 def embed(
-    sequences: AnySequences,
-    model: AnyPath | ProtRNA = ...,
-    *,
-    layers: OneLayer = ...,
-    per_token: Literal[False] = ...,
-    dtype: Literal["float32"] = ...,
-    return_ids: Literal[True],
-    **how: Unpack[Keywords],
+    sequences: AnySequences, model: Model = ..., *, return_ids: Literal[True], **how: Unpack[ForArray]
 ) -> tuple[Floats, list[str]]: ...
 
 
 @overload
 def embed(
-    sequences: AnySequences,
-    model: AnyPath | ProtRNA = ...,
-    *,
-    layers: OneLayer = ...,
-    per_token: Literal[True],
-    dtype: Literal["float32"] = ...,
-    return_ids: Literal[True],
-    **how: Unpack[Keywords],
+    sequences: AnySequences, model: Model = ..., *, return_ids: Literal[True], **how: Unpack[ForList]
 ) -> tuple[list[Floats], list[str]]: ...
 
 
 @overload
 def embed(
-    sequences: AnySequences,
-    model: AnyPath | ProtRNA = ...,
-    *,
-    layers: int | Sequence[int] | Literal["all"] = ...,
-    per_token: bool = ...,
-    dtype: Dtype = ...,
-    return_ids: bool = ...,
-    **how: Unpack[Keywords],
+    sequences: AnySequences, model: Model = ..., *, return_ids: bool = ..., **how: Unpack[AnyKeywords]
 ) -> Any: ...
 
 
@@ -450,31 +379,15 @@ def embed(
     >>> embed(["GGGGCCCC", "ACGU"], model="demo", layers=(3, -1))[3].shape
     (2, 320)
     """
+    given = locals()
     switch("return_ids", return_ids)
     with python_words(embed):
-        how = _how(
-            layers=layers,
-            per_token=per_token,
-            pool=pool,
-            precision=precision,
-            dtype=dtype,
-            device=device,
-            threads=threads,
-            long=long,
-            max_length=max_length,
-            overlap=overlap,
-            on_invalid=on_invalid,
-            gaps=gaps,
-            skip_unknown=skip_unknown,
-            normalize=normalize,
-            batch_tokens=batch_tokens,
-            progress=progress,
-        )
+        how = _how(given)
         vectors, ids = _embed(sequences, model, how)
     return (vectors, ids) if return_ids else vectors
 
 
-def _embed(sequences: AnySequences, model: AnyPath | ProtRNA, how: _How) -> tuple[Any, list[str]]:
+def _embed(sequences: AnySequences, model: Model, how: _How) -> tuple[Any, list[str]]:
     rules, per_token = how.options.rules, how.options.per_token
     items = list(read_sequences(named_sequences(sequences), rules))
     records = [item for item in items if isinstance(item, Record)]
@@ -486,12 +399,12 @@ def _embed(sequences: AnySequences, model: AnyPath | ProtRNA, how: _How) -> tupl
     if not per_token:
         found = [np.empty((len(records), ready.model.size.width), ready.dtype) for _ in found]
     done = 0
-    for chunk in ready.rows(into_chunks(items), total):
-        for kept, vectors in zip(found, chunk.vectors, strict=True):
+    for chunk in ready.chunks(into_chunks(items), total):
+        for of_layer, vectors in zip(found, ready.vectors(chunk), strict=True):
             if per_token:
-                kept.extend(vectors)
+                of_layer.extend(vectors)
             elif vectors:
-                kept[done : done + len(vectors)] = np.concatenate(vectors)
+                of_layer[done : done + len(vectors)] = np.concatenate(vectors)
         done += len(chunk.rows)
     return ready.by_layer(found), [record.id for record in records]
 
@@ -499,39 +412,28 @@ def _embed(sequences: AnySequences, model: AnyPath | ProtRNA, how: _How) -> tupl
 @overload
 def embed_iter(
     records: AnySequences,
-    model: AnyPath | ProtRNA = ...,
+    model: Model = ...,
     *,
-    layers: OneLayer = ...,
     per_token: bool = ...,
-    dtype: Literal["float32"] = ...,
     chunk: int | None = ...,
-    **how: Unpack[Keywords],
+    **how: Unpack[OneLayer],
 ) -> Iterator[Embedding[Floats]]: ...
 
 
 @overload
 def embed_iter(
     records: AnySequences,
-    model: AnyPath | ProtRNA = ...,
+    model: Model = ...,
     *,
-    layers: SeveralLayers,
     per_token: bool = ...,
-    dtype: Literal["float32"] = ...,
     chunk: int | None = ...,
-    **how: Unpack[Keywords],
+    **how: Unpack[SeveralLayers],
 ) -> Iterator[Embedding[dict[int, Floats]]]: ...
 
 
 @overload
 def embed_iter(
-    records: AnySequences,
-    model: AnyPath | ProtRNA = ...,
-    *,
-    layers: int | Sequence[int] | Literal["all"] = ...,
-    per_token: bool = ...,
-    dtype: Dtype = ...,
-    chunk: int | None = ...,
-    **how: Unpack[Keywords],
+    records: AnySequences, model: Model = ..., *, chunk: int | None = ..., **how: Unpack[AnyKeywords]
 ) -> Iterator[Embedding[Any]]: ...
 
 
@@ -601,27 +503,11 @@ def embed_iter(
     seq1 82 (320,)
     seq2 100 (320,)
     """
+    given = locals()
     with python_words(embed_iter):
         if chunk is not None and (type(chunk) is not int or not 1 <= chunk <= CHUNK_RECORDS):
             raise UsageError(f"chunk takes a whole number from 1 to {CHUNK_RECORDS:,}, not {chunk!r}")
-        how = _how(
-            layers=layers,
-            per_token=per_token,
-            pool=pool,
-            precision=precision,
-            dtype=dtype,
-            device=device,
-            threads=threads,
-            long=long,
-            max_length=max_length,
-            overlap=overlap,
-            on_invalid=on_invalid,
-            gaps=gaps,
-            skip_unknown=skip_unknown,
-            normalize=normalize,
-            batch_tokens=batch_tokens,
-            progress=progress,
-        )
+        how = _how(given)
         items = read_sequences(named_sequences(records), how.options.rules)
         ready = how.ready(model)
         if chunk is None:
@@ -632,11 +518,12 @@ def embed_iter(
 
 def _embed_iter(ready: _Ready, chunks: Iterator[list[Record | Skipped]]) -> Iterator[Embedding[Any]]:
     with python_words(embed_iter):
-        for chunk in ready.rows(chunks, NOTHING):
+        for chunk in ready.chunks(chunks, NOTHING):
             if chunk.skipped:
                 _warn_of_skipped(chunk.skipped, len(chunk.rows) + len(chunk.skipped), frames=3)
+            found = ready.vectors(chunk)
             for i, row in enumerate(chunk.rows):
-                vectors = [rows[i] if ready.options.per_token else rows[i][0] for rows in chunk.vectors]
+                vectors = [rows[i] if ready.options.per_token else rows[i][0] for rows in found]
                 yield Embedding.of(row, ready.by_layer(vectors))
 
 

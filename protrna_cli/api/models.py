@@ -150,17 +150,16 @@ def load_model(
         switch("verbose", verbose)
         if verbose:
             let_tensorflow_speak()
-        return load_named(path_text("--model", name), path, precision, device, threads)
+        text = path_text("--model", name)
+        options = EmbedOptions(model=text, precision=precision, device=device, threads=threads)
+        return load_named(options, path)
 
 
-def load_named(
-    name: str, path: AnyPath | None, precision: Precision, device: str, threads: int | None
-) -> LoadedModel:
-    """Load a model as `load_model` does; errors name the options of the command."""
+def load_named(options: EmbedOptions, path: AnyPath | None = None) -> LoadedModel:
+    """Load the model of some options as `load_model` does; errors name the options of the command."""
     _kept.clear()
-    options = EmbedOptions(model=name, precision=precision, device=device, threads=threads)
-    if precision == AUTO:
-        precision = faster_precision(options)
+    name, device = options.model, options.device
+    precision = faster_precision(options) if options.precision == AUTO else options.precision
     checkpoint = locate(name) if path is None else _in_folder(name, Path(path_text("path", path)))
     checkpoint.check_reachable()
     checkpoint.obtain()
@@ -169,7 +168,7 @@ def load_named(
         from protrna_cli.api.loaded import LoadedModel
 
         digest = sha256()  # refuses a checkpoint that changed since it was verified
-        loaded = checkpoint.load(precision, device, threads)
+        loaded = checkpoint.load(precision, device, options.threads)
     if path is not None:
         folder = str(Path(path).absolute())
     else:

@@ -37,21 +37,11 @@ POOLING_NAMES = {"mean": "mean of residues", "max": "maximum of residues", "cls"
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to be drawn.
-
-    Attributes
-    ----------
-    title, subtitle, notice
-        Its name, how the picture was made, and a warning about the data (may be empty).
-    rows
-        The N records.
-    projection, colouring
-        Positions and colours of their points.
-    """
+    """A picture to be drawn of N records."""
 
     title: str
-    subtitle: str
-    notice: str
+    subtitle: str  # how the picture was made
+    notice: str  # a warning about the data, may be empty
     rows: list[Row]
     projection: Projection
     colouring: Colouring
@@ -119,22 +109,14 @@ MISSING = ("NA", "N/A", "NaN", "nan", "None", "null", "-")
 
 @dataclass(frozen=True)
 class Scale:
-    """A number for each record.
+    """A number for each record."""
 
-    Attributes
-    ----------
-    title
-        Name of the column that the numbers are from.
-    values
-        float64 (N,); NaN for a record without one.
-    """
-
-    title: str
-    values: npt.NDArray[np.float64]
+    title: str  # name of the column that the numbers are from
+    values: npt.NDArray[np.float64]  # (N,); NaN for a record without one
 
     @property
     def known(self) -> npt.NDArray[np.float64]:
-        """Values of the records that have one."""
+        """The values that are there."""
         return self.values[np.isfinite(self.values)]
 
     @property
@@ -170,43 +152,25 @@ class Scale:
         return [format(value, kind) if np.isfinite(value) else "" for value in self.values.tolist()]
 
     def notes(self) -> list[str]:
-        """Notes on records that the picture shows in grey."""
+        """Describe what is grey in the picture."""
         return _note_missing(len(self.values) - len(self.known), len(self.values), "value")
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Records drawn with the same colour and marker: one family, or all other records.
-
-    Attributes
-    ----------
-    label
-        Text in the legend.
-    members
-        Indices of the records, int64 (n,).
-    colour, marker
-        `#RRGGBB`, and one of `MARKERS`.
-    """
+    """Records drawn with the same colour and marker: one family, or all other records."""
 
     label: str
-    members: npt.NDArray[np.int64]
-    colour: str
-    marker: str
+    members: npt.NDArray[np.int64]  # indices of the records, (n,)
+    colour: str  # `#RRGGBB`
+    marker: str  # one of `MARKERS`
 
 
 @dataclass(frozen=True)
 class Families:
-    """A family, or none, for each record.
+    """A family, or none, for each record."""
 
-    Attributes
-    ----------
-    title
-        Where the families are from: a column, a file or a regular expression.
-    names
-        Families of the N records; None for a record without one.
-    """
-
-    title: str
+    title: str  # where the families are from: a column, a file or a regular expression
     names: list[str | None]
 
     def groups(self) -> list[Group]:
@@ -231,7 +195,7 @@ class Families:
         return [clipped(name or "", 3 * MAX_LABEL_LENGTH) for name in self.names]
 
     def notes(self) -> list[str]:
-        """Notes on records that the picture shows in the same grey."""
+        """Describe what is grey in the picture."""
         notes = _note_missing(self.names.count(None), len(self.names), "family")
         if (count := len({*self.names} - {None})) > MAX_FAMILIES:
             notes.append(f"{count:,} families: the {MAX_FAMILIES} largest have a colour, the rest are grey")
@@ -267,14 +231,9 @@ def in_drawing_order(groups: Sequence[Group]) -> list[Group]:
 def colour_by(rows: Sequence[Row], wanted: str) -> Colouring:
     """Colour records by the value of `--color-by`.
 
-    Parameters
-    ----------
-    rows
-        N records.
-    wanted
-        A column name; else `FILE` or `FILE:COLUMN`, an existing file as `read_table` reads it; else a regular
-        expression, searched in `id description`, whose first group (or whole match, if it has no groups) is
-        the value. Numbers become a scale, texts families.
+    It is a column name; else `FILE` or `FILE:COLUMN`, an existing file as `read_table` reads it; else a
+    regular expression, searched in `id description`, whose first group (or whole match, if it has no groups)
+    is the value. Numbers become a scale, texts families.
     """
     if wanted in COUNT_COLUMNS:
         return Scale(wanted, np.array([getattr(row, wanted) for row in rows], np.float64))
@@ -321,26 +280,6 @@ def _matches(rows: Sequence[Row], wanted: str) -> list[str | None]:
     return names
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of a table, and the column of ids.
-
-    Attributes
-    ----------
-    name
-        As the user gave it; empty for the second column of the table.
-    ids, values
-        Indices of the two columns.
-    has_header
-        Whether the first line has names, not values.
-    """
-
-    name: str
-    ids: int = 0
-    values: int = 1
-    has_header: bool = False
-
-
 def find_table(wanted: str) -> tuple[Path, str] | None:
     """Split `FILE` or `FILE:COLUMN`; None if there is no such file."""
     path, _, column = wanted.rpartition(":")
@@ -354,28 +293,22 @@ def find_table(wanted: str) -> tuple[Path, str] | None:
 def read_table(path: Path, name: str = "") -> dict[str, str]:
     """Read the values of a column by id; empty values and empty lines are ignored.
 
-    A header needs no mark: no record has the id that it would be. Fields of CSV may be quoted.
-
-    Parameters
-    ----------
-    path
-        A UTF-8 file, tab-separated if there is a tab in its first line, otherwise comma-separated.
-    name
-        A column of the header line, whose ids are in the column `id` or else in the first; or the number of
-        a column, from 1. By default the ids are in the first column and the values in the second.
+    A header needs no mark: no record has the id that it would be. The file is UTF-8, tab-separated if there
+    is a tab in its first line, otherwise CSV, whose fields may be quoted. `name` is that of a column in the
+    header line, whose ids are in the column `id` or else in the first; or the number of a column, from 1. By
+    default the ids are in the first column and the values in the second.
     """
     lines = _read_lines(path)
     first = next((line for line in lines if line.strip()), "")
     comma = "\t" not in first and "," in first
     rows = list(_split(path, lines, comma))
-    column = _find_column(path, rows[0][1] if rows else [], name)
+    id_column, value_column, has_header = _find_column(path, rows[0][1] if rows else [], name)
     values: dict[str, str] = {}
-    for number, cells in rows[column.has_header :]:
+    for number, cells in rows[has_header:]:
         if len(cells) < 2:
             what = "comma" if comma else "tab"
             raise InputError(f"{path}, line {number}: {shortened(cells[0])} has no {what}; {TABLE_FORMAT}")
-        key = cells[column.ids].strip() if column.ids < len(cells) else ""
-        value = cells[column.values].strip() if column.values < len(cells) else ""
+        key, value = (cells[i].strip() if i < len(cells) else "" for i in (id_column, value_column))
         if key and value and values.setdefault(key, value) != value:
             raise InputError(
                 f"{path}, line {number}: id {shortened(key)} has the value {shortened(values[key])} "
@@ -406,15 +339,18 @@ def _split(path: Path, lines: list[str], comma: bool) -> Iterator[tuple[int, lis
         raise InputError(f"{path}, line {reader.line_num}: {error}; {TABLE_FORMAT}") from None
 
 
-def _find_column(path: Path, header: list[str], name: str) -> Column:
-    """Find a column by its name, or by its number if no column is named so."""
+def _find_column(path: Path, header: list[str], name: str) -> tuple[int, int, bool]:
+    """Find a column by its name, or by its number if no column is named so.
+
+    Returns the indices of the ids and of the values, and whether the first line has names.
+    """
     names = [cell.strip() for cell in header]
     if not name:
-        return Column(name)
+        return 0, 1, False
     if name in names:
-        return Column(name, names.index("id") if "id" in names else 0, names.index(name), has_header=True)
+        return names.index("id") if "id" in names else 0, names.index(name), True
     if name.isdecimal() and 1 <= int(name) <= len(names):
-        return Column(name, values=int(name) - 1)
+        return 0, int(name) - 1, False
     raise InputError(
         f"{path}: has no column {shortened(name)}, but {counted(len(names), 'column')}: "
         f"{', '.join(map(shortened, names))}"

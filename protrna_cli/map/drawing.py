@@ -49,47 +49,10 @@ def draw_map(
     coordinates: AnyPath | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Picture:
-    """Draw an output of protrna embed as a map, where records with similar embeddings are close together.
+    """Draw a pooled output as a map, where records with similar embeddings are close together.
 
-    Parameters
-    ----------
-    source
-        A pooled output of any format.
-    target
-        Path of the picture, `.html`, `.png`, `.svg` or `.pdf`.
-    color_by
-        The argument `wanted` of `colour_by`.
-    method, seed
-        Arguments of `project`.
-    layer
-        The layer to draw, needed if the output has several; negatives count from the end of the model.
-    title
-        Title of the picture; by default the name of the output.
-    coordinates
-        Path of the points: if the file exists they are read from it, otherwise they are written to it.
-    tell
-        Called with a line about what is done, before the projection.
-
-    Returns
-    -------
-    Picture
-        The picture drawn; its notes describe what it does not distinguish.
-
-    Raises
-    ------
-    InputUnreadable, InputError
-        The output cannot be read, has one vector per residue, or has too few records that differ.
-    UsageError
-        An argument is not one that its option takes, the output has no such layer, `color_by` does not fit
-        its records, or the picture would replace a file that is read.
-    MissingExtra
-        The extra `plot` is not installed.
-    NotFinite
-        An embedding is not finite.
-    RunMismatch
-        The coordinates were made from another output, or in another way.
-    OutputUnwritable, WriteFailed
-        The picture exists, or a file cannot be written.
+    The arguments are the options of `protrna map`. `tell` is called with a line about what is done, before
+    the projection. The notes of the picture describe what it does not distinguish.
     """
     source, target = Path(path_text("OUT", source)), Path(path_text("-o", target))
     _check_arguments(target, color_by, method, layer, seed, overwrite, title)

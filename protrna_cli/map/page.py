@@ -20,28 +20,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from bokeh import models
 from bokeh.embed import file_html
 from bokeh.events import ValueSubmit
 from bokeh.layouts import column, row
-from bokeh.models import (
-    BasicTicker,
-    BasicTickFormatter,
-    CDSView,
-    ColorBar,
-    ColumnDataSource,
-    CustomJS,
-    Div,
-    FixedTicker,
-    GlyphRenderer,
-    HoverTool,
-    IndexFilter,
-    Legend,
-    LegendItem,
-    LinearColorMapper,
-    LogColorMapper,
-    NumeralTickFormatter,
-    TextInput,
-)
+from bokeh.models import ColumnDataSource, GlyphRenderer
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 from bokeh.resources import INLINE
@@ -175,7 +158,7 @@ def html(picture: Picture) -> str:
         families = _draw_scale(plot, source, picture.colouring)
     else:
         families = _draw_families(plot, source, picture.colouring)
-    heading = Div(
+    heading = models.Div(
         text=_heading(picture),
         disable_math=True,
         margin=(5, 5, 5, 5),
@@ -226,7 +209,7 @@ def _plot(picture: Picture) -> Any:
         x_axis_label=picture.projection.axes[0],
         y_axis_label=picture.projection.axes[1],
     )
-    plot.add_tools(HoverTool(tooltips=_tooltip(picture), point_policy="snap_to_data"))
+    plot.add_tools(models.HoverTool(tooltips=_tooltip(picture), point_policy="snap_to_data"))
     plot.toolbar.logo = None
     plot.grid.visible = False
     if not picture.projection.metric:
@@ -251,7 +234,7 @@ def _draw_records(plot: Any, source: ColumnDataSource, members: Any, **look: Any
         "x",
         "y",
         source=source,
-        view=CDSView(filter=IndexFilter(members.tolist())),
+        view=models.CDSView(filter=models.IndexFilter(members.tolist())),
         size=point_size(count) * SIZES.get(look.get("marker", ""), 1),
         fill_alpha="opacity",
         line_color="black",
@@ -269,7 +252,7 @@ def _draw_records(plot: Any, source: ColumnDataSource, members: Any, **look: Any
 
 def _draw_scale(plot: Any, source: ColumnDataSource, scale: Scale) -> list[GlyphRenderer[Any]]:
     """Draw records in the colours of a scale, and the scale; there are no families."""
-    kind = LogColorMapper if scale.logarithmic else LinearColorMapper
+    kind = models.LogColorMapper if scale.logarithmic else models.LinearColorMapper
     low, high = scale.limits
     mapper = kind(palette="Viridis256", low=low, high=high, nan_color=OTHER_COLOUR)
     if len(scale.values) > MANY_POINTS:
@@ -283,19 +266,19 @@ def _draw_scale(plot: Any, source: ColumnDataSource, scale: Scale) -> list[Glyph
             if members.any():
                 fill = {"field": "value", "transform": mapper}
                 _draw_records(plot, source, np.flatnonzero(members), fill_color=fill)
-    bar = ColorBar(
+    bar = models.ColorBar(
         title=clipped(scale.title),
         color_mapper=mapper,
         width=14,
-        ticker=FixedTicker(ticks=scale.ticks) if scale.logarithmic else _linear_ticker(scale),
-        formatter=NumeralTickFormatter(format="0,0") if scale.whole else BasicTickFormatter(),
+        ticker=models.FixedTicker(ticks=scale.ticks) if scale.logarithmic else _linear_ticker(scale),
+        formatter=models.NumeralTickFormatter(format="0,0") if scale.whole else models.BasicTickFormatter(),
     )
     plot.add_layout(bar, "right")
     return []
 
 
-def _linear_ticker(scale: Scale) -> BasicTicker:
-    return BasicTicker(min_interval=1) if scale.whole else BasicTicker()
+def _linear_ticker(scale: Scale) -> models.BasicTicker:
+    return models.BasicTicker(min_interval=1) if scale.whole else models.BasicTicker()
 
 
 def _shades(scale: Scale) -> npt.NDArray[np.uint16]:
@@ -335,19 +318,10 @@ def _draw_density(
     markers: Sequence[str],
     swatches: Sequence[GlyphRenderer[Any]] = (),
 ) -> GlyphRenderer[Any]:
-    """Draw the records of a source that has a column `shade`.
+    """Draw the records of a source that has a column `shade`; returns what draws them one by one.
 
-    Parameters
-    ----------
-    palette, markers
-        Colours and symbols, by shade.
-    swatches
-        Renderers that stand for families in the legend, by shade; records of those hidden are not drawn.
-
-    Returns
-    -------
-    GlyphRenderer
-        Draws the records that are drawn one by one.
+    Palette, markers and swatches are by shade. Swatches stand for families in the legend: records of those
+    hidden are not drawn.
     """
     x, y = source.data["x"], source.data["y"]
     frame = plot.scatter([x.min(), x.max()], [y.min(), y.max()], alpha=0)
@@ -377,7 +351,7 @@ def _draw_density(
         "swatches": list(swatches),
         "most": MOST_SYMBOLS,
     }
-    paint = CustomJS(args=given, code=PAINT)
+    paint = models.CustomJS(args=given, code=PAINT)
     for axis_range in (plot.x_range, plot.y_range):
         for end in ("start", "end"):
             axis_range.js_on_change(end, paint)
@@ -398,29 +372,29 @@ def _swatches_of(plot: Any, groups: Sequence[Group]) -> list[GlyphRenderer[Any]]
     ]
 
 
-def _legend(groups: list[Group], renderers: list[GlyphRenderer[Any]]) -> Legend:
+def _legend(groups: list[Group], renderers: list[GlyphRenderer[Any]]) -> models.Legend:
     """Make a legend, in the order of the groups, a click in which hides a family."""
     is_long = len(groups) > LONG_LEGEND
     small: dict[str, Any] = {"label_text_font_size": "11px", "glyph_height": 18, "label_height": 14}
     items = [
-        LegendItem(
+        models.LegendItem(
             label={"value": clipped(group.label, MAX_LABEL_LENGTH // 2) if is_long else group.label},
             renderers=[renderer],
         )
         for group, renderer in zip(groups, renderers, strict=True)
     ]
     look = {**small, "ncols": 2, "spacing": 1} if is_long else {}
-    return Legend(items=items, title="Click to hide or show", click_policy="hide", **look)
+    return models.Legend(items=items, title="Click to hide or show", click_policy="hide", **look)
 
 
 def _search_box(plot: Any, source: ColumnDataSource, families: list[GlyphRenderer[Any]]) -> Any:
-    box = TextInput(placeholder="Search ids; press Enter to zoom to matches", width=300)
-    count = Div(text="", width=110, margin=(14, 5, 5, 5))
-    search = CustomJS(args={"input": box, "source": source, "count": count}, code=SEARCH)
+    box = models.TextInput(placeholder="Search ids; press Enter to zoom to matches", width=300)
+    count = models.Div(text="", width=110, margin=(14, 5, 5, 5))
+    search = models.CustomJS(args={"input": box, "source": source, "count": count}, code=SEARCH)
     # Smallest axis units per pixel when zooming: a single record is shown in a tenth of the whole map.
     x, y = source.data["x"], source.data["y"]
     nearest = float(max(np.ptp(x), np.ptp(y))) / 10 / 800
     given = {"plot": plot, "source": source, "families": families, "nearest": nearest}
     box.js_on_change("value_input", search)
-    box.js_on_event(ValueSubmit, CustomJS(args=given, code=JUMP))
+    box.js_on_event(ValueSubmit, models.CustomJS(args=given, code=JUMP))
     return row(count, box)

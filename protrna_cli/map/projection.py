@@ -45,21 +45,11 @@ Points = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Projection:
-    """Points in two dimensions.
+    """Points in two dimensions."""
 
-    Attributes
-    ----------
-    points
-        float32 (N, 2).
-    axes
-        Names of the two axes.
-    metric
-        Whether the numbers on the axes have a meaning; those of t-SNE and UMAP have none.
-    """
-
-    points: Points
+    points: Points  # (N, 2)
     axes: tuple[str, str]
-    metric: bool = False
+    metric: bool = False  # whether the numbers on the axes have a meaning; those of t-SNE and UMAP have none
 
 
 def project(vectors: Points, method: str, seed: int) -> Projection:
@@ -163,25 +153,13 @@ def _umap(components: Points, seed: int) -> Points:
 
 @dataclass(frozen=True)
 class Origin:
-    """What determines the points of a map.
-
-    Attributes
-    ----------
-    records
-        Number of records.
-    output
-        SHA-256 of everything that determines the values of the output; its format and name do not.
-    layer
-        The layer drawn.
-    method, seed
-        As given; the seed is None for a method without one.
-    """
+    """What determines the points of a map."""
 
     records: int
-    output: str
+    output: str  # SHA-256 of everything that determines the values of the output; its format and name do not
     layer: int
     method: str
-    seed: int | None
+    seed: int | None  # None for a method without one
 
 
 def origin_of(header: Header, layer: int, method: str, seed: int) -> Origin:
@@ -202,15 +180,7 @@ def write_coordinates(path: Path, origin: Origin, rows: list[Row], projection: P
 
 
 def read_coordinates(path: Path, origin: Origin) -> Projection:
-    """Read points that were made from the same vectors in the same way.
-
-    Raises
-    ------
-    InputUnreadable, InputError
-        The file cannot be read, or `write_coordinates` did not make it.
-    RunMismatch
-        It was made from another output, layer or seed, or with another method.
-    """
+    """Read points that were made from the same vectors in the same way; refuses others."""
     try:
         with reading(path, CHOOSE), open_regular(path) as file:
             first, _, *lines = file.read().decode().removesuffix("\n").split("\n")

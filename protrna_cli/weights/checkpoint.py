@@ -49,26 +49,16 @@ def silent(text: str) -> None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights of a model, not loaded yet.
-
-    Attributes
-    ----------
-    path
-        The file, or where it will be downloaded to; of an export, its `model.safetensors`. None for the
-        built-in demo model, whose weights are made when it is loaded.
-    is_published
-        Whether it is the published checkpoint, which can be downloaded.
-    home
-        The folder of weights, where it is remembered that the file was hashed, and where a copy is kept that
-        can be mapped into memory; None does without.
-    check
-        Hash both again, even if they have not changed.
-    """
+    """Weights of a model, not loaded yet."""
 
     path: Path | None
-    is_published: bool = False
+    """The file, or where it will be downloaded to; of an export, its `model.safetensors`. None for the demo
+    model, whose weights are made when it is loaded."""
+    is_published: bool = False  # and can be downloaded
     home: Path | None = None
-    check: bool = False
+    """The folder of weights, where it is remembered that the file was hashed, and where a copy is kept that
+    can be mapped into memory; None does without."""
+    check: bool = False  # hash both again, even if they have not changed
 
     @property
     def is_there(self) -> bool:
@@ -76,13 +66,7 @@ class Checkpoint:
         return self.path is None or _exists(self.path)
 
     def check_reachable(self, offline: bool = False) -> None:
-        """Fail early if the checkpoint is missing and downloads are forbidden.
-
-        Parameters
-        ----------
-        offline
-            Whether downloads are forbidden; `PROTRNA_OFFLINE` forbids them too.
-        """
+        """Fail early if the checkpoint is missing and downloads are forbidden."""
         if self.is_published and is_offline(offline) and not self.is_there:
             raise WeightsError(
                 f"the published weights are not at {self.path}, and --offline or PROTRNA_OFFLINE forbids "
@@ -90,7 +74,7 @@ class Checkpoint:
             )
 
     def obtain(self, watcher: Watcher | None = None, offline: bool = False) -> None:
-        """Download the published checkpoint if it is missing; raises as `check_reachable` and `fetch` do."""
+        """Download the published checkpoint if it is missing."""
         if self.path is None or self.is_there:
             return
         self.check_reachable(offline)
@@ -132,16 +116,13 @@ class Checkpoint:
     def load(
         self, precision: str, device: str, threads: int | None, note: Callable[[str], None] = silent
     ) -> ProtRNA:
-        """Load the model; parameters and errors as in `load_checkpoint`.
-
-        `note` is called before this process waits for another one.
-        """
+        """Load the model; `note` is called before this process waits for another one."""
         from protrna_cli.model.load import load_checkpoint
 
         return load_checkpoint(self.path, precision, device, threads, lambda: self._mapped(precision, note))
 
     def mapped_copy(self, precision: str) -> Path | None:
-        """Path of the copy that can be mapped into memory; None if there is none."""
+        """Find the copy that can be mapped into memory."""
         sha256 = self._trusted_sha256()
         if sha256 is None or self.home is None:
             return None
@@ -198,17 +179,8 @@ def weights_folder(weights_dir: str | None = None) -> Path:
 
 
 def locate(name_or_path: str, weights_dir: str | None = None, check: bool = False) -> Checkpoint:
-    """Find a checkpoint by name or path.
-
-    Parameters
-    ----------
-    name_or_path
-        `protrna` (the published checkpoint, which need not be downloaded yet), `demo`, or the path of a
-        checkpoint or of the folder of an export.
-    weights_dir
-        The argument of `weights_folder`.
-    check
-        Hash the file again, even if it has not changed since the last time.
+    """Find a checkpoint: `protrna` (the published one, which need not be downloaded yet), `demo`, or the path
+    of a checkpoint or of the folder of an export.
     """
     if name_or_path == DEMO:
         return Checkpoint(None)
@@ -232,36 +204,22 @@ def weights_in(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Verification:
-    """The record of a checkpoint.
+    """The record of a checkpoint."""
 
-    Attributes
-    ----------
-    size
-        Size in bytes.
-    sha256
-        SHA-256 in hexadecimal.
-    verified
-        Time of the last verification: UTC, ISO 8601.
-    source
-        Address or path that it was fetched from; None if it was not fetched.
-    md5
-        Checksum stated by its Zenodo record, which it matched; None if there was none.
-    """
-
-    size: int
-    sha256: str
-    verified: str
-    source: str | None = None
-    md5: str | None = None
+    size: int  # in bytes
+    sha256: str  # in hexadecimal
+    verified: str  # time of the last verification: UTC, ISO 8601
+    source: str | None = None  # address or path that it was fetched from
+    md5: str | None = None  # stated by its Zenodo record, which it matched
 
 
 def now() -> str:
-    """Current time in the form used in records: UTC, ISO 8601, to the second."""
+    """Current time: UTC, ISO 8601, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def read_verification(checkpoint: Path) -> Verification | None:
-    """Read the record of a checkpoint; None if there is none."""
+    """Read the record of a checkpoint."""
     try:
         return Verification(**json.loads(record_path(checkpoint).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -294,11 +252,7 @@ def checked_sha256(checkpoint: Path) -> str:
 def verify_checkpoint(checkpoint: Path) -> Verification:
     """Check a whole checkpoint: recorded SHA-256, all groups and shapes, and that every value is finite.
 
-    Returns
-    -------
-    Verification
-        The new record, also written beside the checkpoint if the folder is writable and no other file has the
-        record's name.
+    Returns the new record, which is written if the folder is writable and no other file has its name.
     """
     from protrna_cli.model.checkpoint import read_checkpoint
 

@@ -77,21 +77,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to wait for a server, and how often to retry.
+    """How long to wait for a server, and how often to retry."""
 
-    Attributes
-    ----------
-    timeout
-        Seconds without a byte after which a connection counts as broken.
-    retries
-        Consecutive attempts after the first that yield no new byte; a new byte resets the count.
-    pause
-        Seconds before the first retry; each consecutive retry waits twice as long.
-    """
-
-    timeout: float = 15.0
-    retries: int = 4
-    pause: float = 1.0
+    timeout: float = 15.0  # seconds without a byte after which a connection counts as broken
+    retries: int = 4  # consecutive attempts after the first that yield no new byte
+    pause: float = 1.0  # seconds before the first retry; each consecutive retry waits twice as long
 
 
 class Unavailable(Exception):
@@ -99,23 +89,13 @@ class Unavailable(Exception):
 
 
 class TransientFailure(Exception):
-    """A failure that may be temporary.
-
-    Attributes
-    ----------
-    connected
-        Whether the server was reached.
-    wait
-        Seconds to wait, as the server requests (`Retry-After`), at most 60.
-    progressed
-        Whether new bytes were received before the failure; set by the caller.
-    """
+    """A failure that may be temporary."""
 
     def __init__(self, reason: str, *, connected: bool = True, wait: float = 0) -> None:
         super().__init__(reason)
-        self.progressed = False
-        self.connected = connected
-        self.wait = min(wait, MAX_WAIT)
+        self.progressed = False  # whether new bytes were received before; set by the caller
+        self.connected = connected  # whether the server was reached
+        self.wait = min(wait, MAX_WAIT)  # seconds, as the server requests (`Retry-After`)
 
 
 class FileChanged(TransientFailure):
@@ -123,13 +103,7 @@ class FileChanged(TransientFailure):
 
 
 def fetch_small(address: str, retry_policy: RetryPolicy, watcher: Watcher) -> bytes:
-    """Fetch a small document into memory; anything after 1 MiB is ignored.
-
-    Raises
-    ------
-    Unavailable
-        The server does not provide it.
-    """
+    """Fetch a small document into memory; anything after 1 MiB is ignored."""
 
     def attempt() -> bytes:
         with get(address, retry_policy.timeout, {}) as reply:
@@ -141,11 +115,8 @@ def fetch_small(address: str, retry_policy: RetryPolicy, watcher: Watcher) -> by
 def with_retries(attempt: Callable[[], _T], retry_policy: RetryPolicy, watcher: Watcher) -> _T:
     """Call `attempt` until it succeeds, with a pause after each failure that may be temporary.
 
-    Raises
-    ------
-    Unavailable
-        The failures persist. A host that was never reached is not tried again, so the error is quick if there
-        is no network.
+    Raises Unavailable if the failures persist. A host that was never reached is not tried again, so the error
+    is quick if there is no network.
     """
     failures, progressed = 0, False
     while True:
@@ -163,15 +134,7 @@ def with_retries(attempt: Callable[[], _T], retry_policy: RetryPolicy, watcher: 
 
 @contextmanager
 def get(address: str, timeout: float, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
-    """Send a GET request; yields the reply if it is successful.
-
-    Raises
-    ------
-    Unavailable
-        The request fails.
-    TransientFailure
-        The request fails, perhaps temporarily.
-    """
+    """Send a GET request; yields the reply. Raises Unavailable, or TransientFailure if a retry may help."""
     # No compression: ranges must count the bytes of the file itself.
     fixed = {"User-Agent": f"protrna/{version()}", "Accept-Encoding": "identity"}
     try:
@@ -223,13 +186,7 @@ def extent_of(reply: http.client.HTTPResponse) -> tuple[int, int | None]:
 
 
 def received(read: Callable[[int], bytes], address: str, expected: int | None) -> Iterator[bytes]:
-    """Read a reply block by block; network errors and an early end are failures that may be temporary.
-
-    Raises
-    ------
-    TransientFailure
-        The connection broke, or ended before the `expected` number of bytes.
-    """
+    """Read a reply block by block; raises TransientFailure if the connection breaks or ends early."""
     received = 0
     try:
         while block := read(READ_BYTES):
@@ -257,17 +214,9 @@ DISK_FULL_REMEDY = "free space and run again, or choose another folder with --we
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to download, and what is known about it beforehand.
+    """A file to download, with the size in bytes and the MD5 checksum that its Zenodo record states."""
 
-    Attributes
-    ----------
-    address
-        `http://`, `https://`, or a path.
-    size, md5
-        Size in bytes and MD5 checksum, as stated by the Zenodo record; None if unknown.
-    """
-
-    address: str
+    address: str  # `http://`, `https://`, or a path
     size: int | None = None
     md5: str | None = None
 
@@ -277,19 +226,8 @@ def download(
 ) -> bool:
     """Download a file into `partial`, after the bytes of the same file that an earlier call left there.
 
-    Parameters
-    ----------
-    remote
-        The file, with an HTTP address.
-    partial
-        The file to write. After a failure its bytes are kept for the next call.
-    target
-        Its final path, for the watcher.
-
-    Returns
-    -------
-    bool
-        Whether it begins with bytes from an earlier call.
+    After a failure they are kept for the next call. Returns whether it begins with bytes from an earlier
+    call. `target` is its final path, for the watcher.
     """
     resumed = _resume_position(remote, partial)[0] > 0
     furthest = _size(partial)

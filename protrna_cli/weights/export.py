@@ -96,19 +96,10 @@ language model. Science 379, 1123-1130 (2023). https://doi.org/10.1126/science.a
 
 
 def export(checkpoint: Checkpoint, target: Path, precision: str) -> int:
-    """Export a model; the folder is complete or not there, and equal weights give equal bytes.
+    """Export a model to a folder that does not exist yet; returns the bytes of the weights.
 
-    Parameters
-    ----------
-    target
-        The folder, which must not exist.
-    precision
-        Of kernels: `float32` or `bfloat16`.
-
-    Returns
-    -------
-    int
-        Bytes of the weights.
+    It is complete or not there, and equal weights give equal bytes. `precision` is that of kernels: `float32`
+    or `bfloat16`.
     """
     _refuse_existing(target)
     size, sha256 = checkpoint.size(), checkpoint.sha256()

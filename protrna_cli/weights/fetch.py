@@ -48,18 +48,10 @@ from protrna_cli.weights.download import (
 
 @dataclass(frozen=True)
 class Mirror:
-    """A server, or a path, with a checkpoint.
+    """A server, or a path, with a checkpoint."""
 
-    Attributes
-    ----------
-    address
-        Address of the file: `http://`, `https://`, or a path.
-    record
-        Address, in Zenodo's REST API, of the record with its size and checksum, if there is one.
-    """
-
-    address: str
-    record: str | None = None
+    address: str  # of the file: `http://`, `https://`, or a path
+    record: str | None = None  # address, in Zenodo's REST API, of the record with its size and checksum
 
 
 def zenodo(record: int, host: str = "https://zenodo.org") -> Mirror:
@@ -112,13 +104,8 @@ def fetch(
 ) -> None:
     """Make sure that `target` is the published model: verify it, or download it if missing or damaged.
 
-    Parameters
-    ----------
-    target
-        Path of the checkpoint. Beside it are `NAME.json`, its record; `NAME.lock` while it is being fetched;
-        and `NAME.partial` until it is complete.
-    mirrors
-        Mirrors to try, in order; by default the published addresses.
+    Beside it are `NAME.json`, its record; `NAME.lock` while it is being fetched; and `NAME.partial` until it
+    is complete. Mirrors are tried in order.
     """
     mirrors = MIRRORS if mirrors is None else mirrors
     watcher, retry_policy = watcher or Watcher(), retry_policy or RetryPolicy()

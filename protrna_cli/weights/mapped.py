@@ -31,13 +31,7 @@ SETTLED_NS = 2_000_000_000
 
 
 def trusted_sha256(path: Path, home: Path) -> str | None:
-    """SHA-256 that a file had when it was hashed; None if it may have changed since.
-
-    Parameters
-    ----------
-    home
-        The folder of weights.
-    """
+    """SHA-256 that a file had when it was hashed; None if it may have changed since."""
     try:
         known = _read(home)[str(path.resolve())]
         return str(known["sha256"]) if Stamp(*known["stamp"]) == stamp(path) else None
@@ -48,10 +42,7 @@ def trusted_sha256(path: Path, home: Path) -> str | None:
 def trust(path: Path, sha256: str, home: Path, before: Stamp) -> None:
     """Remember the SHA-256 of a file, if the folder of weights can be written.
 
-    Parameters
-    ----------
-    before
-        Its stamp before it was hashed: one that changed meanwhile is not trusted.
+    `before` is its stamp before it was hashed: one that changed meanwhile is not trusted.
     """
     if stamp(path) != before or time.time_ns() - max(before.modified, before.changed) < SETTLED_NS:
         return
@@ -93,7 +84,7 @@ def copies_in(home: Path) -> list[Path]:
 
 
 def path_of(sha256: str, precision: str, home: Path) -> Path:
-    """Path of the copy of a checkpoint, whether it is there or not."""
+    """Path of the copy of a checkpoint."""
     return home / "mapped" / f"{sha256}-{precision}.weights"
 
 
@@ -136,21 +127,10 @@ def damaged_copies(home: Path, sha256: str) -> list[Path]:
 def find_or_make(
     checkpoint: Path, sha256: str, precision: str, home: Path, check: bool, note: Callable[[str], None]
 ) -> Copy | None:
-    """Find the copy of a checkpoint, or make it.
+    """Find the copy of a checkpoint, or make it; None where that cannot be done or is not worth it.
 
-    Parameters
-    ----------
-    sha256
-        Of the checkpoint.
-    check
-        Hash the copy, even if it has not changed.
-    note
-        Called before this process waits for another one that makes it.
-
-    Returns
-    -------
-    Copy or None
-        None if there is none, and it cannot be made here or is not worth it.
+    `check` hashes the copy even if it has not changed. `note` is called before this process waits for another
+    one that makes it.
     """
     path = path_of(sha256, precision, home)
     try:
@@ -168,7 +148,7 @@ def find_or_make(
 
 
 def _unchanged(path: Path) -> Copy | None:
-    """Return a copy that stands as it was recorded."""
+    """Return the copy, if its stamp is the recorded one."""
     try:
         layout, stood = _recorded(path)
         return Copy(path, layout) if stood == stamp(path) else None
@@ -177,7 +157,7 @@ def _unchanged(path: Path) -> Copy | None:
 
 
 def _undamaged(path: Path) -> Copy | None:
-    """Return a copy whose bytes are those that were recorded, and record how it stands now."""
+    """Return the copy, if its SHA-256 is the recorded one, and record its stamp."""
     try:
         layout, _ = _recorded(path)
         before = stamp(path)
@@ -208,7 +188,7 @@ def _remove(path: Path) -> None:
 
 
 def _recorded(path: Path) -> tuple[Layout, Stamp]:
-    """Read the layout of a copy and its stamp, as recorded; ValueError if it is of another version."""
+    """Read the recorded layout and stamp of a copy; ValueError if they are of another version."""
     record = json.loads(_record_path(path).read_text("utf-8"))
     if record["version"] != VERSION:
         raise ValueError(f"laid out in version {record['version']}")

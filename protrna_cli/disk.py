@@ -44,10 +44,7 @@ def reading(name: Path | str, remedy: str = "check the path") -> Iterator[None]:
 def writing(path: Path | str, remedy: str, otherwise: str = "") -> Iterator[None]:
     """Turn a failed write in this context into `WriteFailed`.
 
-    Parameters
-    ----------
-    remedy, otherwise
-        What the user can do, and what if it is not for want of room; by default the same.
+    `remedy` is what the user can do; `otherwise`, if given, is that where it did not fail for want of room.
     """
     try:
         yield
@@ -120,12 +117,7 @@ def replacing(path: Path, shared: bool = False) -> Iterator[BinaryIO]:
     """Write a file atomically: if the process ends early, the file has its old or its new content.
 
     The content goes to a temporary file in the same folder, which is yielded, is made durable, and is then
-    renamed.
-
-    Parameters
-    ----------
-    shared
-        Whether all users of its folder may read it, whatever the umask of this one is.
+    renamed. If it is `shared`, all users of its folder may read it, whatever the umask of this one is.
     """
     unfinished = path.with_name(f"{path.name}.{this_process()}.new")
     try:
@@ -184,15 +176,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def file_hash(path: Path, algorithm: str, size: int = sys.maxsize) -> str:
-    """Hash a file, in hexadecimal.
-
-    Parameters
-    ----------
-    algorithm
-        A name that `hashlib` knows, such as `sha256`.
-    size
-        How many bytes, from the first on; by default all.
-    """
+    """Hash a file, or its first `size` bytes, in hexadecimal."""
     digest = hashlib.new(algorithm)
     with open_regular(path) as file:
         while block := file.read(min(size, 1 << 20)):
@@ -202,27 +186,16 @@ def file_hash(path: Path, algorithm: str, size: int = sys.maxsize) -> str:
 
 
 class Stamp(NamedTuple):
-    """What shows that a file has changed.
+    """What shows that a file has changed."""
 
-    Attributes
-    ----------
-    size
-        In bytes.
-    modified, changed
-        Times in nanoseconds: of its content, which a program can set back, as `cp --preserve` does, and of
-        its status, which none can.
-    inode
-        Its number in the file system: another one after it was replaced.
-    """
-
-    size: int
-    modified: int
-    changed: int
-    inode: int
+    size: int  # in bytes
+    modified: int  # time of its content in ns, which a program can set back, as `cp --preserve` does
+    changed: int  # time of its status in ns, which none can
+    inode: int  # another one after it was replaced
 
 
 def stamp(path: Path) -> Stamp | None:
-    """Take the stamp of a file; None if it is missing, or in a folder that is closed to this process."""
+    """Take the stamp of a file; None if it is missing, or its folder is closed to this process."""
     try:
         found = path.stat()
     except OSError:
@@ -236,22 +209,12 @@ def locked(
 ) -> Iterator[bool]:
     """Hold the lock of an output: the file `OUT.lock`, which names the process and its host.
 
-    The lock belongs to the kernel, which releases it when the process ends for any reason.
+    The lock belongs to the kernel, which releases it when the process ends for any reason. A lock that
+    another process holds is an error, unless there is `wait`: it is called with the name of that process, for
+    which this one then waits. `remedy` is what the user can do if the lock file cannot be created.
 
-    Parameters
-    ----------
-    path
-        The output. It need not exist.
-    wait
-        Called with the name of the process that holds the lock; this process then waits for it. By default a
-        lock that is held is an error.
-    remedy
-        What the user can do if the lock file cannot be created.
-
-    Yields
-    ------
-    bool
-        Whether the lock is held. False on a file system without locks, where a second process is not stopped.
+    Yields whether the lock is held: not on a file system without locks, where a second process is not
+    stopped.
     """
     lock = lock_path(path)
     with creating(path, remedy):
@@ -270,7 +233,7 @@ def locked(
 
 
 def _acquire(lock: Path, wait: Callable[[str], None] | None) -> tuple[int, bool]:
-    """Open and lock a lock file; returns its descriptor, and whether the file system supports locks."""
+    """Open and lock a lock file; returns its descriptor, and whether it is locked."""
     while True:
         descriptor = _open_lock(lock)
         try:

@@ -110,15 +110,7 @@ def writable_home() -> Iterator[None]:
 
 @contextmanager
 def importing_tensorflow() -> Iterator[None]:
-    """Refuse to import TensorFlow where that would end the process, and translate how the import fails.
-
-    Raises
-    ------
-    SystemLimit
-        A limit of this process is too low for it.
-    TensorFlowUnusable
-        The processor cannot run it, or it is not installed as it should be.
-    """
+    """Refuse to import TensorFlow where that would end the process, and translate how the import fails."""
     if "tensorflow" in sys.modules:  # somebody else has imported it already
         yield
         return

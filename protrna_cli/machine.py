@@ -151,13 +151,7 @@ def _numbers(file: Path, name: str) -> list[int]:
 
 
 def check_processor() -> None:
-    """Refuse a processor without AVX, which TensorFlow's packages need: it would die without a word.
-
-    Raises
-    ------
-    TensorFlowUnusable
-        It has none.
-    """
+    """Refuse a processor without AVX, which TensorFlow's packages need: it would die without a word."""
     flags = cpu_flags()
     if platform.machine() == "x86_64" and flags and "avx" not in flags:
         raise TensorFlowUnusable(
@@ -167,13 +161,7 @@ def check_processor() -> None:
 
 
 def check_address_space(more: int) -> None:
-    """Refuse a limit on address space (`ulimit -v`) that does not leave so many bytes.
-
-    Raises
-    ------
-    SystemLimit
-        It leaves less.
-    """
+    """Refuse a limit on address space (`ulimit -v`) that does not leave so many bytes."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     needed = (_pages(0) or 0) + more
     if resource.RLIM_INFINITY != limit < needed:
@@ -194,11 +182,6 @@ def check_threads() -> None:
     The kernel does not apply it to root. On two CPUs a run needs 26, and 6 more for each further CPU. To be
     called before NumPy is imported: where OpenBLAS, which is in it, cannot start its own threads, it sends
     this process the signal of Ctrl-C.
-
-    Raises
-    ------
-    SystemLimit
-        It is too low.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     if limit == resource.RLIM_INFINITY or os.getuid() == 0:
@@ -327,11 +310,6 @@ def parse_device(device: str) -> tuple[str, int]:
 
     >>> parse_device("gpu:1")
     ('gpu', 1)
-
-    Raises
-    ------
-    UsageError
-        `device` has another form.
     """
     if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|gpu(:\d+)?", device):
         raise UsageError(f"{device!r} is not a device; --device takes auto, cpu, gpu or gpu:N")

@@ -19,13 +19,7 @@ from protrna_cli.plan.rules import AnyPath, instance, path_text
 from protrna_cli.plan.shard import WHOLE
 from protrna_cli.run.auto import settle
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.run.outputs import (
-    Target,
-    need_unique_ids,
-    protect_targets,
-    refuse_existing,
-    targets_of,
-)
+from protrna_cli.run.outputs import Target, need_unique_ids, protect_targets, refuse_existing, targets_of
 from protrna_cli.run.report import Progress, Summary
 from protrna_cli.run.run import Run, embed_shard
 from protrna_cli.run.stop import Stop
@@ -126,10 +120,7 @@ def embed_files(
 ) -> Summary:
     """Embed FASTA files into one output: what `embed_fasta` does, with the messages of the command.
 
-    Parameters
-    ----------
-    checkpoint
-        Of the model; by default that which `options` name.
+    The checkpoint of the model is by default that which the options name.
     """
     options, names = _checked(options), _as_list(inputs)
     progress, stop = progress or Progress(), stop or Stop()
@@ -170,26 +161,7 @@ def stream_fasta(
 ) -> Summary:
     """Embed FASTA files into a pipe as Parquet, as `protrna embed -o -` does; see `protrna_cli.run.stream`.
 
-    Parameters
-    ----------
-    descriptor
-        File descriptor to write to. It stays open.
-    inputs, progress, stop, watcher
-        As in `embed_fasta`.
-    name
-        What was given to `-o`, for messages.
-    checkpoint
-        Of the model; by default that which `options` name.
-
-    Raises
-    ------
-    UsageError
-        The options need an output file: another format, `resume`, `overwrite`, a second output, or rules that
-        may skip records, whose list is a file beside the output.
-    ReaderGone
-        The reader of the pipe has closed it.
-    ProtrnaError
-        Any other error that the user can fix.
+    It is written to a file descriptor, which stays open. Messages call it `name`: what was given to `-o`.
     """
     options, names = _checked(options), _as_list(inputs)
     progress, stop = progress or Progress(), stop or Stop()
@@ -225,20 +197,9 @@ def estimate_fasta(
 ) -> Estimate:
     """Estimate time, memory and output size of `embed_fasta`; nothing is written.
 
-    Parameters
-    ----------
-    inputs, output_path, options
-        As in `embed_fasta`.
-    trial
-        If no speed of this machine is known, measure it with one small batch, where the model loads quickly.
-    listing
-        Called with what is wrong with each bad record, before the error that counts them; by default the
-        error is about the first one.
-
-    Raises
-    ------
-    ProtrnaError
-        The input or the options are invalid.
+    With `trial`, if no speed of this machine is known, it is measured with one small batch, where the model
+    loads quickly. `listing` is called with what is wrong with each bad record, before the error that counts
+    them; by default the error is about the first one.
     """
     from protrna_cli.run.estimate import estimate  # which other runs do not need
 

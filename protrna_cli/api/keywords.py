@@ -179,15 +179,10 @@ _VALUES = {
 
 
 def in_python(message: str, keywords: Sequence[str] | None = None) -> str:
-    """Spell the options in a message as keywords.
+    """Spell the options in a message as keywords; of given keywords, only these.
 
     >>> in_python("use --per-token-output FILE instead of --per-token, or --long window")
     'use per_token_output=FILE instead of per_token=True, or long="window"'
-
-    Parameters
-    ----------
-    keywords
-        Those that there are; others stay as they are. By default all.
     """
 
     def spelled(found: re.Match[str]) -> str:
@@ -225,10 +220,7 @@ def python_words(function: Callable[..., Any]) -> Iterator[None]:
 class Bar(Progress):
     """A progress bar: records, residues per second, time left. Without a total it counts.
 
-    Parameters
-    ----------
-    tqdm
-        The class of tqdm to show it with: `tqdm.tqdm` for terminals, `tqdm.auto.tqdm` also for notebooks.
+    It is shown by a class of tqdm: `tqdm.tqdm` in terminals, `tqdm.auto.tqdm` also in notebooks.
     """
 
     def __init__(self, tqdm: Any) -> None:

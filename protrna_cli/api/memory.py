@@ -114,13 +114,7 @@ def _given(text: str | None) -> str:
 
 
 class _Kept:
-    """Keeps one chunk: an output of `Loop`.
-
-    Attributes
-    ----------
-    rows, skipped
-        The rows, in the order of the records, and the records that are left out.
-    """
+    """Keeps one chunk, its rows in the order of the records: an output of `Loop`."""
 
     def __init__(self, options: EmbedOptions) -> None:
         self.per_token = options.per_token

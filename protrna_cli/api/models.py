@@ -33,25 +33,13 @@ _HEADS = ("ssHead_", "rbpHead_", "mrlHead_")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a loaded model came from: what a pickle of it holds.
-
-    Attributes
-    ----------
-    name, folder
-        `name` and `path` of `load_model`, of files with their folders.
-    precision
-        Its precision.
-    device
-        The device that was asked for, as `auto`.
-    sha256
-        SHA-256 of the checkpoint in hexadecimal; None for the demo model.
-    """
+    """Where a loaded model came from: what a pickle of it holds."""
 
     name: str
-    folder: str | None
+    folder: str | None  # this and the name as `load_model` takes them, of files with their folders
     precision: Precision
-    device: str
-    sha256: str | None
+    device: str  # the one that was asked for, as `auto`
+    sha256: str | None  # of the checkpoint, in hexadecimal; None for the demo model
 
     @property
     def path(self) -> str:
@@ -62,13 +50,6 @@ class Origin:
         """Return this model, loaded again unless this process has it.
 
         The last one that was loaded so is kept, for the next task of a worker process.
-
-        Raises
-        ------
-        WeightsError
-            The checkpoint is another one by now.
-        ProtrnaError
-            As `load_model`.
         """
         with _loading:
             model = LOADED.get(self)

@@ -11,22 +11,8 @@ from typing import Any
 import click
 
 from protrna_cli.cli.help import Command, epilog
-from protrna_cli.cli.options import (
-    ANY_PATH,
-    OneOf,
-    as_json,
-    claim_stdout,
-    is_quiet,
-    is_verbose,
-    options_of,
-    say,
-    several_paths,
-    show,
-    suggest,
-    tell,
-    verbosity,
-    was_given,
-)
+from protrna_cli.cli.messages import claim_stdout, is_quiet, is_verbose, say, show, suggest, tell, verbosity
+from protrna_cli.cli.options import ANY_PATH, OneOf, as_json, options_of, several_paths, was_given
 from protrna_cli.cli.progress import progress_for, watcher_for
 from protrna_cli.disk import is_null_device
 from protrna_cli.errors import UsageError

@@ -15,7 +15,8 @@ from typing import Any
 
 import click
 
-from protrna_cli.cli.options import as_json, is_verbose, options_of, show, verbosity
+from protrna_cli.cli.messages import is_verbose, show, verbosity
+from protrna_cli.cli.options import as_json, options_of
 from protrna_cli.errors import NotFinite, UsageError
 from protrna_cli.libraries import quiet_libraries
 from protrna_cli.manual import TOPICS, page, summary
@@ -84,13 +85,7 @@ class Context(click.Context):
 
 
 class _Showing(click.Command):
-    """Prints its help as the results of commands are printed, in groups.
-
-    Parameters
-    ----------
-    panels
-        The groups. What is in none of them, all if there are no groups, is shown last.
-    """
+    """Prints its help as the results of commands are printed, in groups; what is in none is shown last."""
 
     context_class = Context
 

@@ -18,7 +18,7 @@ from click.exceptions import Abort, BadParameter, ClickException, Exit, MissingP
 
 from protrna_cli.cli.embed import embed
 from protrna_cli.cli.help import WIDTH, Group, cite, doctor, epilog, help_
-from protrna_cli.cli.options import say, show
+from protrna_cli.cli.messages import say, show
 from protrna_cli.cli.outputs import convert, info, map_, merge, verify
 from protrna_cli.cli.weights import weights
 from protrna_cli.errors import ProtrnaError, ReaderGone, Stopped, WriteFailed
@@ -64,16 +64,8 @@ def protrna() -> None:
     """ProtRNA embeddings of RNA sequences."""
 
 
-protrna.add_command(embed)
-protrna.add_command(merge)
-protrna.add_command(verify)
-protrna.add_command(info)
-protrna.add_command(convert)
-protrna.add_command(map_)
-protrna.add_command(weights)
-protrna.add_command(doctor)
-protrna.add_command(help_)
-protrna.add_command(cite)
+for command in (embed, merge, verify, info, convert, map_, weights, doctor, help_, cite):
+    protrna.add_command(command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -10,20 +10,15 @@ from typing import Any
 import click
 
 from protrna_cli.cli.help import Command, epilog
+from protrna_cli.cli.messages import is_verbose, note_unproven, say, show, tell, verbosity
 from protrna_cli.cli.options import (
     ANY_PATH,
     OneOf,
     WholeNumber,
     as_json,
-    is_verbose,
-    note_unproven,
     options_of,
     overwrite,
-    say,
     several_paths,
-    show,
-    tell,
-    verbosity,
 )
 from protrna_cli.errors import InputError
 from protrna_cli.libraries import quiet_libraries, writable_home

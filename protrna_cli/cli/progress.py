@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from protrna_cli.api.keywords import Bar
-from protrna_cli.cli.options import say
+from protrna_cli.cli.messages import say
 from protrna_cli.machine import resident_memory
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from protrna_cli.text import counted

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from protrna_cli.cli.help import Group, epilog
-from protrna_cli.cli.options import (
-    ANY_PATH,
-    FOLDER,
-    MODEL,
-    OneOf,
-    as_json,
-    is_quiet,
-    options_of,
-    say,
-    show,
-    tell,
-    verbosity,
-)
+from protrna_cli.cli.messages import is_quiet, say, show, tell, verbosity
+from protrna_cli.cli.options import ANY_PATH, FOLDER, MODEL, OneOf, as_json, options_of
 from protrna_cli.cli.progress import watcher_for
 from protrna_cli.errors import UsageError, WeightsError
 from protrna_cli.run.options import EmbedOptions
@@ -41,20 +29,15 @@ from protrna_cli.weights.checkpoint import (
 )
 from protrna_cli.weights.mapped import copies_in, damaged_copies, prune
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+_name = click.argument(
+    "name", metavar="[NAME]", type=OneOf([PUBLISHED]), default=PUBLISHED, expose_value=False
+)
+"""Adds NAME, of which there is only one."""
 
 
 @click.group(cls=Group, epilog=epilog("protrna weights fetch", topics="weights"))
 def weights() -> None:
     """Fetch, verify, find and export the weights."""
-
-
-def _name(command: _F) -> _F:
-    """Add NAME, of which there is only one."""
-    name = click.argument(
-        "name", metavar="[NAME]", type=OneOf([PUBLISHED]), default=PUBLISHED, expose_value=False
-    )
-    return name(command)
 
 
 @weights.command(

@@ -27,8 +27,6 @@ from protrna_cli.text import counted, printable, shortened
 
 SMALLEST_SYMBOL = 5.0
 """Diameter in pixels of 1/96 inch of the smallest points whose symbols can be told apart, as seen by eye."""
-MANY_POINTS = 20_000
-"""Most points that a page draws one by one: more could not be moved without a wait."""
 TABLE_FORMAT = "a table has lines id<TAB>value, or is CSV"
 MAX_FIELD = 128 << 10
 """Letters of the longest field. The limit of csv is one for the whole process, and others raise it."""

@@ -30,7 +30,6 @@ from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
 from protrna_cli.map.colouring import (
-    MANY_POINTS,
     MAX_LABEL_LENGTH,
     OTHER_COLOUR,
     Families,
@@ -43,6 +42,8 @@ from protrna_cli.map.colouring import (
     point_size,
 )
 
+MANY_POINTS = 20_000
+"""Most points that are drawn one by one: more could not be moved without a wait."""
 MAX_DESCRIPTION_LENGTH = 300
 SIZES = {"triangle": 1.1, "diamond": 1.5, "star": 1.6}
 """Sizes for Bokeh of markers that look as large as a circle of size 1."""

@@ -123,23 +123,27 @@ class Checkpoint:
 
     def mapped_copy(self, precision: str) -> Path | None:
         """Find the copy that can be mapped into memory."""
+        path = self._path_of_copy(precision)
+        return path if path and _exists(path) else None
+
+    def _path_of_copy(self, precision: str) -> Path | None:
+        """Path of the copy, whether it is there or not. Without a known SHA-256 there is none: it is its
+        name.
+        """
         sha256 = self._trusted_sha256()
-        if sha256 is None or self.home is None:
-            return None
-        path = mapped.path_of(sha256, precision, self.home)
-        return path if _exists(path) else None
+        return mapped.path_of(sha256, precision, self.home) if sha256 and self.home else None
 
     def _trusted_sha256(self) -> str | None:
         return mapped.trusted_sha256(self.path, self.home) if self.path and self.home else None
 
     def _mapped(self, precision: str, note: Callable[[str], None]) -> mapped.Copy | None:
-        """Find or make the copy to map. Without a known SHA-256 there is none: it is its name."""
+        """Find or make the copy to map."""
         from protrna_cli.model.exported import is_export
 
-        sha256 = self._trusted_sha256()
-        if self.path is None or self.home is None or sha256 is None:
+        path = self._path_of_copy(precision)
+        if self.path is None or path is None:
             return None
-        copy = mapped.find_or_make(self.path, sha256, precision, self.home, self.check, note)
+        copy = mapped.find_or_make(self.path, path, precision, self.check, note)
         # Part of the size of an export is in a file that the SHA-256 does not cover: its config.
         if copy and is_export(self.path) and [*vars(self.size()).values()] != copy.layout["size"]:
             return None

@@ -13,13 +13,7 @@ from protrna_cli.disk import creating, locked, sync, writing
 from protrna_cli.errors import OutputUnwritable
 from protrna_cli.model import hugging_face
 from protrna_cli.model.checkpoint import read_checkpoint
-from protrna_cli.model.exported import (
-    CONFIG_FILE,
-    VOCABULARY_FILE,
-    WEIGHTS_FILE,
-    export_bytes,
-    write_weights,
-)
+from protrna_cli.model.exported import CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE, export_bytes, write_weights
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.paths import journal_path, manifest_path, partial_path
 from protrna_cli.output.protect import make_partial, refuse_foreign_partial, remove_partial

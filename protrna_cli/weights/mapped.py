@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -91,8 +91,9 @@ def path_of(sha256: str, precision: str, home: Path) -> Path:
 def prune(home: Path) -> int:
     """Remove all copies in a folder of weights; returns how many bytes they had."""
     freed = 0
-    left = {path.with_name(path.name.partition(".weights")[0] + ".weights") for path in _files_in(home)}
-    for path in sorted(left):
+    # Also records, and what killed processes left, of whatever machine.
+    left = (home / "mapped").glob("*.weights*")
+    for path in sorted({file.with_name(file.name.partition(".weights")[0] + ".weights") for file in left}):
         try:
             with locked(path, remedy="its folder must be writable"):
                 for file in path.parent.glob(f"{path.name}*"):
@@ -109,30 +110,25 @@ def prune(home: Path) -> int:
     return freed
 
 
-def _files_in(home: Path) -> Iterator[Path]:
-    """All files of copies: also records, and what killed processes left, of whatever machine."""
-    return (home / "mapped").glob("*.weights*")
-
-
 def damaged_copies(home: Path, sha256: str) -> list[Path]:
     """Compare the copies of a checkpoint with their SHA-256; removes and returns those that differ."""
     damaged = []
     for path in copies_in(home):
         if path.name.startswith(sha256) and _undamaged(path) is None:
-            _remove(path)
+            for file in (path, _record_path(path)):
+                file.unlink(missing_ok=True)
             damaged.append(path)
     return damaged
 
 
 def find_or_make(
-    checkpoint: Path, sha256: str, precision: str, home: Path, check: bool, note: Callable[[str], None]
+    checkpoint: Path, path: Path, precision: str, check: bool, note: Callable[[str], None]
 ) -> Copy | None:
     """Find the copy of a checkpoint, or make it; None where that cannot be done or is not worth it.
 
     `check` hashes the copy even if it has not changed. `note` is called before this process waits for another
     one that makes it.
     """
-    path = path_of(sha256, precision, home)
     try:
         if checkpoint.stat().st_size < SMALLEST:
             return None
@@ -180,11 +176,6 @@ def _make(checkpoint: Path, precision: str, path: Path) -> Copy | None:
         layout = lay_out(checkpoint, precision, file)
     _record(path, layout)
     return Copy(path, layout)
-
-
-def _remove(path: Path) -> None:
-    for file in (path, _record_path(path)):
-        file.unlink(missing_ok=True)
 
 
 def _recorded(path: Path) -> tuple[Layout, Stamp]:

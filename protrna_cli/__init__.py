@@ -49,23 +49,18 @@ if TYPE_CHECKING:
     from protrna_cli.run.options import EmbedOptions
 
 _HOMES = {
-    "Alphabet": "protrna_cli.model.alphabet",
-    "BatchConverter": "protrna_cli.model.alphabet",
-    "EmbedOptions": "protrna_cli.run.options",
-    "Embedder": "protrna_cli.api.estimator",
-    "Embedding": "protrna_cli.output.embeddings",
-    "Embeddings": "protrna_cli.output.embeddings",
-    "LoadedModel": "protrna_cli.api.loaded",
-    "Rules": "protrna_cli.plan.rules",
-    "Shard": "protrna_cli.plan.shard",
-    "embed": "protrna_cli.api.memory",
-    "embed_fasta": "protrna_cli.api.files",
-    "embed_iter": "protrna_cli.api.memory",
-    "load_model": "protrna_cli.api.models",
-    "load_pretrained_model": "protrna_cli.api.models",
-    "read_embeddings": "protrna_cli.api.files",
+    "api.estimator": ["Embedder"],
+    "api.files": ["embed_fasta", "read_embeddings"],
+    "api.loaded": ["LoadedModel"],
+    "api.memory": ["embed", "embed_iter"],
+    "api.models": ["load_model", "load_pretrained_model"],
+    "model.alphabet": ["Alphabet", "BatchConverter"],
+    "output.embeddings": ["Embedding", "Embeddings"],
+    "plan.rules": ["Rules"],
+    "plan.shard": ["Shard"],
+    "run.options": ["EmbedOptions"],
 }
-"""Where public names are; the others of them are errors."""
+"""Modules and their public names; the others of these are errors."""
 
 __all__ = [
     "Alphabet",
@@ -115,7 +110,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES.get(name, "protrna_cli.errors")), name)
+    home = next((home for home, names in _HOMES.items() if name in names), "errors")
+    return getattr(import_module(f"{__name__}.{home}"), name)
 
 
 def __dir__() -> list[str]:

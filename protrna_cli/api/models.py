@@ -142,7 +142,6 @@ def load_named(options: EmbedOptions, path: AnyPath | None = None) -> LoadedMode
     name, device = options.model, options.device
     precision = faster_precision(options) if options.precision == AUTO else options.precision
     checkpoint = locate(name) if path is None else _in_folder(name, Path(path_text("path", path)))
-    checkpoint.check_reachable()
     checkpoint.obtain()
     with checkpoint.hashing() as sha256, _starting:
         import protrna_cli.model.load  # noqa: F401 (takes 2 s, as the hash does the first time)

@@ -126,19 +126,16 @@ def progress_for(kind: str, quiet: bool) -> Progress:
     """Choose the progress for a value of `--progress`: `auto` is a bar on a terminal, lines in a log file."""
     if kind == "auto":
         kind = "none" if quiet else "bar" if sys.stderr.isatty() else "lines"
-    progress = _progress_of(kind)
-    progress.quiet = quiet
-    return progress
-
-
-def _progress_of(kind: str) -> Notes:
     if kind == "bar":
         from tqdm import tqdm  # imported where it is used: --help must not wait for it
 
-        return NotingBar(tqdm)
-    if kind == "json":
-        return JsonLines(JSON_SECONDS)
-    return Lines(LINE_SECONDS) if kind == "lines" else Notes()
+        progress: Notes = NotingBar(tqdm)
+    elif kind == "json":
+        progress = JsonLines(JSON_SECONDS)
+    else:
+        progress = Lines(LINE_SECONDS) if kind == "lines" else Notes()
+    progress.quiet = quiet
+    return progress
 
 
 class Download(Watcher):

@@ -267,19 +267,19 @@ def _draw_scale(plot: Any, source: ColumnDataSource, scale: Scale) -> list[Glyph
             if members.any():
                 fill = {"field": "value", "transform": mapper}
                 _draw_records(plot, source, np.flatnonzero(members), fill_color=fill)
+    if scale.logarithmic:
+        ticker = models.FixedTicker(ticks=scale.ticks)
+    else:
+        ticker = models.BasicTicker(min_interval=1) if scale.whole else models.BasicTicker()
     bar = models.ColorBar(
         title=clipped(scale.title),
         color_mapper=mapper,
         width=14,
-        ticker=models.FixedTicker(ticks=scale.ticks) if scale.logarithmic else _linear_ticker(scale),
+        ticker=ticker,
         formatter=models.NumeralTickFormatter(format="0,0") if scale.whole else models.BasicTickFormatter(),
     )
     plot.add_layout(bar, "right")
     return []
-
-
-def _linear_ticker(scale: Scale) -> models.BasicTicker:
-    return models.BasicTicker(min_interval=1) if scale.whole else models.BasicTicker()
 
 
 def _shades(scale: Scale) -> npt.NDArray[np.uint16]:

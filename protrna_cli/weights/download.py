@@ -169,11 +169,6 @@ def _http_failure(address: str, error: urllib.error.HTTPError) -> Exception:
     return TransientFailure(answer, wait=float(asked) if asked.isdigit() else 0)
 
 
-def version_of(reply: http.client.HTTPResponse) -> str | None:
-    """Identifier of the file's version: `ETag`, else `Last-Modified`, else None."""
-    return reply.headers.get("ETag") or reply.headers.get("Last-Modified")
-
-
 def extent_of(reply: http.client.HTTPResponse) -> tuple[int, int | None]:
     """Position in the file at which the reply starts, and the file's size in bytes, or None if not stated."""
     if reply.status != HTTPStatus.PARTIAL_CONTENT:
@@ -290,7 +285,7 @@ def _fetch_rest(remote: RemoteFile, partial: Path, target: Path, watcher: Watche
                 f"{without_query(remote.address)} has {total:,} bytes, but its record states {remote.size:,}"
             )
         total = remote.size if total is None else total
-        version = version_of(reply)
+        version = reply.headers.get("ETag") or reply.headers.get("Last-Modified")
         changed = not remote.md5 and version != origin.version
         if start and (changed or (start, total) != (have, origin.size)):
             raise FileChanged(f"{without_query(remote.address)} has changed since its download started")

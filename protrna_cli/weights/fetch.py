@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from protrna_cli.disk import creating, file_hash, lock_path, locked, stamp, sync, writing
 from protrna_cli.errors import OutputUnwritable, WeightsError
@@ -82,14 +81,10 @@ def look_up(mirror: Mirror, retry_policy: RetryPolicy, watcher: Watcher) -> Remo
     try:
         files = json.loads(record)["files"]
         [entry] = [file for file in files if file["key"] == mirror.address.rpartition("/")[2]]
-        return RemoteFile(mirror.address, int(entry["size"]), _md5(entry.get("checksum")))
+        md5 = re.fullmatch(r"md5:([0-9a-f]{32})", str(entry.get("checksum")))
+        return RemoteFile(mirror.address, int(entry["size"]), md5 and md5[1])
     except (ValueError, KeyError, TypeError):
         raise Unavailable(f"{mirror.record} does not state the size of {PUBLISHED_FILE}") from None
-
-
-def _md5(checksum: Any) -> str | None:
-    found = re.fullmatch(r"md5:([0-9a-f]{32})", str(checksum))
-    return found[1] if found else None
 
 
 ANOTHER_FOLDER = "choose another folder with --weights-dir or PROTRNA_HOME"

@@ -147,10 +147,7 @@ class _Spelling(NamedTuple):
 @cache
 def _spellings() -> dict[str, _Spelling]:
     """The keyword of each option of the command."""
-    found = {
-        "-o": _Spelling(("output_path",), "path"),
-        "INPUT": _Spelling(("inputs",), "path"),
-    }
+    found = {"-o": _Spelling(("output_path",), "path"), "INPUT": _Spelling(("inputs",), "path")}
     for declaring in (EmbedOptions, Rules):
         for field in fields(declaring):
             name, option = option_of(declaring, field.name)

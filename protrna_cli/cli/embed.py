@@ -73,20 +73,12 @@ PANELS = {
 @options_of(EmbedOptions)
 @options_of(Rules)
 @click.option(
-    "--dask",
-    metavar="ADDRESS|local:N",
-    help="Use a Dask cluster; OUT is a folder of Parquet parts.",
+    "--dask", metavar="ADDRESS|local:N", help="Use a Dask cluster; OUT is a folder of Parquet parts."
 )
 @click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Check all records and estimate time, memory and size; embed nothing.",
+    "--dry-run", is_flag=True, help="Check all records and estimate time, memory and size; embed nothing."
 )
-@click.option(
-    "--no-trial",
-    is_flag=True,
-    help="Do not run a batch to estimate the time.",
-)
+@click.option("--no-trial", is_flag=True, help="Do not run a batch to estimate the time.")
 @as_json
 @click.option(
     "--progress",

@@ -213,13 +213,7 @@ def cite(bibtex: bool) -> None:
 @options_of(EmbedOptions, "model", "weights_dir", "device", "threads")
 @as_json
 @verbosity
-def doctor(
-    model: str,
-    weights_dir: str | None,
-    device: str,
-    threads: int | None,
-    as_json: bool,
-) -> int:
+def doctor(model: str, weights_dir: str | None, device: str, threads: int | None, as_json: bool) -> int:
     """Check this machine and its numbers.
 
     If the published weights are missing, the demo model is tested.

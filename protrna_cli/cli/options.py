@@ -141,11 +141,6 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the result
 """Adds `--json`, for commands whose result a program may read."""
 
 
-def overwrite(name: str = "OUT") -> Callable[[_F], _F]:
-    """Add `--overwrite`, which replaces the file that the help text calls so."""
-    return click.option("--overwrite", is_flag=True, help=f"Replace {name} if it exists.")
-
-
 def several_paths(name: str, metavar: str) -> Callable[[_F], _F]:
     """Add an argument that takes several paths, and `--files-from` and `-0`, which add those of a list."""
 

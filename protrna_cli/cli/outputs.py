@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from protrna_cli.cli.help import Command, epilog
 from protrna_cli.cli.messages import is_verbose, note_unproven, say, show, tell, verbosity
-from protrna_cli.cli.options import (
-    ANY_PATH,
-    OneOf,
-    WholeNumber,
-    as_json,
-    options_of,
-    overwrite,
-    several_paths,
-)
+from protrna_cli.cli.options import ANY_PATH, OneOf, WholeNumber, as_json, options_of, several_paths
 from protrna_cli.errors import InputError
 from protrna_cli.libraries import quiet_libraries, writable_home
 from protrna_cli.machine import check_threads
@@ -31,29 +24,29 @@ from protrna_cli.run.stop import SignalStop
 from protrna_cli.text import aligned, counted, printable, size_text
 from protrna_cli.weights.checkpoint import checked_sha256, weights_in
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _target(name: str, what: str) -> Callable[[_F], _F]:
+    """Add `-o`."""
+    text = f"Output {what}. A symbolic link is refused: name the file that it points to."
+    return click.option("-o", "--output", required=True, metavar=name, type=ANY_PATH, help=text)
+
+
+def _overwrite(name: str) -> Callable[[_F], _F]:
+    """Add `--overwrite`."""
+    return click.option("--overwrite", is_flag=True, help=f"Replace {name} if it exists.")
+
 
 @click.command(
     cls=Command, epilog=epilog("protrna merge out.*-of-7.parquet -o out.parquet", topics="shards, slurm")
 )
 @several_paths("parts", "PART...")
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    metavar="OUT",
-    type=ANY_PATH,
-    help="Output file: .parquet, .h5 or .npy. A symbolic link is refused: name the file that it points to.",
-)
+@_target("OUT", "file: .parquet, .h5 or .npy")
 @options_of(EmbedOptions, "format", "h5_layout")
-@overwrite()
+@_overwrite("OUT")
 @verbosity
-def merge(
-    parts: tuple[str, ...],
-    output: str,
-    format: str | None,
-    h5_layout: str,
-    overwrite: bool,
-) -> None:
+def merge(parts: tuple[str, ...], output: str, format: str | None, h5_layout: str, overwrite: bool) -> None:
     """Join the parts of a sharded run.
 
     First checks that no part is missing. PART is an output of protrna embed --shard, in any order and
@@ -107,15 +100,10 @@ def verify(output: str, inputs: tuple[str, ...], regions: str | None) -> None:
     ),
 )
 @click.argument("source", metavar="IN", type=ANY_PATH)
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    metavar="OUT",
-    type=ANY_PATH,
-    help="Output file: .parquet, .h5, .npy, .h5ad (AnnData, for scanpy), .npz (NumPy, all in one file) or "
-    ".tsv (vectors for the TensorBoard Embedding Projector, plus OUT.metadata.tsv). A symbolic link is "
-    "refused: name the file that it points to.",
+@_target(
+    "OUT",
+    "file: .parquet, .h5, .npy, .h5ad (AnnData, for scanpy), .npz (NumPy, all in one file) or .tsv (vectors "
+    "for the TensorBoard Embedding Projector, plus OUT.metadata.tsv)",
 )
 @click.option("--format", type=OneOf(ALL_FORMATS), help="Format of OUT.  [default: by its suffix]")
 @options_of(EmbedOptions, "h5_layout")
@@ -127,15 +115,10 @@ def verify(output: str, inputs: tuple[str, ...], regions: str | None) -> None:
     metavar="N",
     help="Layer of IN to keep; may be given several times.  [default: all]",
 )
-@overwrite()
+@_overwrite("OUT")
 @verbosity
 def convert(
-    source: str,
-    output: str,
-    format: str | None,
-    h5_layout: str,
-    layers: tuple[int, ...],
-    overwrite: bool,
+    source: str, output: str, format: str | None, h5_layout: str, layers: tuple[int, ...], overwrite: bool
 ) -> None:
     """Convert an output to another format.
 
@@ -229,15 +212,7 @@ def _checkpoint_text(described: dict[str, Any]) -> str:
     ),
 )
 @click.argument("source", metavar="OUT", type=ANY_PATH)
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    metavar="MAP",
-    type=ANY_PATH,
-    help="Output picture: .html, .png, .svg or .pdf. A symbolic link is refused: name the file that it "
-    "points to.",
-)
+@_target("MAP", "picture: .html, .png, .svg or .pdf")
 @click.option(
     "--color-by",
     default="length",
@@ -265,7 +240,7 @@ def _checkpoint_text(described: dict[str, Any]) -> str:
     type=ANY_PATH,
     help="Keep the points in this table; if it exists, draw them again, in other colours in a second.",
 )
-@overwrite("MAP")
+@_overwrite("MAP")
 @verbosity
 def map_(
     source: str,

@@ -87,11 +87,7 @@ def fetch(to: str | None, origin: str | None) -> None:
 
 
 @weights.command(
-    "verify",
-    epilog=epilog(
-        "protrna weights verify /data/ProtRNA_pretrained.h5",
-        topics="weights",
-    ),
+    "verify", epilog=epilog("protrna weights verify /data/ProtRNA_pretrained.h5", topics="weights")
 )
 @click.argument("name_or_path", metavar="[NAME|PATH]", type=MODEL, default=PUBLISHED)
 @options_of(EmbedOptions, "weights_dir")
@@ -121,12 +117,7 @@ def path(weights_dir: str | None) -> None:
 
 
 @weights.command(
-    "list",
-    epilog=epilog(
-        "protrna weights list",
-        "protrna weights list --json",
-        topics="weights",
-    ),
+    "list", epilog=epilog("protrna weights list", "protrna weights list --json", topics="weights")
 )
 @options_of(EmbedOptions, "weights_dir")
 @as_json
@@ -211,13 +202,7 @@ def prune_(weights_dir: str | None) -> None:
     help="Of the kernels; bfloat16 takes half the space.",
 )
 @verbosity
-def export_(
-    folder: str,
-    model: str,
-    weights_dir: str | None,
-    offline: bool,
-    precision: str,
-) -> None:
+def export_(folder: str, model: str, weights_dir: str | None, offline: bool, precision: str) -> None:
     """Write a model to a folder that PyTorch users load.
 
     DIR, which must not exist yet, gets what Hugging Face transformers loads as EsmForMaskedLM: the weights

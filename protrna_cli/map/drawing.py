@@ -92,13 +92,7 @@ def draw_map(
 
 
 def _check_arguments(
-    target: Path,
-    color_by: str,
-    method: str,
-    layer: int | None,
-    seed: int,
-    overwrite: bool,
-    title: str | None,
+    target: Path, color_by: str, method: str, layer: int | None, seed: int, overwrite: bool, title: str | None
 ) -> None:
     """Refuse values that the command line would not take."""
     require_suffix(target)

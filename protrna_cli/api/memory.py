@@ -3,9 +3,7 @@
 The keywords are those of `EmbedOptions` and `Rules`. Nothing is set up for the whole process: no signal
 handlers, no logging, no settings of TensorFlow.
 
-Sequences as programs hold them: text, Biopython's objects, mappings and pandas Series.
-
-Embed records without files: the rows of a run, one chunk at a time.
+Sequences are as programs hold them: text, Biopython's objects, mappings and pandas Series.
 """
 
 from __future__ import annotations
@@ -27,17 +25,7 @@ from protrna_cli.output.embeddings import Embedding
 from protrna_cli.output.rows import Values
 from protrna_cli.plan.pieces import CHUNK_RECORDS, CHUNK_RESIDUES, embedded_length, into_chunks
 from protrna_cli.plan.rows import Row
-from protrna_cli.plan.rules import (
-    ALL,
-    AUTO,
-    TRAINED_LENGTH,
-    Gaps,
-    Long,
-    OnInvalid,
-    instance,
-    path_text,
-    switch,
-)
+from protrna_cli.plan.rules import AUTO, TRAINED_LENGTH, Gaps, Long, OnInvalid, instance, path_text, switch
 from protrna_cli.run.auto import batch_tokens_of
 from protrna_cli.run.loop import Loop
 from protrna_cli.run.options import Dtype, EmbedOptions, Pool, Precision
@@ -187,8 +175,8 @@ class _Ready:
 
     def __init__(self, model: ProtRNA, how: _How) -> None:
         self.model = model
-        every = how.options.layers == ALL
-        self._layers = model.size.layer_indices(ALL) if every else how.options.layer_numbers
+        layers = how.options.layers
+        self._layers = model.size.layer_indices(layers) if isinstance(layers, str) else layers
         self._progress, self._normalize, self.dtype = how.progress, how.normalize, how.options.dtype
         options = replace(how.options, layers=model.size.layer_indices(self._layers))
         if options.batch_tokens == AUTO:
@@ -373,7 +361,7 @@ def embed(
     >>> embed(["GGGGCCCC", "ACGU"], model="demo", layers=(3, -1))[3].shape
     (2, 320)
     """
-    given = locals()
+    given = locals()  # the arguments by name
     switch("return_ids", return_ids)
     with python_words(embed):
         how = _how(given)
@@ -497,7 +485,7 @@ def embed_iter(
     seq1 82 (320,)
     seq2 100 (320,)
     """
-    given = locals()
+    given = locals()  # the arguments by name
     with python_words(embed_iter):
         if chunk is not None and (type(chunk) is not int or not 1 <= chunk <= CHUNK_RECORDS):
             raise UsageError(f"chunk takes a whole number from 1 to {CHUNK_RECORDS:,}, not {chunk!r}")

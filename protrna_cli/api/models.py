@@ -14,21 +14,11 @@ from protrna_cli.libraries import let_tensorflow_speak
 from protrna_cli.plan.rules import AUTO, AnyPath, path_text, switch
 from protrna_cli.run.auto import faster_precision
 from protrna_cli.run.options import EmbedOptions, Precision
-from protrna_cli.weights.checkpoint import (
-    DEMO,
-    PUBLISHED,
-    PUBLISHED_FILE,
-    Checkpoint,
-    locate,
-    weights_folder_if_any,
-)
+from protrna_cli.weights.checkpoint import DEMO, PUBLISHED, locate, locate_in
 
 if TYPE_CHECKING:
     from protrna_cli.api.loaded import LoadedModel
     from protrna_cli.model.transformer import ProtRNA
-
-_HEADS = ("ssHead_", "rbpHead_", "mrlHead_")
-"""How the names of the published downstream heads begin."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +131,7 @@ def load_named(options: EmbedOptions, path: AnyPath | None = None) -> LoadedMode
     _kept.clear()
     name, device = options.model, options.device
     precision = faster_precision(options) if options.precision == AUTO else options.precision
-    checkpoint = locate(name) if path is None else _in_folder(name, Path(path_text("path", path)))
+    checkpoint = locate(name) if path is None else locate_in(Path(path_text("path", path)), name)
     checkpoint.obtain()
     with checkpoint.hashing() as sha256, _starting:
         import protrna_cli.model.load  # noqa: F401 (takes 2 s, as the hash does the first time)
@@ -181,20 +171,3 @@ def load_pretrained_model(name: str = "ProtRNA_pretrained", path: AnyPath = "./w
         As `load_model`.
     """
     return load_model(f"{path_text('name', name)}.h5", path)
-
-
-def _in_folder(name: str, folder: Path) -> Checkpoint:
-    """Find a checkpoint by the name of its file, as in the published code."""
-    if name == PUBLISHED_FILE:
-        return Checkpoint(folder / name, is_published=True, home=weights_folder_if_any())
-    if name.startswith(_HEADS):
-        raise WeightsError(
-            f"{name}: a downstream head; protrna runs the model only, which is {PUBLISHED_FILE}, and its "
-            "embeddings are the input of such a head"
-        )
-    checkpoint = Checkpoint(folder / name, home=weights_folder_if_any())
-    if not checkpoint.is_there:
-        raise WeightsError(
-            f"{folder / name}: no such checkpoint; {PUBLISHED_FILE} is the only one that can be downloaded"
-        )
-    return checkpoint

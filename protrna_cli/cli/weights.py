@@ -23,7 +23,6 @@ from protrna_cli.weights.checkpoint import (
     locate,
     read_verification,
     verify_checkpoint,
-    verify_published,
     weights_folder,
     weights_folder_if_any,
 )
@@ -79,7 +78,7 @@ def fetch(to: str | None, origin: str | None) -> None:
     target = weights_folder(to) / PUBLISHED_FILE
     if is_offline() and (origin is None or is_remote(origin)):
         locate(PUBLISHED, to).check_reachable()
-        verify_published(target)
+        verify_checkpoint(target, published=True)
     else:
         named = [Mirror(origin)] if origin else None
         fetch_checkpoint(target, named, watcher_for("auto", is_quiet()))
@@ -100,7 +99,7 @@ def verify_(name_or_path: str, weights_dir: str | None) -> None:
     one that is damaged is removed, and made again when it is needed.
     """
     path = _existing_file(name_or_path, weights_dir)
-    record = verify_published(path) if name_or_path == PUBLISHED else verify_checkpoint(path)
+    record = verify_checkpoint(path, name_or_path == PUBLISHED)
     home = weights_folder_if_any(weights_dir)
     for damaged in damaged_copies(home, record.sha256) if home else ():
         say(f"note: {damaged}: damaged, and removed")

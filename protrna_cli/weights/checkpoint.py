@@ -37,6 +37,9 @@ MISSING_WEIGHTS_REMEDY = (
     "PROTRNA_HOME, or pass a copy with --model PATH, or try the tool with --model demo (synthetic weights)"
 )
 
+_HEADS = ("ssHead_", "rbpHead_", "mrlHead_")
+"""How the names of the published downstream heads begin."""
+
 
 def is_offline(asked: bool = False) -> bool:
     """Whether downloads are forbidden: by the caller, or by `PROTRNA_OFFLINE` (set to anything but 0)."""
@@ -200,6 +203,23 @@ def locate(name_or_path: str, weights_dir: str | None = None, check: bool = Fals
     return checkpoint
 
 
+def locate_in(folder: Path, name: str) -> Checkpoint:
+    """Find a checkpoint by its folder and the name of its file, as the published code does."""
+    checkpoint = Checkpoint(folder / name, name == PUBLISHED_FILE, weights_folder_if_any())
+    if checkpoint.is_published:
+        return checkpoint
+    if name.startswith(_HEADS):
+        raise WeightsError(
+            f"{name}: a downstream head; protrna runs the model only, which is {PUBLISHED_FILE}, and its "
+            "embeddings are the input of such a head"
+        )
+    if not checkpoint.is_there:
+        raise WeightsError(
+            f"{checkpoint.path}: no such checkpoint; {PUBLISHED_FILE} is the only one that can be downloaded"
+        )
+    return checkpoint
+
+
 def weights_in(path: Path) -> Path:
     """Find the weights in the folder of an export; any other path stays."""
     weights = path / "model.safetensors"
@@ -253,13 +273,17 @@ def checked_sha256(checkpoint: Path) -> str:
     return found
 
 
-def verify_checkpoint(checkpoint: Path) -> Verification:
+def verify_checkpoint(checkpoint: Path, published: bool = False) -> Verification:
     """Check a whole checkpoint: recorded SHA-256, all groups and shapes, and that every value is finite.
 
-    Returns the new record, which is written if the folder is writable and no other file has its name.
+    The published one must also have the published size. Returns the new record, which is written if the
+    folder is writable and no other file has its name.
     """
-    from protrna_cli.model.checkpoint import read_checkpoint
+    from protrna_cli.model import structure
+    from protrna_cli.model.checkpoint import check_size, read_checkpoint
 
+    if published:
+        check_size(checkpoint, structure.PUBLISHED_SIZE)
     found = checked_sha256(checkpoint)
     read_checkpoint(checkpoint, lambda name, values: None)
     known = read_verification(checkpoint)
@@ -268,15 +292,6 @@ def verify_checkpoint(checkpoint: Path) -> Verification:
         with suppress(OSError):  # in a shared read-only folder the existing record stays
             write_verification(checkpoint, record)
     return record
-
-
-def verify_published(checkpoint: Path) -> Verification:
-    """Check the published checkpoint as `verify_checkpoint` does, and that it has the published size."""
-    from protrna_cli.model import structure
-    from protrna_cli.model.checkpoint import check_size
-
-    check_size(checkpoint, structure.PUBLISHED_SIZE)
-    return verify_checkpoint(checkpoint)
 
 
 def record_path(checkpoint: Path) -> Path:

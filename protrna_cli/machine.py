@@ -24,11 +24,8 @@ PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 CPUS = Path("/sys/devices/system/cpu")
 
-IMPORT_BYTES = 5 << 29
-"""Address space that TensorFlow takes when it is imported and runs a small model: 2.3 GiB were measured."""
-
 LOAD_BYTES = 1 << 30
-"""Address space that it takes besides the weights once it is imported: 0.8 GiB were measured."""
+"""Address space that TensorFlow takes besides the weights once it is imported: 0.8 GiB were measured."""
 
 _PR_SET_PDEATHSIG = 1
 

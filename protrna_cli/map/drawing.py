@@ -13,15 +13,7 @@ from protrna_cli.disk import lock_path, locked, write_whole, writing
 from protrna_cli.errors import InputError, MissingExtra, NotFinite, OutputUnwritable
 from protrna_cli.map import METHODS, require_suffix
 from protrna_cli.map.colouring import Picture, colour_by, find_table, subtitle
-from protrna_cli.map.projection import (
-    MIN_RECORDS,
-    Points,
-    Projection,
-    origin_of,
-    project,
-    read_coordinates,
-    write_coordinates,
-)
+from protrna_cli.map.projection import MIN_RECORDS, Origin, Points, Projection, project
 from protrna_cli.output.protect import files_read, refuse_to_replace, refuse_unless_file, refuse_unless_output
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Block, Header
@@ -69,14 +61,14 @@ def draw_map(
         stored = open_output(source)
         header = stored.header
         column = _column_index(source, header, layer)
-        origin = origin_of(header, header.layers[column], method, seed)
-        projection = read_coordinates(points, origin) if points and points.exists() else None
+        origin = Origin.of(header, header.layers[column], method, seed)
+        projection = origin.read(points) if points and points.exists() else None
         rows, vectors = _read_vectors(source, stored.blocks([column]))
         colouring = colour_by(rows, color_by)
         if projection is None:
             projection = _project(source, vectors, method, seed, tell)
             if points:
-                write_coordinates(points, origin, rows, projection)
+                origin.write(points, rows, projection)
         picture = Picture(
             title=printable(source.name if title is None else title),
             subtitle=subtitle(header, header.layers[column], method, colouring),

@@ -161,43 +161,41 @@ class Origin:
     method: str
     seed: int | None  # None for a method without one
 
+    @classmethod
+    def of(cls, header: Header, layer: int, method: str, seed: int) -> Origin:
+        """Tell what the points of a map are made from."""
+        key = json.dumps(run_key(header), sort_keys=True)
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        return cls(header.n_rows, digest, layer, method, None if method == "pca" else seed)
 
-def origin_of(header: Header, layer: int, method: str, seed: int) -> Origin:
-    """Tell what the points of a map are made from."""
-    key = json.dumps(run_key(header), sort_keys=True)
-    digest = hashlib.sha256(key.encode()).hexdigest()
-    return Origin(header.n_rows, digest, layer, method, None if method == "pca" else seed)
+    def write(self, path: Path, rows: list[Row], projection: Projection) -> None:
+        """Write points, exactly: each number is the shortest that is read back as the same float32."""
+        about = {**asdict(self), "axes": projection.axes, "metric": projection.metric}
+        lines = [FIRST + json.dumps(about), COLUMNS]
+        for row, (x, y) in zip(rows, projection.points, strict=True):
+            lines.append(f"{printable(row.id)}\t{x!s}\t{y!s}")
+        with writing(path, "free space and run again"):
+            write_whole(path, "\n".join(lines) + "\n")
 
-
-def write_coordinates(path: Path, origin: Origin, rows: list[Row], projection: Projection) -> None:
-    """Write points, exactly: each number is the shortest that is read back as the same float32."""
-    about = {**asdict(origin), "axes": projection.axes, "metric": projection.metric}
-    lines = [FIRST + json.dumps(about), COLUMNS]
-    for row, (x, y) in zip(rows, projection.points, strict=True):
-        lines.append(f"{printable(row.id)}\t{x!s}\t{y!s}")
-    with writing(path, "free space and run again"):
-        write_whole(path, "\n".join(lines) + "\n")
-
-
-def read_coordinates(path: Path, origin: Origin) -> Projection:
-    """Read points that were made from the same vectors in the same way; refuses others."""
-    try:
-        with reading(path, CHOOSE), open_regular(path) as file:
-            first, _, *lines = file.read().decode().removesuffix("\n").split("\n")
-        about = json.loads(first.removeprefix(FIRST))
-        found = Origin(**{name: about[name] for name in asdict(origin)})
-        axes = str(about["axes"][0]), str(about["axes"][1])
-        points = np.array([line.split("\t")[1:] for line in lines], np.float32).reshape(-1, 2)
-        if not first.startswith(FIRST) or len(points) != found.records or not np.isfinite(points).all():
-            raise ValueError
-    except (ValueError, TypeError, KeyError, IndexError):
-        raise InputError(
-            f"{path}: not made by protrna map --coordinates, or damaged; remove it, or {CHOOSE}"
-        ) from None
-    for name, wanted in asdict(origin).items():
-        if (before := getattr(found, name)) != wanted:
-            what = f"another {name}" if name == "output" else f"{name} {before}, not {wanted}"
-            if name == "records":
-                what = f"{counted(before, 'record')}, not {wanted:,}"
-            raise RunMismatch(f"{path}: made from {what}; remove it to make it again, or {CHOOSE}")
-    return Projection(points, axes, bool(about["metric"]))
+    def read(self, path: Path) -> Projection:
+        """Read points that were made from the same vectors in the same way; refuses others."""
+        try:
+            with reading(path, CHOOSE), open_regular(path) as file:
+                first, _, *lines = file.read().decode().removesuffix("\n").split("\n")
+            about = json.loads(first.removeprefix(FIRST))
+            found = Origin(**{name: about[name] for name in asdict(self)})
+            axes = str(about["axes"][0]), str(about["axes"][1])
+            points = np.array([line.split("\t")[1:] for line in lines], np.float32).reshape(-1, 2)
+            if not first.startswith(FIRST) or len(points) != found.records or not np.isfinite(points).all():
+                raise ValueError
+        except (ValueError, TypeError, KeyError, IndexError):
+            raise InputError(
+                f"{path}: not made by protrna map --coordinates, or damaged; remove it, or {CHOOSE}"
+            ) from None
+        for name, wanted in asdict(self).items():
+            if (before := getattr(found, name)) != wanted:
+                what = f"another {name}" if name == "output" else f"{name} {before}, not {wanted}"
+                if name == "records":
+                    what = f"{counted(before, 'record')}, not {wanted:,}"
+                raise RunMismatch(f"{path}: made from {what}; remove it to make it again, or {CHOOSE}")
+        return Projection(points, axes, bool(about["metric"]))

@@ -216,86 +216,97 @@ class RemoteFile:
     md5: str | None = None
 
 
-def download(
-    remote: RemoteFile, partial: Path, target: Path, watcher: Watcher, retry_policy: RetryPolicy
-) -> bool:
-    """Download a file into `partial`, after the bytes of the same file that an earlier call left there.
+@dataclass(frozen=True)
+class Transfer:
+    """Brings a file into `partial`, whose final path is `target`, and tells a watcher how it goes."""
 
-    After a failure they are kept for the next call. Returns whether it begins with bytes from an earlier
-    call. `target` is its final path, for the watcher.
-    """
-    resumed = _resume_position(remote, partial)[0] > 0
-    furthest = _size(partial)
+    partial: Path
+    target: Path
+    watcher: Watcher
+    retry_policy: RetryPolicy
 
-    def attempt() -> None:
-        nonlocal furthest
+    def download(self, remote: RemoteFile) -> bool:
+        """Download a file, after the bytes of the same file that an earlier call left there.
+
+        After a failure they are kept for the next call. Returns whether it begins with bytes from an earlier
+        call.
+        """
+        resumed = _resume_position(remote, self.partial)[0] > 0
+        furthest = _size(self.partial)
+
+        def attempt() -> None:
+            nonlocal furthest
+            try:
+                self._fetch_rest(remote)
+            except TransientFailure as failure:
+                if isinstance(failure, FileChanged):
+                    discard(self.partial)
+                # Bytes received before do not count: a server without ranges could send them again forever.
+                failure.progressed = _size(self.partial) > furthest
+                furthest = max(furthest, _size(self.partial))
+                raise
+
         try:
-            _fetch_rest(remote, partial, target, watcher, retry_policy.timeout)
+            with_retries(attempt, self.retry_policy, self.watcher)
+        finally:
+            self.watcher.close()
+        return resumed
+
+    def copy(self, source: Path) -> None:
+        """Copy a file, always from its start."""
+        try:
+            with open_regular(source) as file:
+                size = source.stat().st_size
+                discard(self.partial)
+                _check_space(self.partial, size)
+                _start_file(self.partial, _Origin(str(source)))
+                self.watcher.start(str(source), self.target, size, 0)
+                self._append(received(file.read, str(source), size))
+        except OSError as error:
+            raise Unavailable(f"{source} {unreadable(error)}") from None
         except TransientFailure as failure:
-            if isinstance(failure, FileChanged):
-                discard(partial)
-            # Bytes received before do not count: a server without ranges could send them again forever.
-            failure.progressed = _size(partial) > furthest
-            furthest = max(furthest, _size(partial))
+            raise Unavailable(str(failure)) from None
+        except WriteFailed:
+            discard(self.partial)  # a copy cannot be resumed, so its bytes only fill the disk
             raise
+        finally:
+            self.watcher.close()
 
-    try:
-        with_retries(attempt, retry_policy, watcher)
-    finally:
-        watcher.close()
-    return resumed
+    def _fetch_rest(self, remote: RemoteFile) -> None:
+        """Fetch the missing bytes in one request."""
+        name = without_query(remote.address)
+        have, origin = _resume_position(remote, self.partial)
+        if have and have == origin.size:
+            return
+        with get(remote.address, self.retry_policy.timeout, _range_headers(remote, have, origin)) as reply:
+            start, total = extent_of(reply)
+            if remote.size is not None and total not in (None, remote.size):
+                raise Unavailable(f"{name} has {total:,} bytes, but its record states {remote.size:,}")
+            total = remote.size if total is None else total
+            version = reply.headers.get("ETag") or reply.headers.get("Last-Modified")
+            changed = not remote.md5 and version != origin.version
+            if start and (changed or (start, total) != (have, origin.size)):
+                raise FileChanged(f"{name} has changed since its download started")
+            if total is not None:
+                _check_space(self.partial, total)
+            if start == 0:  # also if the server does not support ranges, or its file differs from If-Range
+                _start_file(self.partial, _Origin(remote.address, total, remote.md5, version))
+            self.watcher.start(name, self.target, total, start)
+            rest = None if total is None else total - start
+            self._append(received(reply.read1, remote.address, rest))
 
-
-def copy(source: Path, partial: Path, target: Path, watcher: Watcher) -> None:
-    """Copy a file into `partial`, always from its start."""
-    try:
-        with open_regular(source) as file:
-            size = source.stat().st_size
-            discard(partial)
-            _check_space(partial, size)
-            _start_file(partial, _Origin(str(source)))
-            watcher.start(str(source), target, size, 0)
-            _append(partial, received(file.read, str(source), size), watcher)
-    except OSError as error:
-        raise Unavailable(f"{source} {unreadable(error)}") from None
-    except TransientFailure as failure:
-        raise Unavailable(str(failure)) from None
-    except WriteFailed:
-        discard(partial)  # a copy cannot be resumed, so its bytes only fill the disk
-        raise
-    finally:
-        watcher.close()
+    def _append(self, blocks: Iterator[bytes]) -> None:
+        # An OSError here is from the disk; `received` has converted those of the network.
+        with writing(self.partial, DISK_FULL_REMEDY), self.partial.open("ab") as file:
+            for block in blocks:
+                file.write(block)
+                self.watcher.advance(len(block))
 
 
 def discard(partial: Path) -> None:
     """Remove a partial file and its `NAME.partial.json`."""
     partial.unlink(missing_ok=True)
     origin_path(partial).unlink(missing_ok=True)
-
-
-def _fetch_rest(remote: RemoteFile, partial: Path, target: Path, watcher: Watcher, timeout: float) -> None:
-    """Fetch the missing bytes of `partial` in one request."""
-    have, origin = _resume_position(remote, partial)
-    if have and have == origin.size:
-        return
-    with get(remote.address, timeout, _range_headers(remote, have, origin)) as reply:
-        start, total = extent_of(reply)
-        if remote.size is not None and total not in (None, remote.size):
-            raise Unavailable(
-                f"{without_query(remote.address)} has {total:,} bytes, but its record states {remote.size:,}"
-            )
-        total = remote.size if total is None else total
-        version = reply.headers.get("ETag") or reply.headers.get("Last-Modified")
-        changed = not remote.md5 and version != origin.version
-        if start and (changed or (start, total) != (have, origin.size)):
-            raise FileChanged(f"{without_query(remote.address)} has changed since its download started")
-        if total is not None:
-            _check_space(partial, total)
-        if start == 0:  # also if the server does not support ranges, or its file differs from If-Range
-            _start_file(partial, _Origin(remote.address, total, remote.md5, version))
-        watcher.start(without_query(remote.address), target, total, start)
-        rest = None if total is None else total - start
-        _append(partial, received(reply.read1, remote.address, rest), watcher)
 
 
 @dataclass(frozen=True)
@@ -350,14 +361,6 @@ def _start_file(partial: Path, origin: _Origin) -> None:
     with writing(partial, DISK_FULL_REMEDY):
         partial.write_bytes(b"")  # first, so the old bytes are never recorded as those of the new file
         write_whole(origin_path(partial), json.dumps(asdict(origin)))
-
-
-def _append(partial: Path, blocks: Iterator[bytes], watcher: Watcher) -> None:
-    # An OSError here is from the disk; `received` has converted those of the network.
-    with writing(partial, DISK_FULL_REMEDY), partial.open("ab") as file:
-        for block in blocks:
-            file.write(block)
-            watcher.advance(len(block))
 
 
 def _check_space(partial: Path, total: int) -> None:

@@ -33,11 +33,10 @@ from protrna_cli.weights.checkpoint import (
 from protrna_cli.weights.download import (
     RemoteFile,
     RetryPolicy,
+    Transfer,
     Unavailable,
     Watcher,
-    copy,
     discard,
-    download,
     fetch_small,
     find_foreign,
     origin_path,
@@ -116,10 +115,11 @@ def fetch(
             return
     _protect(target, mirrors)
     with _fetch_lock(target, watcher) as partial:
+        transfer = Transfer(partial, target, watcher, retry_policy)
         if stamp(target) not in (None, before):
             return  # another process has fetched it in the meantime
         _refuse_foreign(target)  # only now, as no other process makes or removes these files meanwhile
-        _fetch_from_first(mirrors, partial, target, watcher, retry_policy)
+        _fetch_from_first(mirrors, transfer)
 
 
 def _protect(target: Path, mirrors: Sequence[Mirror]) -> None:
@@ -141,45 +141,42 @@ def _refuse_foreign(target: Path) -> None:
         raise OutputUnwritable(f"{foreign}: protrna did not make it, but needs that name; {MOVE_AWAY}")
 
 
-def _fetch_from_first(
-    mirrors: Sequence[Mirror], partial: Path, target: Path, watcher: Watcher, retry_policy: RetryPolicy
-) -> None:
+def _fetch_from_first(mirrors: Sequence[Mirror], transfer: Transfer) -> None:
     """Fetch from the first mirror that provides a valid checkpoint."""
     failures = []
     for mirror in mirrors:
         try:
-            _fetch_from(mirror, partial, target, watcher, retry_policy)
+            _fetch_from(mirror, transfer)
             return
         except Unavailable as failure:
             failures.append(str(failure))
             if mirror is not mirrors[-1]:
-                watcher.note(f"{failure}; trying the next address")
+                transfer.watcher.note(f"{failure}; trying the next address")
     reasons = "; ".join(dict.fromkeys(failures))
-    raise WeightsError(f"{target.name} could not be fetched: {reasons}; {MISSING_WEIGHTS_REMEDY}")
+    raise WeightsError(f"{transfer.target.name} could not be fetched: {reasons}; {MISSING_WEIGHTS_REMEDY}")
 
 
-def _fetch_from(
-    mirror: Mirror, partial: Path, target: Path, watcher: Watcher, retry_policy: RetryPolicy
-) -> None:
+def _fetch_from(mirror: Mirror, transfer: Transfer) -> None:
     """Fetch from one mirror, verify, record, rename."""
+    partial, watcher = transfer.partial, transfer.watcher
     if not is_remote(mirror.address):
         remote = RemoteFile(mirror.address)
-        copy(Path(mirror.address), partial, target, watcher)
+        transfer.copy(Path(mirror.address))
         flaw = _download_flaw(partial, remote)
     else:
-        remote = look_up(mirror, retry_policy, watcher)
-        resumed = download(remote, partial, target, watcher, retry_policy)
+        remote = look_up(mirror, transfer.retry_policy, watcher)
+        resumed = transfer.download(remote)
         flaw = _download_flaw(partial, remote)
         if flaw and resumed:
             # After a crash of the machine, bytes counted as written may be lost.
             watcher.note(f"the bytes downloaded earlier are damaged ({flaw}); starting over")
             discard(partial)
-            download(remote, partial, target, watcher, retry_policy)
+            transfer.download(remote)
             flaw = _download_flaw(partial, remote)
     if flaw:
         discard(partial)
         raise Unavailable(f"{without_query(remote.address)} provided an invalid file: {flaw}")
-    _install(partial, target, remote)
+    _install(partial, transfer.target, remote)
 
 
 def _download_flaw(partial: Path, remote: RemoteFile) -> str | None:

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from protrna_cli.api.keywords import FileKeywords
     from protrna_cli.api.loaded import LoadedModel
     from protrna_cli.run.estimate import Estimate
-    from protrna_cli.weights.checkpoint import Checkpoint
-    from protrna_cli.weights.download import Watcher
+    from protrna_cli.weights.checkpoint import Checkpoint, Watcher
 
 
 def embed_fasta(

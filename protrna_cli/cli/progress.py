@@ -16,7 +16,7 @@ from protrna_cli.cli.messages import say
 from protrna_cli.machine import resident_memory
 from protrna_cli.run.report import NOTHING, Amount, Progress
 from protrna_cli.text import counted
-from protrna_cli.weights.download import Watcher, announcement
+from protrna_cli.weights.checkpoint import Watcher, announcement
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -44,12 +44,10 @@ from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
 from protrna_cli.run.run import Run
 from protrna_cli.run.stop import Stop
 from protrna_cli.text import counted, version
-from protrna_cli.weights.checkpoint import Checkpoint, locate
+from protrna_cli.weights.checkpoint import Checkpoint, Watcher, locate
 
 if TYPE_CHECKING:
     from distributed import Client, Future
-
-    from protrna_cli.weights.download import Watcher
 
 
 def local_processes(address: str) -> int | None:

@@ -10,6 +10,7 @@ TensorFlow, h5py and the network are used only when a function is called, and im
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,13 +21,12 @@ from typing import TYPE_CHECKING
 
 from protrna_cli.disk import file_hash, stamp, write_whole
 from protrna_cli.errors import WeightsError
-from protrna_cli.text import unreadable
+from protrna_cli.text import size_text, unreadable
 from protrna_cli.weights import mapped
 
 if TYPE_CHECKING:
     from protrna_cli.model.structure import ModelSize
     from protrna_cli.model.transformer import ProtRNA
-    from protrna_cli.weights.download import Watcher
 
 PUBLISHED = "protrna"
 PUBLISHED_FILE = "ProtRNA_pretrained.h5"
@@ -44,6 +44,39 @@ _HEADS = ("ssHead_", "rbpHead_", "mrlHead_")
 def is_offline(asked: bool = False) -> bool:
     """Whether downloads are forbidden: by the caller, or by `PROTRNA_OFFLINE` (set to anything but 0)."""
     return asked or os.environ.get("PROTRNA_OFFLINE", "") not in ("", "0")
+
+
+class Watcher:
+    """Receives the progress of a download and ignores it; the command line has a subclass that shows it."""
+
+    def start(self, address: str, target: Path, total: int | None, done: int) -> None:
+        """Start a transfer to `target`: its size in bytes (None if unknown), and the bytes already there."""
+
+    def advance(self, size: int) -> None:
+        """Add bytes received since the last call."""
+
+    def close(self) -> None:
+        """End the transfer, whether it succeeded or not."""
+
+    def note(self, text: str) -> None:
+        """Receive a message for the user."""
+
+
+class LoggingWatcher(Watcher):
+    """Logs a download as warnings, which Python shows by default, because it takes minutes."""
+
+    def start(self, address: str, target: Path, total: int | None, done: int) -> None:
+        logging.getLogger("protrna").warning("%s", announcement(address, target, total, done))
+
+    def note(self, text: str) -> None:
+        logging.getLogger("protrna").warning("%s", text)
+
+
+def announcement(address: str, target: Path, total: int | None, done: int) -> str:
+    """Describe a transfer: file, size, source, target folder, and bytes already there."""
+    size = size_text(total) if total is not None else "size unknown"
+    rest = f", resuming after {size_text(done)}" if done else ""
+    return f"fetching {target.name} ({size}) from {address} to {target.parent}{rest}"
 
 
 def silent(text: str) -> None:
@@ -83,7 +116,6 @@ class Checkpoint:
         self.check_reachable(offline)
         if not self.is_published:
             raise WeightsError(f"{self.path}: no such checkpoint any more; name another with --model")
-        from protrna_cli.weights.download import LoggingWatcher
         from protrna_cli.weights.fetch import fetch
 
         fetch(self.path, watcher=watcher or LoggingWatcher())

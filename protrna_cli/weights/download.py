@@ -4,19 +4,14 @@ Libraries for such downloads (pooch, requests) always start from zero. The file 
 destination folder; `NAME.partial.json` beside it records which file it belongs to, so the bytes of two
 different files are never joined.
 
-Download progress callbacks.
-
-HTTP requests, with retries for failures that may be temporary.
-
-Requests go through the standard library, so that proxies (`https_proxy`, `no_proxy`) and certificates
-(`SSL_CERT_FILE`, `SSL_CERT_DIR`) work as everywhere in Python.
+Failures that may be temporary are retried. Requests go through the standard library, so that proxies
+(`https_proxy`, `no_proxy`) and certificates (`SSL_CERT_FILE`, `SSL_CERT_DIR`) work as everywhere in Python.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import logging
 import re
 import shutil
 import ssl
@@ -33,40 +28,7 @@ from typing import TypeVar
 from protrna_cli.disk import open_regular, write_whole, writing
 from protrna_cli.errors import WriteFailed
 from protrna_cli.text import reason, size_text, unreadable, version
-
-
-class Watcher:
-    """Receives the progress of a download and ignores it; the command line has a subclass that shows it."""
-
-    def start(self, address: str, target: Path, total: int | None, done: int) -> None:
-        """Start a transfer to `target`: its size in bytes (None if unknown), and the bytes already there."""
-
-    def advance(self, size: int) -> None:
-        """Add bytes received since the last call."""
-
-    def close(self) -> None:
-        """End the transfer, whether it succeeded or not."""
-
-    def note(self, text: str) -> None:
-        """Receive a message for the user."""
-
-
-class LoggingWatcher(Watcher):
-    """Logs a download as warnings, which Python shows by default, because it takes minutes."""
-
-    def start(self, address: str, target: Path, total: int | None, done: int) -> None:
-        logging.getLogger("protrna").warning("%s", announcement(address, target, total, done))
-
-    def note(self, text: str) -> None:
-        logging.getLogger("protrna").warning("%s", text)
-
-
-def announcement(address: str, target: Path, total: int | None, done: int) -> str:
-    """Describe a transfer: file, size, source, target folder, and bytes already there."""
-    size = size_text(total) if total is not None else "size unknown"
-    rest = f", resuming after {size_text(done)}" if done else ""
-    return f"fetching {target.name} ({size}) from {address} to {target.parent}{rest}"
-
+from protrna_cli.weights.checkpoint import Watcher
 
 READ_BYTES = 1 << 20
 TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}

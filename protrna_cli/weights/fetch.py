@@ -1,7 +1,4 @@
-"""Fetch the published checkpoint from mirrors in order, in one process at a time, and verify it.
-
-Mirrors of the published checkpoint, and the size and checksum that each states.
-"""
+"""Fetch the published checkpoint from mirrors in order, in one process at a time, and verify it."""
 
 from __future__ import annotations
 
@@ -24,6 +21,7 @@ from protrna_cli.weights.checkpoint import (
     MISSING_WEIGHTS_REMEDY,
     PUBLISHED_FILE,
     Verification,
+    Watcher,
     now,
     read_verification,
     record_path,
@@ -35,7 +33,6 @@ from protrna_cli.weights.download import (
     RetryPolicy,
     Transfer,
     Unavailable,
-    Watcher,
     discard,
     fetch_small,
     find_foreign,

@@ -24,8 +24,8 @@ from protrna_cli.disk import locked
 from protrna_cli.errors import OutputUnwritable, WeightsError, WriteFailed
 from protrna_cli.model import structure
 from protrna_cli.model.structure import ModelSize
-from protrna_cli.weights.checkpoint import read_verification, verify_checkpoint
-from protrna_cli.weights.download import RetryPolicy, Watcher
+from protrna_cli.weights.checkpoint import Watcher, read_verification, verify_checkpoint
+from protrna_cli.weights.download import RetryPolicy
 from protrna_cli.weights.fetch import MIRRORS, Mirror, fetch, look_up
 from tests.tools.checkpoints import write_checkpoint
 from tests.tools.zenodo import Zenodo

@@ -86,6 +86,7 @@ def test_a_page_runs_by_itself(folder: Path, run: Run, page: str) -> None:
 
 
 @pytest.mark.slow(seconds=90)
+@pytest.mark.usefixtures("small_trials")
 def test_a_reader_follows_all_pages_in_one_folder(folder: Path, run: Run) -> None:
     """In the order of the table. No page needs or replaces a file of another, so each runs by itself too."""
     for page in PAGES:

@@ -14,7 +14,7 @@ from protrna_cli.errors import Stopped, UsageError
 from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.sources import open_sources
 from protrna_cli.output.embeddings import Embeddings, open_embeddings
-from protrna_cli.output.formats.table import choose_format
+from protrna_cli.output.files import choose_format
 from protrna_cli.plan.rules import AnyPath, instance, path_text
 from protrna_cli.plan.shard import WHOLE
 from protrna_cli.run.auto import settle

@@ -18,8 +18,7 @@ from protrna_cli.disk import is_null_device
 from protrna_cli.errors import UsageError
 from protrna_cli.libraries import quiet_libraries
 from protrna_cli.machine import check_threads
-from protrna_cli.output.formats.table import choose_format
-from protrna_cli.output.paths import shard_path
+from protrna_cli.output.files import choose_format, shard_path
 from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import resolve_shard
 from protrna_cli.run.options import EmbedOptions, pooled_only

@@ -17,8 +17,7 @@ from protrna_cli.errors import InputError
 from protrna_cli.libraries import quiet_libraries, writable_home
 from protrna_cli.machine import check_threads
 from protrna_cli.map import METHODS, require_suffix
-from protrna_cli.output.formats.table import ALL_FORMATS, H5_SUFFIXES, choose_format, refuse_layout
-from protrna_cli.output.paths import partial_path
+from protrna_cli.output.files import ALL_FORMATS, H5_SUFFIXES, choose_format, partial_path, refuse_layout
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.stop import SignalStop
 from protrna_cli.text import aligned, counted, printable, size_text

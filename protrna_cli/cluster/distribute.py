@@ -29,8 +29,7 @@ from protrna_cli.errors import ClusterError, MissingExtra, RunMismatch, Stopped,
 from protrna_cli.fasta.census import Census, take_census
 from protrna_cli.fasta.sources import Source, open_sources
 from protrna_cli.machine import available_cpus
-from protrna_cli.output.formats.table import choose_format
-from protrna_cli.output.paths import journal_path, manifest_path, partial_path
+from protrna_cli.output.files import choose_format, journal_path, manifest_path, partial_path
 from protrna_cli.output.protect import make_partial, remove_partial
 from protrna_cli.output.provenance import compare_keys, run_key
 from protrna_cli.output.rows import Header

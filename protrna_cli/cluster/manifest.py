@@ -22,9 +22,8 @@ from protrna_cli.errors import OutputUnwritable, RunMismatch
 from protrna_cli.fasta.census import Census, CountedInput, Mark
 from protrna_cli.fasta.records import Start
 from protrna_cli.fasta.sources import Source
-from protrna_cli.output.formats.table import Format
+from protrna_cli.output.files import Format, is_part, manifest_path, part_name, partial_path, skipped_path
 from protrna_cli.output.make import join_skipped
-from protrna_cli.output.paths import is_part, manifest_path, part_name, partial_path, skipped_path
 from protrna_cli.output.protect import (
     refuse_foreign_companions,
     refuse_to_replace,

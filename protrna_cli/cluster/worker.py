@@ -28,8 +28,7 @@ from protrna_cli.errors import (
 )
 from protrna_cli.fasta.sources import Source, open_sources
 from protrna_cli.libraries import own_process
-from protrna_cli.output.formats.table import choose_format
-from protrna_cli.output.paths import manifest_path
+from protrna_cli.output.files import choose_format, manifest_path
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.outputs import Target

@@ -20,9 +20,15 @@ from pathlib import Path
 
 from protrna_cli.disk import locked, sync, writing
 from protrna_cli.errors import InputError, OutputUnwritable, UsageError
-from protrna_cli.output.formats import flat
-from protrna_cli.output.formats.table import RUN_FORMATS, Format
-from protrna_cli.output.paths import journal_path, manifest_path, partial_path, skipped_path
+from protrna_cli.output.files import (
+    RUN_FORMATS,
+    Format,
+    journal_path,
+    manifest_path,
+    partial_path,
+    skipped_path,
+)
+from protrna_cli.output.formats import hdf5
 from protrna_cli.output.protect import files_read, make_partial, protect, remove_partial, skipped_of
 from protrna_cli.output.rows import REWRITTEN, UNPROVEN, Block, Header
 from protrna_cli.output.stored import Stored, open_output, open_parts, parts_of
@@ -223,7 +229,7 @@ def _refuse_unsupported(source: Path, header: Header, format: Format) -> None:
 
 def _check_ids(source: Path, stored: Stored) -> None:
     try:
-        flat.require_unique_ids(stored.rows())
+        hdf5.require_unique_ids(stored.rows())
     except OutputUnwritable as error:
         raise OutputUnwritable(f"{source}: {error}") from None
 

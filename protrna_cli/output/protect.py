@@ -14,8 +14,15 @@ from pathlib import Path
 
 from protrna_cli.disk import creating, lock_path
 from protrna_cli.errors import OutputUnwritable, UsageError
-from protrna_cli.output.formats.table import Format, possible_files
-from protrna_cli.output.paths import is_part, journal_path, manifest_path, partial_path, skipped_path
+from protrna_cli.output.files import (
+    Format,
+    is_part,
+    journal_path,
+    manifest_path,
+    partial_path,
+    possible_files,
+    skipped_path,
+)
 from protrna_cli.output.stored import parts_of
 from protrna_cli.plan.rows import SKIPPED_COLUMNS
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from protrna_cli.disk import open_regular, reading
 from protrna_cli.errors import InputError, InputUnreadable, ProtrnaError, RunMismatch
-from protrna_cli.output.formats.table import H5_MAGIC, opener_of, possible_files
-from protrna_cli.output.paths import complete_path, is_part, partial_path
+from protrna_cli.output.files import H5_MAGIC, complete_path, is_part, opener_of, partial_path, possible_files
 from protrna_cli.output.provenance import first_difference, run_key, shard_of
 from protrna_cli.output.rows import Block, Checksum, Header, ReadableFile, Values
 from protrna_cli.plan.rows import Row

@@ -23,7 +23,7 @@ from protrna_cli.disk import write_whole
 from protrna_cli.errors import ProtrnaError, UsageError
 from protrna_cli.machine import Gpu, available_cpus, available_memory, gpu_cards, parse_device, visible_gpus
 from protrna_cli.model.structure import ModelSize
-from protrna_cli.output.paths import journal_path, manifest_path
+from protrna_cli.output.files import journal_path, manifest_path
 from protrna_cli.output.stored import open_output
 from protrna_cli.plan.rules import AUTO
 from protrna_cli.run.options import EmbedOptions, Precision

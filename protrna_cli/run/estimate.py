@@ -13,7 +13,7 @@ from protrna_cli.fasta.census import Census
 from protrna_cli.fasta.copies import MAX_SEQUENCES
 from protrna_cli.machine import available_cpus
 from protrna_cli.model.structure import ModelSize, batches_at_once, row_count
-from protrna_cli.output.paths import journal_path
+from protrna_cli.output.files import journal_path
 from protrna_cli.output.provenance import settings_account
 from protrna_cli.output.rows import BLOCK_BYTES
 from protrna_cli.plan.pieces import into_chunks

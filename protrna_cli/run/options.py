@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from protrna_cli.errors import UsageError
 from protrna_cli.machine import parse_device
-from protrna_cli.output.formats.table import H5_LAYOUTS, RUN_FORMATS, choose_format, refuse_layout
+from protrna_cli.output.files import H5_LAYOUTS, RUN_FORMATS, choose_format, refuse_layout
 from protrna_cli.plan.rules import (
     ALL,
     AUTO,

@@ -30,18 +30,20 @@ from protrna_cli.errors import InputError, InputUnreadable, OutputUnwritable, Ru
 from protrna_cli.fasta.census import Census
 from protrna_cli.fasta.records import Skipped
 from protrna_cli.model.structure import ModelSize
-from protrna_cli.output.formats import npy
-from protrna_cli.output.formats.table import Format, choose_format, refuse_layout
-from protrna_cli.output.make import publish
-from protrna_cli.output.paths import (
+from protrna_cli.output.files import (
+    Format,
+    choose_format,
     complete_path,
     journal_path,
     manifest_path,
     partial_path,
+    refuse_layout,
     reused_path,
     shard_path,
     skipped_path,
 )
+from protrna_cli.output.formats import npy
+from protrna_cli.output.make import publish
 from protrna_cli.output.protect import (
     files_read,
     make_partial,

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from protrna_cli.errors import InputError, InputUnreadable, RunMismatch, UsageError
 from protrna_cli.fasta.census import CountedInput
 from protrna_cli.fasta.copies import DistinctSequences, Ints
-from protrna_cli.output.paths import complete_path, journal_path, reused_path
+from protrna_cli.output.files import complete_path, journal_path, reused_path
 from protrna_cli.output.protect import real_path
 from protrna_cli.output.provenance import RunKey, first_difference, run_key
 from protrna_cli.output.rows import UNPROVEN, Header, Values

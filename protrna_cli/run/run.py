@@ -14,7 +14,7 @@ from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.records import Record, Skipped
 from protrna_cli.machine import available_cpus, available_memory
 from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
-from protrna_cli.output.paths import skipped_path
+from protrna_cli.output.files import skipped_path
 from protrna_cli.output.protect import remove_partial
 from protrna_cli.output.rows import Header
 from protrna_cli.plan.rules import AUTO

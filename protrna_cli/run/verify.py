@@ -15,7 +15,7 @@ from protrna_cli.fasta.bed import read_bed
 from protrna_cli.fasta.census import take_census
 from protrna_cli.fasta.records import Record, Skipped, rows_of
 from protrna_cli.fasta.sources import open_sources
-from protrna_cli.output.paths import skipped_path
+from protrna_cli.output.files import skipped_path
 from protrna_cli.output.provenance import rules_of, run_key, shard_of
 from protrna_cli.output.rows import UNPROVEN, Header, Values
 from protrna_cli.output.stored import Stored, open_output

@@ -15,7 +15,7 @@ from protrna_cli.model import hugging_face
 from protrna_cli.model.checkpoint import read_checkpoint
 from protrna_cli.model.exported import CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE, export_bytes, write_weights
 from protrna_cli.model.structure import ModelSize
-from protrna_cli.output.paths import journal_path, manifest_path, partial_path
+from protrna_cli.output.files import journal_path, manifest_path, partial_path
 from protrna_cli.output.protect import make_partial, refuse_foreign_partial, remove_partial
 from protrna_cli.text import printable, size_text, version
 from protrna_cli.weights.checkpoint import DEMO_NOTICE, Checkpoint

@@ -15,7 +15,7 @@ from protrna_cli.disk import creating, file_hash, lock_path, locked, stamp, sync
 from protrna_cli.errors import OutputUnwritable, WeightsError
 from protrna_cli.model import structure
 from protrna_cli.model.checkpoint import check_size, find_flaw
-from protrna_cli.output.paths import partial_path
+from protrna_cli.output.files import partial_path
 from protrna_cli.output.protect import refuse_to_replace, refuse_unless_file
 from protrna_cli.weights.checkpoint import (
     MISSING_WEIGHTS_REMEDY,

@@ -17,7 +17,7 @@ import pytest
 from protrna_cli import EmbedOptions, embed, embed_fasta, read_embeddings
 from protrna_cli.errors import InputError, InputUnreadable, RunMismatch, UsageError
 from protrna_cli.output.embeddings import Embeddings, Residues
-from protrna_cli.output.paths import part_name, shard_path
+from protrna_cli.output.files import part_name, shard_path
 from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import Shard
 from tests.conftest import SAMPLE, TOY, Run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from protrna_cli import disk
-from protrna_cli.output.paths import partial_path
+from protrna_cli.output.files import partial_path
 from tests.conftest import SAMPLE, TOY, Run
 from tests.tools.runs import command
 

@@ -19,7 +19,7 @@ import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import ClusterError, InputError, RunMismatch, Stopped, UsageError
-from protrna_cli.output.paths import partial_path, skipped_path
+from protrna_cli.output.files import partial_path, skipped_path
 from protrna_cli.output.stored import parts_of
 from protrna_cli.plan import pieces
 from protrna_cli.plan.rules import Rules

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import OutputUnwritable
 from protrna_cli.output import rows as output_rows
+from protrna_cli.output.files import partial_path, skipped_path
 from protrna_cli.output.formats import h5file
 from protrna_cli.output.make import convert
-from protrna_cli.output.paths import partial_path, skipped_path
 from protrna_cli.output.protect import make_partial
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
 from protrna_cli.output.stored import open_output
@@ -236,7 +236,7 @@ def test_an_archive_of_numpy_has_the_vectors_and_columns(run: Run, tmp_path: Pat
 def test_a_column_too_large_for_an_archive_of_numpy_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("protrna_cli.output.formats.npz.LARGEST_COLUMN", 1000)
+    monkeypatch.setattr("protrna_cli.output.formats.exports.LARGEST_COLUMN", 1000)
     found = [Row("a", "x" * 200, 1, 1, 0, 1), Row("b", "", 1, 1, 0, 1)]
     header = Header(False, (3,), 2, "float32", 2, 2, {}, COLUMNS_BEFORE_MD5)
     block = Block(found, [np.zeros((2, 2), np.float32)])

@@ -15,7 +15,7 @@ import pytest
 
 from protrna_cli import embed_fasta, read_embeddings
 from protrna_cli.errors import InputError
-from protrna_cli.output.formats.table import choose_format
+from protrna_cli.output.files import choose_format
 from protrna_cli.output.rows import Checksum
 from protrna_cli.output.stored import open_output
 from protrna_cli.run.verify import find_flaws

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from protrna_cli.errors import InputError, InputUnreadable, OutputUnwritable, UsageError
-from protrna_cli.output.formats.flat import dataset_name
-from protrna_cli.output.formats.table import choose_format
+from protrna_cli.output.files import choose_format
+from protrna_cli.output.formats.hdf5 import dataset_name
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
 from protrna_cli.output.stored import open_output
 from protrna_cli.plan.rows import Row

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from protrna_cli import embed_fasta
+from protrna_cli.output.files import shard_path
 from protrna_cli.output.make import merge
-from protrna_cli.output.paths import shard_path
 from protrna_cli.output.stored import open_output
 from protrna_cli.plan import pieces
 from protrna_cli.plan.shard import Shard

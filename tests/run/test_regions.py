@@ -16,8 +16,8 @@ from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import OutputUnwritable, ProtrnaError, RunMismatch, Stopped
 from protrna_cli.fasta.bed import parse_bed, read_bed
 from protrna_cli.model.transformer import ProtRNA
+from protrna_cli.output.files import partial_path, shard_path, skipped_path
 from protrna_cli.output.make import merge
-from protrna_cli.output.paths import partial_path, shard_path, skipped_path
 from protrna_cli.output.stored import open_output
 from protrna_cli.plan.rules import Region, Regions, Rules
 from protrna_cli.plan.shard import Shard

@@ -13,7 +13,7 @@ import pytest
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.api import files
 from protrna_cli.errors import OutputUnwritable, RunMismatch, Stopped, UsageError
-from protrna_cli.output.paths import partial_path
+from protrna_cli.output.files import partial_path
 from protrna_cli.plan import pieces
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run.outputs import read_position

@@ -11,8 +11,8 @@ import pytest
 
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import InputError, RunMismatch, Stopped
+from protrna_cli.output.files import partial_path, shard_path
 from protrna_cli.output.make import merge
-from protrna_cli.output.paths import partial_path, shard_path
 from protrna_cli.output.stored import Stored, open_output
 from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import Shard

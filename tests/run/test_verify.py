@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from protrna_cli import embed_fasta
-from protrna_cli.output.paths import skipped_path
+from protrna_cli.output.files import skipped_path
 from protrna_cli.output.rows import Block, Header, Values
 from protrna_cli.output.stored import open_output
 from protrna_cli.plan.rows import Row

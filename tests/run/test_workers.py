@@ -24,7 +24,7 @@ from protrna_cli.machine import Gpu, available_memory
 from protrna_cli.model import runtime
 from protrna_cli.model.alphabet import Alphabet
 from protrna_cli.model.transformer import ProtRNA
-from protrna_cli.output.paths import partial_path
+from protrna_cli.output.files import partial_path
 from protrna_cli.run import auto, workers
 from protrna_cli.run.auto import Seat, choose_seats, settle
 from protrna_cli.run.verify import find_flaws

@@ -28,9 +28,8 @@ import pyarrow.parquet as pq
 from protrna_cli import EmbedOptions, embed_fasta, read_embeddings
 from protrna_cli.cli import main as cli
 from protrna_cli.errors import ProtrnaError
-from protrna_cli.output.formats.table import possible_files
+from protrna_cli.output.files import possible_files, skipped_path
 from protrna_cli.output.make import convert
-from protrna_cli.output.paths import skipped_path
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import TOY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from protrna_cli.output.formats.table import Format, choose_format
+from protrna_cli.output.files import Format, choose_format
 
 
 def named(name: str, h5_layout: str = "flat") -> Format:

@@ -30,8 +30,7 @@ import numpy as np
 
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import RunMismatch
-from protrna_cli.output.formats.table import choose_format
-from protrna_cli.output.paths import partial_path, skipped_path
+from protrna_cli.output.files import choose_format, partial_path, skipped_path
 from protrna_cli.output.rows import Header
 from protrna_cli.output.stored import open_output
 from protrna_cli.plan import pieces

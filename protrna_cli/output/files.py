@@ -1,10 +1,12 @@
-"""The table of formats. A new format is a class in a module of this folder, and a line in `TABLE`.
+"""The files of an output: its format, and the names of those beside it.
 
-The modules import pyarrow, h5py or NumPy; each is imported only when its format is used.
+A new format is a class in a module of `formats/`, and a line in `TABLE`. The modules import pyarrow, h5py or
+NumPy; each is imported only when its format is used.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +14,76 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from protrna_cli.errors import UsageError
-from protrna_cli.output.paths import index_path, meta_path, metadata_path
+from protrna_cli.plan.shard import WHOLE, Shard
 
 if TYPE_CHECKING:
     from protrna_cli.output.rows import Block, Header, OutputFile, ReadableFile
+
+
+def skipped_path(output: Path) -> Path:
+    """List of the skipped records of an output."""
+    return output.with_name(f"{output.name}.skipped.tsv")
+
+
+def partial_path(output: Path) -> Path:
+    """Folder of an unfinished output."""
+    return output.with_name(f"{output.name}.partial")
+
+
+def journal_path(output: Path) -> Path:
+    """Journal of an unfinished output, from which `--resume` continues."""
+    return partial_path(output) / "journal"
+
+
+def complete_path(output: Path) -> Path:
+    """Mark of an unfinished output that is complete, and only has to be put in place."""
+    return partial_path(output) / "complete"
+
+
+def reused_path(output: Path) -> Path:
+    """Record of the rows of an unfinished output that were filled from earlier outputs."""
+    return partial_path(output) / "reused.json"
+
+
+def manifest_path(folder: Path) -> Path:
+    """Manifest of an unfinished folder of parts, from which `--dask --resume` continues."""
+    return partial_path(folder) / "manifest.json"
+
+
+def index_path(output: Path) -> Path:
+    """Index of a NumPy array: the columns of its rows."""
+    return output.with_name(f"{output.name}.index.tsv")
+
+
+def meta_path(output: Path) -> Path:
+    """Provenance of a NumPy array or of a TSV file."""
+    return output.with_name(f"{output.name}.meta.json")
+
+
+def metadata_path(output: Path) -> Path:
+    """Columns of the rows of a TSV file."""
+    return output.with_name(f"{output.name}.metadata.tsv")
+
+
+def shard_path(output: Path, shard: Shard) -> Path:
+    """Path of a shard's part of an output; without sharding, the path of the output itself."""
+    if shard == WHOLE:
+        return output
+    return output.with_name(f"{output.stem}.{shard.index}-of-{shard.count}{output.suffix}")
+
+
+def part_name(shard: Shard) -> str:
+    """File name of a shard's part in a folder of parts; these names sort in input order.
+
+    >>> part_name(Shard(7, 42))
+    'part-07-of-42.parquet'
+    """
+    return f"part-{shard.index:0{len(str(shard.count))}}-of-{shard.count}.parquet"
+
+
+def is_part(path: Path) -> bool:
+    """Whether a path has a name made by `part_name`."""
+    return re.fullmatch(r"part-\d+-of-\d+\.parquet", path.name) is not None
 
 
 @dataclass(frozen=True)
@@ -29,7 +97,7 @@ class Format:
     suffixes
         Suffixes of its file names, the usual one first.
     writer
-        Module of this folder and its class, an `OutputFile`, that writes it.
+        Module of `formats/` and its class, an `OutputFile`, that writes it.
     reader, magic
         Module and its function that opens it, as a `ReadableFile`, and the first four bytes that identify
         it; None for a format that is never read.
@@ -74,13 +142,13 @@ H5_MAGIC = b"\x89HDF"
 
 TABLE = (
     Format("parquet", (".parquet", ".pq"), "parquet:Parquet", "parquet:open_file", b"PAR1"),
-    Format("h5", H5_SUFFIXES, "flat:FlatHdf5", "hdf5:open_file", H5_MAGIC, layout="flat", unique_ids=True),
-    Format("h5", H5_SUFFIXES, "packed:PackedHdf5", "hdf5:open_file", H5_MAGIC, layout="packed"),
+    Format("h5", H5_SUFFIXES, "hdf5:FlatHdf5", "hdf5:open_file", H5_MAGIC, layout="flat", unique_ids=True),
+    Format("h5", H5_SUFFIXES, "hdf5:PackedHdf5", "hdf5:open_file", H5_MAGIC, layout="packed"),
     Format("npy", (".npy",), "npy:Npy", "npy:open_file", b"\x93NUM", companions=(index_path, meta_path)),
-    Format("npz", (".npz",), "npz:Npz", is_export=True, one_layer=True),
-    Format("h5ad", (".h5ad",), "h5ad:Anndata", "hdf5:open_file", H5_MAGIC, is_export=True),
+    Format("npz", (".npz",), "exports:Npz", is_export=True, one_layer=True),
+    Format("h5ad", (".h5ad",), "hdf5:Anndata", "hdf5:open_file", H5_MAGIC, is_export=True),
     Format(
-        "tsv", (".tsv",), "tsv:Tsv", companions=(metadata_path, meta_path), is_export=True, one_layer=True
+        "tsv", (".tsv",), "exports:Tsv", companions=(metadata_path, meta_path), is_export=True, one_layer=True
     ),
 )
 

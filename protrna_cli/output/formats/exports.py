@@ -1,13 +1,20 @@
-"""NumPy's `.npz`: the array `embedding` (N, D) of one layer, `id` and the other columns (N,), and `protrna`.
+"""Formats that are only written, for other programs: NumPy's `.npz`, and TSV for the Embedding Projector.
 
+`.npz` has the arrays `embedding` (N, D) of one layer, `id` and the other columns (N,), and `protrna`.
 `numpy.load` reads it without pickle. The columns are arrays of text or of int64; `protrna` is the provenance
 as JSON. It is a zip archive whose vectors are stored as they are, so that they are written block by block,
 and whose columns are compressed, because NumPy stores all texts of an array with the length of the longest.
 https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+
+TSV for the TensorBoard Embedding Projector is `OUT`, with `OUT.metadata.tsv` and `OUT.meta.json` beside it.
+`OUT` has one line per record and no header: D numbers, each the shortest text that reads back to the same
+float32. The metadata has a header, then one line per record with the row's columns. The projector does not
+support quotes, so a tab or a line end in a description becomes a space. `OUT.meta.json` is the provenance.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -15,9 +22,12 @@ from typing import IO, Any, final
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import csv
 
 from protrna_cli.errors import OutputUnwritable
-from protrna_cli.output.formats.npy import array_header
+from protrna_cli.output.files import metadata_path
+from protrna_cli.output.formats.npy import array_header, write_meta
 from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header, OutputFile
 from protrna_cli.text import size_text
 
@@ -25,6 +35,8 @@ LARGEST_COLUMN = 4 << 30
 """Most bytes of a column as an array in memory, which one long description could make very large."""
 
 VALUES_AT_ONCE = 4096
+
+_SPACES = str.maketrans("\t\r\n", "   ")
 
 
 @final
@@ -75,3 +87,26 @@ def _array(
     with archive.open(member, "w", force_zip64=True) as file:
         file.write(array_header(dtype, shape))
         yield file
+
+
+@final
+class Tsv(OutputFile):
+    """A table of vectors, with metadata and provenance."""
+
+    def write(self, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
+        header = self.header
+        schema = pa.schema([(str(i), pa.float32()) for i in range(header.width)])
+        options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
+        with (
+            pa.OSFile(os.fsencode(self.path), "wb") as file,  # bytes: it need not be UTF-8
+            csv.CSVWriter(file, schema, write_options=options) as vectors,
+            metadata_path(self.path).open("w", encoding="utf-8", newline="") as metadata,
+        ):
+            metadata.write("\t".join(header.row_columns) + "\n")
+            for block in blocks:
+                columns = [pa.array(column) for column in np.ascontiguousarray(block.values[0].T, np.float32)]
+                vectors.write_table(pa.Table.from_arrays(columns, schema=schema))
+                for row in block.rows:
+                    texts = [str(getattr(row, name)).translate(_SPACES) for name in header.row_columns]
+                    metadata.write("\t".join(texts) + "\n")
+        write_meta(self.path, seal())

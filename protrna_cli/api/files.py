@@ -20,9 +20,8 @@ from protrna_cli.plan.shard import WHOLE
 from protrna_cli.run.auto import settle
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.outputs import Target, need_unique_ids, protect_targets, refuse_existing, targets_of
-from protrna_cli.run.report import Progress, Summary
+from protrna_cli.run.report import Progress, Stop, Summary
 from protrna_cli.run.run import Run, embed_shard
-from protrna_cli.run.stop import Stop
 from protrna_cli.weights.checkpoint import locate
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def embed_fasta(
     progress
         Whether to show a progress bar, in a terminal or a notebook; or callbacks for the progress.
     stop
-        Checked for a request to stop; see `protrna_cli.run.stop`.
+        Checked for a request to stop; see `protrna_cli.run.report`.
     watcher
         Callbacks for the progress of the download, if the weights are missing.
     model

@@ -23,16 +23,14 @@ from protrna_cli.errors import UsageError
 from protrna_cli.fasta.records import Record, Skipped, read_sequences
 from protrna_cli.output.embeddings import Embedding
 from protrna_cli.output.rows import Values
-from protrna_cli.plan.pieces import CHUNK_RECORDS, CHUNK_RESIDUES, embedded_length, into_chunks
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import CHUNK_RECORDS, CHUNK_RESIDUES, Row, embedded_length, into_chunks
 from protrna_cli.plan.rules import AUTO, TRAINED_LENGTH, Gaps, Long, OnInvalid, instance, path_text, switch
 from protrna_cli.run.auto import batch_tokens_of
 from protrna_cli.run.loop import Loop
 from protrna_cli.run.options import Dtype, EmbedOptions, Pool, Precision
 from protrna_cli.run.outputs import Position
-from protrna_cli.run.report import NOTHING, Amount, Progress
+from protrna_cli.run.report import NOTHING, Amount, Progress, Stop
 from protrna_cli.run.run import check_memory, saved
-from protrna_cli.run.stop import Stop
 from protrna_cli.run.workers import InProcess
 from protrna_cli.text import counted, shortened
 from protrna_cli.weights.checkpoint import PUBLISHED

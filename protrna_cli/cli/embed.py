@@ -22,7 +22,7 @@ from protrna_cli.output.files import choose_format, shard_path
 from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import resolve_shard
 from protrna_cli.run.options import EmbedOptions, pooled_only
-from protrna_cli.run.stop import SignalStop
+from protrna_cli.run.report import SignalStop
 from protrna_cli.weights.checkpoint import DEMO, DEMO_NOTICE
 
 STDOUT = "-"

@@ -19,7 +19,7 @@ from protrna_cli.machine import check_threads
 from protrna_cli.map import METHODS, require_suffix
 from protrna_cli.output.files import ALL_FORMATS, H5_SUFFIXES, choose_format, partial_path, refuse_layout
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.run.stop import SignalStop
+from protrna_cli.run.report import SignalStop
 from protrna_cli.text import aligned, counted, printable, size_text
 from protrna_cli.weights.checkpoint import checked_sha256, weights_in
 

@@ -14,7 +14,7 @@ from protrna_cli.cli.options import ANY_PATH, FOLDER, MODEL, OneOf, as_json, opt
 from protrna_cli.cli.progress import watcher_for
 from protrna_cli.errors import UsageError, WeightsError
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.run.stop import SignalStop
+from protrna_cli.run.report import SignalStop
 from protrna_cli.text import size_text
 from protrna_cli.weights.checkpoint import (
     PUBLISHED,

@@ -39,9 +39,8 @@ from protrna_cli.plan.shard import Shard
 from protrna_cli.run.auto import settle
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.outputs import Target, inputs_of_run, is_whole, read_position, refuse_existing
-from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
+from protrna_cli.run.report import NOTHING, Amount, Progress, Stop, Summary
 from protrna_cli.run.run import Run
-from protrna_cli.run.stop import Stop
 from protrna_cli.text import counted, version
 from protrna_cli.weights.checkpoint import Checkpoint, Watcher, locate
 

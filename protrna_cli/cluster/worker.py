@@ -32,9 +32,8 @@ from protrna_cli.output.files import choose_format, manifest_path
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.outputs import Target
-from protrna_cli.run.report import Progress, Summary
+from protrna_cli.run.report import Progress, Stop, Summary
 from protrna_cli.run.run import embed_shard
-from protrna_cli.run.stop import Stop
 from protrna_cli.text import unreadable, version
 from protrna_cli.weights.checkpoint import Checkpoint, silent
 

@@ -25,8 +25,7 @@ from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from protrna_cli.errors import InputError
 from protrna_cli.fasta.sources import Source, fasta_lines
-from protrna_cli.plan.pieces import cut, embedded_length
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row, cut, embedded_length
 from protrna_cli.plan.rules import Regions, Rules
 from protrna_cli.text import shortened
 

@@ -22,7 +22,7 @@ from protrna_cli.errors import InputError, UsageError
 from protrna_cli.map import METHODS
 from protrna_cli.map.projection import Projection
 from protrna_cli.output.rows import Header
-from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row
+from protrna_cli.plan.pieces import COUNT_COLUMNS, ROW_COLUMNS, Row
 from protrna_cli.text import counted, printable, shortened
 
 SMALLEST_SYMBOL = 5.0

@@ -18,7 +18,7 @@ from protrna_cli.output.protect import files_read, refuse_to_replace, refuse_unl
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Block, Header
 from protrna_cli.output.stored import open_output
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from protrna_cli.plan.rules import AnyPath, instance, one_of, path_text, switch, whole_number
 from protrna_cli.text import counted, printable, shortened
 

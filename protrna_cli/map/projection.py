@@ -21,7 +21,7 @@ from protrna_cli.machine import available_cpus
 from protrna_cli.map import METHODS
 from protrna_cli.output.provenance import run_key
 from protrna_cli.output.rows import Header
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from protrna_cli.text import counted, printable
 
 MIN_RECORDS = 3

@@ -13,7 +13,7 @@ import numpy as np
 from protrna_cli.output.provenance import account
 from protrna_cli.output.rows import Block, Header, Values
 from protrna_cli.output.stored import open_output
-from protrna_cli.plan.rows import COUNT_COLUMNS, Row
+from protrna_cli.plan.pieces import COUNT_COLUMNS, Row
 from protrna_cli.text import aligned, counted, printable, shortened, size_text
 
 FIRST_ROWS = 5

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from protrna_cli.errors import InputError, MissingExtra, RunMismatch, UsageError
 from protrna_cli.output.rows import PROVENANCE_KEY, UNPROVEN, Header, Values
 from protrna_cli.output.stored import open_output
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from protrna_cli.plan.rules import AnyPath, path_text, switch, whole_number
 from protrna_cli.text import shortened
 

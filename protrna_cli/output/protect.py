@@ -24,7 +24,7 @@ from protrna_cli.output.files import (
     skipped_path,
 )
 from protrna_cli.output.stored import parts_of
-from protrna_cli.plan.rows import SKIPPED_COLUMNS
+from protrna_cli.plan.pieces import SKIPPED_COLUMNS
 
 STANDARD_INPUT = Path("/dev/stdin")
 STANDARD_INPUT_NAMES = ("-", "<stdin>")

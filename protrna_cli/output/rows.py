@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protrna_cli.errors import UsageError
-from protrna_cli.plan.rows import ROW_COLUMNS, Row
+from protrna_cli.plan.pieces import ROW_COLUMNS, Row
 
 PROVENANCE_KEY = "protrna"
 

@@ -18,7 +18,7 @@ from protrna_cli.errors import InputError, InputUnreadable, ProtrnaError, RunMis
 from protrna_cli.output.files import H5_MAGIC, complete_path, is_part, opener_of, partial_path, possible_files
 from protrna_cli.output.provenance import first_difference, run_key, shard_of
 from protrna_cli.output.rows import Block, Checksum, Header, ReadableFile, Values
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from protrna_cli.plan.shard import WHOLE
 
 SMALL_BYTES = 256 << 20

@@ -1,22 +1,68 @@
-"""Pieces: cut long records into windows, join windows again, and pack pieces into batches.
+"""What becomes of records: rows of an output, pieces that fit the model, and chunks.
 
-Chunks: bounded runs of consecutive records, the unit of memory, output order and commit.
+Pieces: cut long records into windows, join windows again, and pack pieces into batches.
 
-If there are enough chunks, shards are cut between them, so that batches are the same as in an unsharded run.
+Chunks: bounded runs of consecutive records, the unit of memory, output order and commit. If there are enough
+of them, shards are cut between them, so that batches are the same as in an unsharded run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
 from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of an output, without its embedding: a record, or a region of one.
+
+    Attributes
+    ----------
+    id, description
+        First word of the FASTA header, and the rest of it. The id of a region is `ID:NAME`.
+    length
+        Residues of the record or region.
+    n_embedded
+        Residues that the embedding covers.
+    n_unknown
+        Unknown residues (`x`).
+    n_windows
+        Number of pieces in which the record ran.
+    md5
+        MD5 of the sequence of the record or region in upper-case DNA letters, as 32 hexadecimal digits: the
+        key by which RNAcentral and vsearch know a sequence. Empty in outputs of versions before 0.2.
+    """
+
+    id: str
+    description: str
+    length: int
+    n_embedded: int
+    n_unknown: int
+    n_windows: int
+    md5: str = ""
+
+
+SKIPPED_COLUMNS = ("file", "record", "id", "line", "position", "reason")
+"""Columns of a list of skipped records: the attributes of each."""
+
+_TYPES = get_type_hints(Row)
+
+ROW_COLUMNS = tuple(_TYPES)
+COUNT_COLUMNS = tuple(name for name, kind in _TYPES.items() if kind is int)
+
+
+def row_of(values: Mapping[str, Any], columns: Iterable[str]) -> Row:
+    """Make a row of the values in these columns, which may be text or of another number type."""
+    return Row(**{name: _TYPES[name](values[name]) for name in columns})
+
 
 CHUNK_RECORDS = 4096
 CHUNK_RESIDUES = 1 << 20

@@ -24,13 +24,11 @@ from protrna_cli.fasta.copies import Copies
 from protrna_cli.fasta.records import Record, Skipped, rows_of
 from protrna_cli.model.structure import ModelSize, row_count
 from protrna_cli.output.rows import Values
-from protrna_cli.plan.pieces import into_chunks
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row, into_chunks
 from protrna_cli.run.chunk import RESIDUES, Chunk, Floats
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.outputs import Position
-from protrna_cli.run.report import NOTHING, Amount, Progress
-from protrna_cli.run.stop import Stop
+from protrna_cli.run.report import NOTHING, Amount, Progress, Stop
 from protrna_cli.run.workers import Embedder, Pending
 
 BATCH_LAYER_SECONDS = 0.002

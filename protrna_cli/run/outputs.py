@@ -55,7 +55,7 @@ from protrna_cli.output.protect import (
 from protrna_cli.output.provenance import RunKey, compare_keys, exact_key, run_key
 from protrna_cli.output.rows import UNPROVEN, Block, Checksum, Header, Values
 from protrna_cli.output.stored import Stored, damaged, make_again, open_output
-from protrna_cli.plan.rows import SKIPPED_COLUMNS, Row
+from protrna_cli.plan.pieces import SKIPPED_COLUMNS, Row
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.report import Progress
 from protrna_cli.text import printable, size_text, version

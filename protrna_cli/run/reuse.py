@@ -25,7 +25,7 @@ from protrna_cli.output.protect import real_path
 from protrna_cli.output.provenance import RunKey, first_difference, run_key
 from protrna_cli.output.rows import UNPROVEN, Header, Values
 from protrna_cli.output.stored import Stored, open_output
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.outputs import Target, read_position
 from protrna_cli.run.report import NOTHING, Amount

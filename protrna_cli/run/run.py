@@ -23,9 +23,8 @@ from protrna_cli.run.auto import Seat, choose_seats, note_of_unused_gpus, recomm
 from protrna_cli.run.loop import Loop, Output
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.outputs import PartialOutput, Position, Target, check_space, is_whole, make_header
-from protrna_cli.run.report import NOTHING, Amount, Progress, Summary
+from protrna_cli.run.report import NOTHING, Amount, Progress, Stop, Summary
 from protrna_cli.run.reuse import Reuse, find_reusable
-from protrna_cli.run.stop import Stop
 from protrna_cli.run.workers import Absent, Embedder, InProcess, Workers
 from protrna_cli.text import counted, shortened, size_text
 from protrna_cli.weights.checkpoint import Checkpoint

@@ -21,9 +21,9 @@ from protrna_cli.fasta.records import Skipped
 from protrna_cli.output.formats.npy import write_all
 from protrna_cli.output.formats.parquet import ParquetStream
 from protrna_cli.output.rows import Block, Checksum, Header, Values, spans
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from protrna_cli.run.outputs import Position
-from protrna_cli.run.stop import Stop
+from protrna_cli.run.report import Stop
 from protrna_cli.text import reason
 
 

@@ -19,7 +19,7 @@ from protrna_cli.output.files import skipped_path
 from protrna_cli.output.provenance import rules_of, run_key, shard_of
 from protrna_cli.output.rows import UNPROVEN, Header, Values
 from protrna_cli.output.stored import Stored, open_output
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from protrna_cli.plan.rules import Rules
 from protrna_cli.text import shortened
 

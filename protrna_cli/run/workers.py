@@ -34,7 +34,7 @@ from protrna_cli.model.alphabet import Alphabet, Tokens
 from protrna_cli.plan.rules import TRAINED_LENGTH
 from protrna_cli.run.auto import Seat
 from protrna_cli.run.chunk import Floats
-from protrna_cli.run.stop import SIGNALS
+from protrna_cli.run.report import SIGNALS
 from protrna_cli.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:

@@ -32,8 +32,7 @@ from protrna_cli import errors as all_errors
 from protrna_cli.api.keywords import FileKeywords, Keywords, in_python
 from protrna_cli.output.files import H5_LAYOUTS, RUN_FORMATS
 from protrna_cli.run.options import Format, H5Layout
-from protrna_cli.run.report import Progress
-from protrna_cli.run.stop import Stop
+from protrna_cli.run.report import Progress, Stop
 from protrna_cli.weights.checkpoint import Checkpoint
 from tests.conftest import SAMPLE, TOY
 

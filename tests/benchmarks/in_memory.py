@@ -21,7 +21,7 @@ import numpy as np
 from protrna_cli import embed_iter, read_embeddings
 from protrna_cli.machine import resident_memory
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Header
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from tests.benchmarks.layouts import LAYOUTS, normal_blocks
 from tests.conftest import TOY
 from tests.tools.formats import named

@@ -26,7 +26,7 @@ import pyarrow.parquet
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header, spans
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from protrna_cli.text import size_text
 from tests.conftest import SAMPLE
 from tests.tools.formats import named

@@ -14,7 +14,7 @@ from protrna_cli.output import describe as describing
 from protrna_cli.output import rows
 from protrna_cli.output.provenance import account
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from tests.conftest import GOLDEN, SAMPLE, TOY, Run
 from tests.tools.formats import named
 from tests.tools.special import SPECIAL_FILES, special_file

@@ -24,8 +24,7 @@ from protrna_cli.output.stored import parts_of
 from protrna_cli.plan import pieces
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run.outputs import read_position
-from protrna_cli.run.report import Amount, Progress, Summary
-from protrna_cli.run.stop import Stop
+from protrna_cli.run.report import Amount, Progress, Stop, Summary
 from tests.conftest import GOLDEN, SAMPLE, Run
 from tests.tools import dask_worker
 from tests.tools.kill import content, write_input

@@ -37,7 +37,7 @@ from protrna_cli.map.page import html
 from protrna_cli.map.projection import ROUNDING, Projection, project
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.rows import Block
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.outputs import Target, make_header
 from tests.conftest import Outcome, Run

@@ -17,7 +17,7 @@ from PIL import Image
 from protrna_cli.map.colouring import COLOURS, OTHER_COLOUR, Picture, colour_by
 from protrna_cli.map.page import html
 from protrna_cli.map.projection import Projection
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from tests.tools.cases import slow_except
 
 pytestmark = [

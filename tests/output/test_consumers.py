@@ -17,7 +17,7 @@ import pytest
 
 from protrna_cli.output.make import convert
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from tests.conftest import SAMPLE, Run
 from tests.test_manual import blocks
 from tests.tools.formats import named

@@ -29,7 +29,7 @@ from protrna_cli.output.make import convert
 from protrna_cli.output.protect import make_partial
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
 from protrna_cli.output.stored import open_output
-from protrna_cli.plan.rows import ROW_COLUMNS, Row
+from protrna_cli.plan.pieces import ROW_COLUMNS, Row
 from protrna_cli.plan.rules import Rules
 from tests.conftest import SAMPLE, TOY, Run
 from tests.tools.cases import slow_except

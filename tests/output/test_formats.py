@@ -18,7 +18,7 @@ from protrna_cli.output.files import choose_format
 from protrna_cli.output.formats.hdf5 import dataset_name
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
 from protrna_cli.output.stored import open_output
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from tests.tools.formats import named
 
 KINDS = [("parquet", "flat"), ("npy", "flat"), ("h5", "flat"), ("h5", "packed")]

@@ -30,7 +30,7 @@ from packaging.version import Version
 from protrna_cli import manual
 from protrna_cli.cli import main as cli
 from protrna_cli.output.rows import Block, Header
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from tests.conftest import ROOT, SAMPLE, Run
 from tests.test_manual import block, blocks
 from tests.tools.formats import named

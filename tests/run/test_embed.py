@@ -13,7 +13,7 @@ from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.output.rows import Header
 from protrna_cli.output.stored import open_output
 from protrna_cli.plan import pieces
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run.report import Amount
 from tests.conftest import SAMPLE, TOY, Run

@@ -13,7 +13,7 @@ import pytest
 from protrna_cli import embed_fasta
 from protrna_cli.errors import OutputUnwritable, WriteFailed
 from protrna_cli.output.files import partial_path
-from protrna_cli.run.stop import Stop
+from protrna_cli.run.report import Stop
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import TOY, Run
 from tests.tools.kill import content

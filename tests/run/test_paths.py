@@ -17,7 +17,7 @@ from protrna_cli.errors import RunMismatch
 from protrna_cli.fasta.records import Skipped
 from protrna_cli.output.files import journal_path, manifest_path, partial_path
 from protrna_cli.output.protect import MARK, make_partial, remove_partial
-from protrna_cli.plan.rows import SKIPPED_COLUMNS
+from protrna_cli.plan.pieces import SKIPPED_COLUMNS
 from protrna_cli.run.outputs import Journal
 from protrna_cli.weights.checkpoint import Checkpoint
 from tests.conftest import TOY, Run

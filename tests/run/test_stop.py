@@ -15,7 +15,7 @@ import pytest
 from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import Interrupted, Stopped
 from protrna_cli.output.files import partial_path
-from protrna_cli.run.stop import SignalStop
+from protrna_cli.run.report import SignalStop
 from tests.conftest import ROOT, SAMPLE, TOY
 from tests.tools.runs import command
 

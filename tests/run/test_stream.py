@@ -20,8 +20,7 @@ from protrna_cli.errors import ReaderGone, Stopped, UsageError
 from protrna_cli.output.make import merge
 from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import Shard
-from protrna_cli.run.report import Amount
-from protrna_cli.run.stop import Stop
+from protrna_cli.run.report import Amount, Stop
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import SAMPLE, TOY, Run, on_a_terminal
 from tests.tools.formats import named

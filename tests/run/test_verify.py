@@ -13,7 +13,7 @@ from protrna_cli import embed_fasta
 from protrna_cli.output.files import skipped_path
 from protrna_cli.output.rows import Block, Header, Values
 from protrna_cli.output.stored import open_output
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import GOLDEN, SAMPLE, Run
 from tests.tools.formats import named

@@ -34,11 +34,10 @@ from protrna_cli.output.files import choose_format, partial_path, skipped_path
 from protrna_cli.output.rows import Header
 from protrna_cli.output.stored import open_output
 from protrna_cli.plan import pieces
-from protrna_cli.plan.rows import Row
+from protrna_cli.plan.pieces import Row
 from protrna_cli.plan.rules import Region, Regions, Rules
 from protrna_cli.run import loop
-from protrna_cli.run.report import Progress, Summary
-from protrna_cli.run.stop import Stop
+from protrna_cli.run.report import Progress, Stop, Summary
 from protrna_cli.run.verify import find_flaws
 from tests.conftest import GOLDEN
 

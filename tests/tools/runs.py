@@ -8,8 +8,7 @@ from typing import Any
 from protrna_cli import EmbedOptions
 from protrna_cli.errors import Stopped
 from protrna_cli.plan.rules import Rules
-from protrna_cli.run.report import Progress
-from protrna_cli.run.stop import Stop
+from protrna_cli.run.report import Progress, Stop
 from tests.conftest import TOY
 
 RUN_KINDS = [("parquet", "flat"), ("npy", "flat"), ("h5", "flat"), ("h5", "packed")]

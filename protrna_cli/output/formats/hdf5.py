@@ -26,7 +26,7 @@ import numpy as np
 from protrna_cli.errors import OutputUnwritable
 from protrna_cli.output.formats.h5file import created, new_group, opened
 from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header, ReadableFile, Values, chosen, spans
-from protrna_cli.plan.rows import COUNT_COLUMNS, ROW_COLUMNS, Row, row_of
+from protrna_cli.plan.pieces import COUNT_COLUMNS, ROW_COLUMNS, Row, row_of
 
 OFFSETS = "offsets"
 ROWS_PER_READ = 4096

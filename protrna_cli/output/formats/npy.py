@@ -20,7 +20,7 @@ import numpy as np
 
 from protrna_cli.output.files import index_path, meta_path
 from protrna_cli.output.rows import Block, Header, ReadableFile, Values, chosen, spans
-from protrna_cli.plan.rows import Row, row_of
+from protrna_cli.plan.pieces import Row, row_of
 from protrna_cli.text import printable
 
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from protrna_cli.output.rows import PROVENANCE_KEY, Block, Header, ReadableFile, Values, chosen
-from protrna_cli.plan.rows import COUNT_COLUMNS, Row
+from protrna_cli.plan.pieces import COUNT_COLUMNS, Row
 
 CHECKSUMS_KEY = "protrna_checksums"
 """Of the file's own metadata: the schema, with the provenance, is fixed before the first row."""

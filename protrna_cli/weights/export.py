@@ -11,9 +11,8 @@ from pathlib import Path
 
 from protrna_cli.disk import creating, locked, sync, writing
 from protrna_cli.errors import OutputUnwritable
-from protrna_cli.model import hugging_face
+from protrna_cli.model import exported
 from protrna_cli.model.checkpoint import read_checkpoint
-from protrna_cli.model.exported import CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE, export_bytes, write_weights
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.files import journal_path, manifest_path, partial_path
 from protrna_cli.output.protect import make_partial, refuse_foreign_partial, remove_partial
@@ -97,7 +96,7 @@ def export(checkpoint: Checkpoint, target: Path, precision: str) -> int:
     """
     _refuse_existing(target)
     size, sha256 = checkpoint.size(), checkpoint.sha256()
-    n_bytes = export_bytes(size, precision)
+    n_bytes = exported.export_bytes(size, precision)
     with locked(target, remedy=ANOTHER_FOLDER):
         _refuse_existing(target)
         _check_space(target, n_bytes)
@@ -138,15 +137,15 @@ def _check_space(target: Path, n_bytes: int) -> None:
 def _write(folder: Path, checkpoint: Checkpoint, size: ModelSize, precision: str) -> None:
     """Write all but the model card."""
     texts = {
-        CONFIG_FILE: _json(hugging_face.config(size, precision)),
-        VOCABULARY_FILE: hugging_face.VOCABULARY_TEXT,
-        "tokenizer_config.json": _json(hugging_face.TOKENIZER_CONFIG),
-        "special_tokens_map.json": _json(hugging_face.SPECIAL_TOKENS),
+        exported.CONFIG_FILE: _json(exported.config(size, precision)),
+        exported.VOCABULARY_FILE: exported.VOCABULARY_TEXT,
+        "tokenizer_config.json": _json(exported.TOKENIZER_CONFIG),
+        "special_tokens_map.json": _json(exported.SPECIAL_TOKENS),
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    with (folder / WEIGHTS_FILE).open("wb") as file:
-        write_weights(file, size, precision, partial(read_checkpoint, checkpoint.path))
+    with (folder / exported.WEIGHTS_FILE).open("wb") as file:
+        exported.write_weights(file, size, precision, partial(read_checkpoint, checkpoint.path))
 
 
 def _json(settings: Mapping[str, object]) -> str:

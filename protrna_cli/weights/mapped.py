@@ -23,7 +23,7 @@ from protrna_cli.errors import OutputBusy, OutputUnwritable
 from protrna_cli.text import reason
 
 if TYPE_CHECKING:
-    from protrna_cli.model.mapped import Layout
+    from protrna_cli.model.load import Layout
 
 
 SETTLED_NS = 2_000_000_000
@@ -166,7 +166,7 @@ def _undamaged(path: Path) -> Copy | None:
 
 
 def _make(checkpoint: Path, precision: str, path: Path) -> Copy | None:
-    from protrna_cli.model.mapped import lay_out
+    from protrna_cli.model.load import lay_out
 
     for left in path.parent.glob(f"{path.name}.*.new"):  # by a process that was killed: we hold the lock
         left.unlink()

@@ -91,11 +91,11 @@ def test_weights_are_laid_out_on_the_cpu_whichever_device_is_chosen() -> None:
 import io
 from pathlib import Path
 import tensorflow as tf
-from protrna_cli.model import mapped
+from protrna_cli.model import load, runtime
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-devices, placer = set(), mapped.placer
+devices, placer = set(), runtime.placer
 
 def watched(precision):
     place = placer(precision)
@@ -105,9 +105,9 @@ def watched(precision):
         return tensor
     return watch
 
-mapped.placer = watched
+runtime.placer = watched
 with tf.device("/device:CPU:1"):
-    mapped.lay_out(Path({str(TOY)!r}), "bfloat16", io.BytesIO())
+    load.lay_out(Path({str(TOY)!r}), "bfloat16", io.BytesIO())
 print(*devices)
 """
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

@@ -1,34 +1,40 @@
 """What a Dask worker does: make one part, as `--shard` would, and stop when its result is no longer needed.
 
-A worker process loads the model once, and runs one task at a time.
+The manifest of the run, beside the parts, tells it everything but the shard. A worker process loads the model
+once, and runs one task at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from protrna_cli.cluster.manifest import Manifest, part_path
-from protrna_cli.disk import Stamp, locked, stamp
+from protrna_cli.disk import Stamp, locked, stamp, write_whole
 from protrna_cli.errors import (
     ClusterError,
     InputUnreadable,
     OutputBusy,
     OutputUnwritable,
     ProtrnaError,
+    RunMismatch,
     Stopped,
 )
+from protrna_cli.fasta.census import Census, CountedInput, Mark
+from protrna_cli.fasta.records import Start
 from protrna_cli.fasta.sources import Source, open_sources
 from protrna_cli.libraries import own_process
-from protrna_cli.output.files import choose_format, manifest_path
+from protrna_cli.output.files import choose_format, manifest_path, part_name, partial_path
+from protrna_cli.output.provenance import RunKey
+from protrna_cli.plan.rules import Regions, Rules
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.outputs import Target
@@ -45,6 +51,64 @@ BUSY_SECONDS = 1.0
 
 _TASK_LOCK = threading.Lock()
 """Held by the running task of this worker: one task uses all of TensorFlow's threads."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a worker needs to make a part.
+
+    Attributes
+    ----------
+    key
+        The run key of all parts together.
+    inputs
+        Absolute paths.
+    rules
+        The rules under which the census was taken.
+    n_parts
+        Number of parts of the run.
+    census
+        The census of the whole input.
+    """
+
+    key: RunKey
+    inputs: list[str]
+    rules: Rules
+    n_parts: int
+    census: Census
+
+    def counted(self, sources: Sequence[Source]) -> CountedInput:
+        """Return the counted input, to be read from these sources."""
+        return CountedInput(sources, self.rules, self.census)
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest to the unfinished folder of parts, whole or not at all."""
+        write_whole(manifest_path(folder), json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read what `write` wrote."""
+        text = manifest_path(folder).read_bytes()
+        try:
+            return cls._of(json.loads(text))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise RunMismatch(
+                f"{manifest_path(folder)}: a damaged manifest; use --overwrite to start again"
+            ) from None
+
+    @classmethod
+    def _of(cls, fields: dict[str, Any]) -> Manifest:
+        census = Census(**fields["census"])
+        census.stamps = [(size, changed) for size, changed in census.stamps]
+        census.marks = [Mark(Start(*start), *counts) for start, *counts in census.marks]
+        regions = fields["rules"]["regions"] and Regions.from_json(fields["rules"]["regions"])
+        rules = Rules(**{**fields["rules"], "regions": regions})
+        return cls(**{**fields, "rules": rules, "census": census})
+
+
+def part_path(folder: Path, shard: Shard) -> Path:
+    """Path of a shard's part until the run is finished."""
+    return partial_path(folder) / "parts" / part_name(shard)
 
 
 def embed_part(folder: str, shard: Shard, checkpoint: Checkpoint, options: EmbedOptions) -> Summary:

@@ -10,8 +10,8 @@ from protrna_cli.api.keywords import python_words
 from protrna_cli.api.memory import embed
 from protrna_cli.api.models import load_named
 from protrna_cli.errors import MissingExtra, UsageError
-from protrna_cli.plan.rules import AUTO, TRAINED_LENGTH, Gaps, Long, OnInvalid, path_text, whole_number
-from protrna_cli.run.options import EmbedOptions, Pool, Precision
+from protrna_cli.plan.rules import AUTO, TRAINED_LENGTH, Gaps, Long, OnInvalid, Pool, path_text, whole_number
+from protrna_cli.run.options import EmbedOptions, Precision
 from protrna_cli.weights.checkpoint import PUBLISHED
 
 try:

@@ -17,9 +17,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from protrna_cli.errors import ProtrnaError
-from protrna_cli.plan.rules import AnyPath, Gaps, Long, OnInvalid, Regions, Rules, option_of, path_text
+from protrna_cli.plan.rules import AnyPath, Gaps, Long, OnInvalid, Pool, Regions, Rules, option_of, path_text
 from protrna_cli.plan.shard import Shard
-from protrna_cli.run.options import Dtype, EmbedOptions, Format, H5Layout, Pool, Precision
+from protrna_cli.run.options import Dtype, EmbedOptions, Format, H5Layout, Precision
 from protrna_cli.run.report import NOTHING, Amount, Progress
 
 if TYPE_CHECKING:

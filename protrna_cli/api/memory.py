@@ -24,10 +24,20 @@ from protrna_cli.fasta.records import Record, Skipped, read_sequences
 from protrna_cli.output.embeddings import Embedding
 from protrna_cli.output.rows import Values
 from protrna_cli.plan.pieces import CHUNK_RECORDS, CHUNK_RESIDUES, Row, embedded_length, into_chunks
-from protrna_cli.plan.rules import AUTO, TRAINED_LENGTH, Gaps, Long, OnInvalid, instance, path_text, switch
+from protrna_cli.plan.rules import (
+    AUTO,
+    TRAINED_LENGTH,
+    Gaps,
+    Long,
+    OnInvalid,
+    Pool,
+    instance,
+    path_text,
+    switch,
+)
 from protrna_cli.run.auto import batch_tokens_of
 from protrna_cli.run.loop import Loop
-from protrna_cli.run.options import Dtype, EmbedOptions, Pool, Precision
+from protrna_cli.run.options import Dtype, EmbedOptions, Precision
 from protrna_cli.run.outputs import Position
 from protrna_cli.run.report import NOTHING, Amount, Progress, Stop
 from protrna_cli.run.run import check_memory, saved
@@ -197,7 +207,7 @@ class _Ready:
                         check_memory(item.length, item.id, self.model.size)
                 kept = _Kept(self.options)
                 with InProcess(self.model) as embedder:
-                    Loop(embedder, [kept], self.options, shown, Stop()).run(chunk)
+                    Loop(embedder, [kept], self.options).run(chunk, shown, Stop())
                 # The others did not run, because one that did has the same sequence.
                 whole = Amount(len(kept.rows), sum(row.n_embedded for row in kept.rows))
                 shown.resume(whole - saved([kept]))

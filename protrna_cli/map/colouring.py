@@ -23,6 +23,7 @@ from protrna_cli.map import METHODS
 from protrna_cli.map.projection import Projection
 from protrna_cli.output.rows import Header
 from protrna_cli.plan.pieces import COUNT_COLUMNS, ROW_COLUMNS, Row
+from protrna_cli.plan.rules import POOLINGS
 from protrna_cli.text import counted, printable, shortened
 
 SMALLEST_SYMBOL = 5.0
@@ -30,7 +31,6 @@ SMALLEST_SYMBOL = 5.0
 TABLE_FORMAT = "a table has lines id<TAB>value, or is CSV"
 MAX_FIELD = 128 << 10
 """Letters of the longest field. The limit of csv is one for the whole process, and others raise it."""
-POOLING_NAMES = {"mean": "mean of residues", "max": "maximum of residues", "cls": "<cls> token"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def subtitle(header: Header, layer: int, method: str, colouring: Colouring) -> s
         [
             counted(header.n_rows, "record"),
             f"layer {layer}",
-            POOLING_NAMES[provenance["pooling"]],
+            POOLINGS[provenance["pooling"]].label,
             METHODS[method],
             f"model {Path(provenance['model']['name']).name}",
             f"colour: {clipped(colouring.title)}",

@@ -25,6 +25,7 @@ TOKENS = _SPECIAL_FIRST + _PROTEIN + _SPECIAL_LAST + _RNA
 _TOKEN = re.compile("(" + "|".join(map(re.escape, TOKENS)) + ")")
 
 Tokens = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
 
 
 class Alphabet:

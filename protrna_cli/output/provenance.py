@@ -10,7 +10,7 @@ from typing import Any
 
 from protrna_cli.errors import InputError, RunMismatch, UsageError
 from protrna_cli.output.rows import Header
-from protrna_cli.plan.rules import Regions, Rules
+from protrna_cli.plan.rules import POOLINGS, Regions, Rules
 from protrna_cli.plan.shard import WHOLE, Shard
 from protrna_cli.text import counted, printable
 
@@ -141,11 +141,10 @@ def _weights(sha256: str | None) -> str:
 
 
 def _vectors(provenance: dict[str, Any]) -> dict[str, str]:
-    pooling = provenance["pooling"]
-    per_row = {"mean": "the mean of", "max": "the maximum of", "cls": "the <cls> token of"}
+    pooling = POOLINGS[provenance["pooling"]] if provenance["pooling"] else None
     return {
         "layers": ", ".join(map(str, provenance["layers"])),
-        "vectors": f"one per record, {per_row[pooling]} its residues" if pooling else "one per residue",
+        "vectors": f"one per record, {pooling.words} its residues" if pooling else "one per residue",
         "numbers": f"{provenance['dtype']}, computed in {provenance['precision']}, "
         f"up to {provenance['batch_tokens']:,} tokens a batch{_halved(provenance)}",
     }

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from protrna_cli.errors import UsageError
 
@@ -194,6 +194,36 @@ OnInvalid = Literal["error", "unknown", "skip"]
 Gaps = Literal["error", "remove", "unknown"]
 Long = Literal["window", "truncate", "error", "skip", "whole"]
 ON_INVALID, GAPS, LONG = map(get_args, (OnInvalid, Gaps, Long))
+
+Pool = Literal["mean", "max", "cls"]
+
+RESIDUES = "residues"
+"""The pooling that keeps one vector per residue."""
+
+
+class Pooling(NamedTuple):
+    """A way to make one vector of a record.
+
+    Attributes
+    ----------
+    words, label
+        What is taken of the residues of a record: in an account of an output, and below a picture.
+    windows
+        What the vector of a record in windows is: the `sum` or the `mean` of the vectors of its windows, or
+        made of all its `residues`.
+    """
+
+    words: str
+    label: str
+    windows: str
+
+
+POOLINGS = {
+    "mean": Pooling("the mean of", "mean of residues", "sum"),
+    "max": Pooling("the maximum of", "maximum of residues", RESIDUES),
+    "cls": Pooling("the <cls> token of", "<cls> token", "mean"),
+}
+"""By their names in `--pool`; for records in one piece the model does them, see `POOLINGS` in `layers`."""
 
 
 @dataclass(frozen=True, slots=True)

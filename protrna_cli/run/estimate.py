@@ -17,9 +17,10 @@ from protrna_cli.output.files import journal_path
 from protrna_cli.output.provenance import settings_account
 from protrna_cli.output.rows import BLOCK_BYTES
 from protrna_cli.plan.pieces import into_chunks
+from protrna_cli.plan.rules import POOLINGS, RESIDUES
 from protrna_cli.run import auto
-from protrna_cli.run.chunk import Chunk
-from protrna_cli.run.loop import Work
+from protrna_cli.run.auto import Work
+from protrna_cli.run.loop import Chunk
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.outputs import Position, Target, read_position, run_settings
 from protrna_cli.run.run import Run, rate_key
@@ -177,7 +178,7 @@ def estimate(run: Run, trial: bool = False) -> Estimate:
     saved = _saved(targets) if options.resume else Position()
     lengths: Counter[int] = Counter()
     for number, items in enumerate(into_chunks(run.records())):
-        chunk = Chunk(number, items, run.copies, options.rules, options.budget)
+        chunk = Chunk(number, items, run.copies, options)
         n_computed += len(chunk.running)
         n_reused += chunk.n_reused
         for batch in chunk.batches[saved.batches_of(number) :] if number >= saved.chunks else []:
@@ -302,7 +303,7 @@ def _residue_bytes(
     rules = options.rules
     in_windows = rules.long == "window" and census.n_long > 0
     by_residue = any(target.per_token for target in targets) or rules.regions
-    if not by_residue and not (in_windows and options.pool == "max"):
+    if not by_residue and not (in_windows and POOLINGS[options.pool].windows == RESIDUES):
         return 0
     vectors = RESIDUE_ARRAYS * max((pieces * tokens for pieces, tokens in work.shapes), default=0)
     if in_windows:

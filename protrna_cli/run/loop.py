@@ -1,106 +1,145 @@
 """The main loop: chunks of records are cut into pieces, run in batches, and their rows filled in the outputs.
 
-Legend: D width, L residues of a record, l of a piece.
-
-What a run computes, counted batch by batch: the basis of the estimates of its time and memory.
-
-Legend: B pieces of a batch, T tokens of the longest, D width, H heads.
+Legend: B batch, T tokens, D width, L embedded residues of a record, l residues of a piece.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from protrna_cli.errors import InputError, InputUnreadable, NotFinite, OutOfMemory, Stopped, WorkersLost
 from protrna_cli.fasta.copies import Copies
-from protrna_cli.fasta.records import Record, Skipped, rows_of
-from protrna_cli.model.structure import ModelSize, row_count
+from protrna_cli.fasta.records import UNKNOWN, Record, Skipped, rows_of
+from protrna_cli.model.alphabet import Alphabet, Floats, Tokens
 from protrna_cli.output.rows import Values
-from protrna_cli.plan.pieces import Row, into_chunks
-from protrna_cli.run.chunk import RESIDUES, Chunk, Floats
+from protrna_cli.plan.pieces import Piece, Row, blend, cut, embedded_length, into_chunks, pack
+from protrna_cli.plan.rules import POOLINGS, RESIDUES
+from protrna_cli.run.auto import Work
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.outputs import Position
 from protrna_cli.run.report import NOTHING, Amount, Progress, Stop
 from protrna_cli.run.workers import Embedder, Pending
-
-BATCH_LAYER_SECONDS = 0.002
-"""Fixed time of a batch in a layer, as measured."""
-
-COMPILE_SECONDS = 0.4
-"""Time to compile the fused operations for a new number of rows, as measured."""
-
-SCORE_OPERATIONS = 70
-"""What the softmax costs for one attention score, in operations of a matmul, as measured for 16 to 6,000
-tokens."""
-
-
-@dataclass
-class Work:
-    """Counts of the batches of a run.
-
-    Attributes
-    ----------
-    tokens, batches
-        Tokens that run, and batches.
-    rows
-        Rows of matmuls: the tokens, and the empty rows at the end of each batch.
-    scores
-        Attention scores per head and layer, with padding: B T² per batch.
-    shapes
-        The different (B, T).
-    row_counts
-        The different numbers of rows of a batch.
-    """
-
-    tokens: int = 0
-    batches: int = 0
-    rows: int = 0
-    scores: int = 0
-    shapes: set[tuple[int, int]] = field(default_factory=set)
-    row_counts: set[int] = field(default_factory=set)
-
-    def add(self, token_counts: list[int]) -> None:
-        """Count a batch, given the tokens of each of its pieces."""
-        longest, tokens = max(token_counts), sum(token_counts)
-        self.tokens += tokens
-        self.batches += 1
-        self.rows += row_count(tokens)
-        self.scores += len(token_counts) * longest**2
-        self.shapes.add((len(token_counts), longest))
-        self.row_counts.add(row_count(tokens))
-
-    def operations(self, size: ModelSize, layers: int) -> int:
-        """Count the operations of the first `layers` layers.
-
-        Per layer: 24 D² for a row; for a score, 4 D in the two matmuls of all heads, and the softmax of each.
-        """
-        per_score = 4 * size.width + SCORE_OPERATIONS * size.heads
-        return layers * (24 * size.width**2 * self.rows + per_score * self.scores)
-
-    def fixed_seconds(self, layers: int) -> float:
-        """Time that does not depend on the speed of matmuls."""
-        return BATCH_LAYER_SECONDS * layers * self.batches + COMPILE_SECONDS * len(self.row_counts)
-
-    def speed(self, size: ModelSize, layers: int, seconds: float) -> float:
-        """Operations per second of a run that took `seconds`."""
-        computing = max(seconds - self.fixed_seconds(layers), seconds / 2)  # another machine's may be shorter
-        return self.operations(size, layers) / computing
-
-    def seconds(self, size: ModelSize, layers: int, speed: float) -> float:
-        """Time of a run at this speed, in operations per second."""
-        return self.fixed_seconds(layers) + self.operations(size, layers) / speed
-
+from protrna_cli.text import shortened
 
 COMMIT_SECONDS = 30.0
 """Time between commits: the most work that a crash can cost, besides the running batch."""
+
+JOINED = {RESIDUES: RESIDUES, **{name: pooling.windows for name, pooling in POOLINGS.items()}}
+"""How the vectors of the windows of a record are joined, by pooling."""
+
+OF_RESIDUES: dict[str | None, Callable[[Floats], Values]] = {
+    "mean": lambda residues: residues.mean(axis=0, dtype=np.float64),
+    "max": lambda residues: residues.max(axis=0),
+}
+"""Poolings of residues (n, D) into one vector (D,), for a region, or for the joined residues of a record."""
+
+
+class Chunk:
+    """One chunk of an input; a record is an index in it.
+
+    Parameters
+    ----------
+    number
+        Its number in the input, from 0.
+    items
+        Its records, and those that are left out.
+    """
+
+    def __init__(
+        self, number: int, items: Sequence[Record | Skipped], copies: Copies, options: EmbedOptions
+    ) -> None:
+        self.number = number
+        self.records = [item for item in items if isinstance(item, Record)]
+        self.skipped = [item for item in items if isinstance(item, Skipped)]
+        self.running, self.copied, self.n_reused, self._starts = copies.assign(self.records)
+        self._rules, self._budget = options.rules, options.budget
+
+    @cached_property
+    def _cuts(self) -> dict[int, list[Piece]]:
+        return {record: cut(record, self.records[record].length, self._rules) for record in self.running}
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """The pieces that run."""
+        return [piece for pieces in self._cuts.values() for piece in pieces]
+
+    @cached_property
+    def batches(self) -> list[list[int]]:
+        """The batches in which they run, each a list of indices into `pieces`."""
+        return pack([piece.length for piece in self.pieces], self._budget)
+
+    @cached_property
+    def shares(self) -> list[Floats]:
+        """Share (l,) of each piece in each residue that it covers."""
+        return [share for pieces in self._cuts.values() for share in blend(pieces)]
+
+    def amount(self, batches: Sequence[list[int]] | None = None) -> Amount:
+        """Count the records that run, and their residues; of these batches only, or of all.
+
+        A record counts with its last piece. Copies do not count.
+        """
+        if batches is None:
+            lengths = [self.embedded(record) for record in self.running]
+            return Amount(len(lengths), sum(lengths))
+        pieces = [self.pieces[i] for batch in batches for i in batch]
+        finished = sum(piece.stop == self.embedded(piece.record) for piece in pieces)
+        return Amount(finished, sum(piece.fresh for piece in pieces))
+
+    def span(self, record: int, per_token: bool) -> tuple[int, int]:
+        """Where the vectors of a record are in an output: the index of the first, and that after the last."""
+        return self._starts[record][per_token], self._starts[record + 1][per_token]
+
+    def embedded(self, record: int) -> int:
+        """Count the embedded residues of a record."""
+        return embedded_length(self.records[record].length, self._rules)
+
+    def n_pieces(self, i: int) -> int:
+        """Count the pieces of the record that piece `i` belongs to."""
+        return len(self._cuts[self.pieces[i].record])
+
+    def name(self, record: int) -> str:
+        """Name a record for a message."""
+        return f"record {self.records[record].number} (id {shortened(self.records[record].id)})"
+
+    def token_counts(self, batch: list[int]) -> list[int]:
+        """Count the tokens of each piece of a batch, with `<cls>` and `<eos>`."""
+        return [self.pieces[i].length + 2 for i in batch]
+
+    def split(self, batch: list[int], fits: int) -> list[list[int]]:
+        """Split a batch in halves until each has at most `fits` tokens, or one piece; 0 is no bound."""
+        if not fits or len(batch) == 1 or sum(self.token_counts(batch)) <= fits:
+            return [batch]
+        half = len(batch) // 2
+        return [*self.split(batch[:half], fits), *self.split(batch[half:], fits)]
+
+    def tokens(self, batch: list[int], alphabet: Alphabet) -> tuple[Tokens, Floats]:
+        """Make the tokens (B, T) of a batch, and the weight (B, T) of each token in its record's mean."""
+        pieces = [self.pieces[i] for i in batch]
+        letters = (self.records[piece.record].sequence[piece.start : piece.stop] for piece in pieces)
+        tokens = alphabet.frame([alphabet.residue_ids(text) for text in letters])
+        weights = np.zeros(tokens.shape, np.float32)
+        for row, i in zip(weights, batch, strict=True):
+            piece, share = self.pieces[i], self.shares[i]
+            mask = self.mean_mask(piece.record)
+            row[1 : len(share) + 1] = share * mask[piece.start : piece.stop] / int(mask.sum())
+        return tokens, weights
+
+    def mean_mask(self, record: int) -> npt.NDArray[np.bool_]:
+        """Mark the embedded residues (L,) of a record that count in its mean: all, or only the known ones."""
+        if not self._rules.skip_unknown:
+            return np.ones(self.embedded(record), bool)
+        letters = self.records[record].sequence[: self.embedded(record)]
+        return np.not_equal(np.frombuffer(letters.encode(), np.uint8), ord(UNKNOWN))
 
 
 class Output(Protocol):
@@ -171,18 +210,15 @@ class Loop:
         model: Embedder,
         outputs: Sequence[Output],
         options: EmbedOptions,
-        progress: Progress,
-        stop: Stop,
         copies: Copies | None = None,
     ) -> None:
         self._model, self._outputs, self._options = model, outputs, options
-        self._progress, self._stop = progress, stop
         self._copies = copies or Copies(options.rules)
         self.work = Work()
         self.n_reused = 0
         self.fits = min((output.position.fits for output in outputs if output.position.fits), default=0)
 
-    def run(self, items: Iterable[Record | Skipped]) -> None:
+    def run(self, items: Iterable[Record | Skipped], progress: Progress, stop: Stop) -> None:
         """Embed records, from the positions of the outputs on.
 
         Parameters
@@ -190,6 +226,7 @@ class Loop:
         items
             In input order. Only the chunks whose batches run, or are submitted ahead, are in memory.
         """
+        self._progress, self._stop = progress, stop
         before = NOTHING
         for chunk, batches in groupby(self._ahead(self._batches(items)), attrgetter("chunk")):
             for output in self._outputs:
@@ -214,10 +251,9 @@ class Loop:
 
     def _batches(self, items: Iterable[Record | Skipped]) -> Iterator[_Batch]:
         """Cut the records into chunks, and submit the batches that are not finished in all outputs."""
-        rules, budget = self._options.rules, self._options.budget
         for number, chunk_items in enumerate(into_chunks(items)):
             self._stop.check()
-            chunk = Chunk(number, chunk_items, self._copies, rules, budget)
+            chunk = Chunk(number, chunk_items, self._copies, self._options)
             self.n_reused += chunk.n_reused
             for batch in chunk.batches[self._first(chunk) :] if self._unfinished(chunk) else ():
                 self.work.add(chunk.token_counts(batch))
@@ -324,8 +360,7 @@ class Loop:
 
 def wanted(pooling: str, chunk: Chunk, i: int) -> str:
     """Pooling that the model must do for piece `i`."""
-    # The maximum of a record in pieces is taken over its joined residues, so all of them are needed.
-    return RESIDUES if pooling == "max" and chunk.n_pieces(i) > 1 else pooling
+    return RESIDUES if JOINED[pooling] == RESIDUES and chunk.n_pieces(i) > 1 else pooling
 
 
 class Filler:
@@ -373,24 +408,26 @@ class Filler:
     def _join(self, i: int, vectors: list[Floats]) -> list[Floats] | None:
         """Take the vectors of a piece, (1, D) or (l, D) a layer; the last one returns those of its record."""
         piece, count = self._chunk.pieces[i], self._chunk.n_pieces(i)
-        if count > 1:
+        if count == 1:
+            return vectors
+        length, span = 1, slice(0, 1)
+        # The weights of a mean include the shares.
+        factor: float | Floats = 1.0 if JOINED[self._pooling] == "sum" else 1 / count
+        if over_residues := JOINED[self._pooling] == RESIDUES:
             length, span = self._chunk.embedded(piece.record), slice(piece.start, piece.stop)
-            if self._pooling in ("mean", "cls"):
-                length, span = 1, slice(0, 1)
-            # The weights of a mean include the shares; a record's <cls> vector is the mean over its pieces.
-            factor = {"mean": 1.0, "cls": 1 / count}.get(self._pooling, self._chunk.share(i)[:, None])
-            whole = self._open.setdefault(
-                piece.record, [np.zeros((length, values.shape[1]), np.float32) for values in vectors]
-            )
-            for joined, part in zip(whole, vectors, strict=True):
-                joined[span] += factor * part
-            self._missing[piece.record] = self._missing.get(piece.record, count) - 1
-            if self._missing[piece.record]:
-                return None
-            vectors = self._open.pop(piece.record)
-        if self._pooling == "max":
-            return [values.max(axis=0, keepdims=True) for values in vectors]
-        return vectors
+            factor = self._chunk.shares[i][:, None]
+        whole = self._open.setdefault(
+            piece.record, [np.zeros((length, values.shape[1]), np.float32) for values in vectors]
+        )
+        for joined, part in zip(whole, vectors, strict=True):
+            joined[span] += factor * part
+        self._missing[piece.record] = self._missing.get(piece.record, count) - 1
+        if self._missing[piece.record]:
+            return None
+        joined_all = self._open.pop(piece.record)
+        if over_residues and self._pooling != RESIDUES:
+            return [OF_RESIDUES[self._pooling](values)[None] for values in joined_all]
+        return joined_all
 
     def _pooled(self, record: int, ran: int, vectors: Floats) -> Values:
         """Pool residues (L, D) into one row (D,) per region of a record, if it has regions."""
@@ -398,7 +435,5 @@ class Filler:
             return vectors
         mask = self._chunk.mean_mask(ran)
         spans = [slice(region.start, region.stop) for region in self._regions[record]]
-        parts = [vectors[span][mask[span]] for span in spans]
-        if self._output.pooling == "max":
-            return np.stack([part.max(axis=0) for part in parts])
-        return np.stack([part.mean(axis=0, dtype=np.float64) for part in parts])
+        pool = OF_RESIDUES[self._output.pooling]
+        return np.stack([pool(vectors[span][mask[span]]) for span in spans])

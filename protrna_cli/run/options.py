@@ -15,6 +15,8 @@ from protrna_cli.plan.rules import (
     ALL,
     AUTO,
     DEFAULT_RULES,
+    POOLINGS,
+    Pool,
     Rules,
     check_options,
     choice,
@@ -30,12 +32,11 @@ from protrna_cli.plan.rules import (
 from protrna_cli.plan.shard import WHOLE, Shard
 from protrna_cli.weights.checkpoint import PUBLISHED
 
-Pool = Literal["mean", "max", "cls"]
 Precision = Literal["float32", "bfloat16", "auto"]
 Dtype = Literal["float32", "float16"]
 Format = Literal["parquet", "h5", "npy"]
 H5Layout = Literal["flat", "packed"]
-POOLS, PRECISIONS = get_args(Pool), get_args(Precision)
+PRECISIONS = get_args(Precision)
 DTYPE_BYTES = {"float32": 4, "float16": 2}
 
 
@@ -136,7 +137,7 @@ class EmbedOptions:
     )
     per_token: bool = flag("One vector per residue instead of one per record.")
     per_token_output: str | None = path(None, "Also write one vector per residue, here.", "OUT2")
-    pool: Pool = choice(POOLS, "mean", "How residues become one vector; cls: that of <cls>.")
+    pool: Pool = choice(tuple(POOLINGS), "mean", "How residues become one vector; cls: that of <cls>.")
     precision: Precision = choice(
         PRECISIONS, "float32", "Of matrix multiplication; auto: bfloat16 if faster.", "PROTRNA_PRECISION"
     )

@@ -206,13 +206,13 @@ class Run:
     def embed(self, model: Embedder, outputs: Sequence[Output], progress: Progress, stop: Stop) -> None:
         """Embed the records of the shard, and store the speed for `--dry-run`."""
         options = replace(self.options, layers=self.layers)
-        loop = Loop(model, outputs, options, progress, stop, self.copies)
+        loop = Loop(model, outputs, options, self.copies)
         if note := self.shard.census.note():
             progress.note(note)
         progress.start(self.amount, saved(outputs))
         started = time.perf_counter()
         try:
-            loop.run(self.records())
+            loop.run(self.records(), progress, stop)
         finally:
             progress.close()
         self.seconds, self.n_reused = time.perf_counter() - started, loop.n_reused

@@ -30,10 +30,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from protrna_cli.errors import ProtrnaError, WorkersLost
 from protrna_cli.libraries import own_process, without_keras
-from protrna_cli.model.alphabet import Alphabet, Tokens
+from protrna_cli.model.alphabet import Alphabet, Floats, Tokens
 from protrna_cli.plan.rules import TRAINED_LENGTH
 from protrna_cli.run.auto import Seat
-from protrna_cli.run.chunk import Floats
 from protrna_cli.run.report import SIGNALS
 from protrna_cli.weights.checkpoint import Checkpoint
 

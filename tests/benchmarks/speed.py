@@ -50,9 +50,10 @@ def chunk_of(records: list[Any], budget: int) -> Any:
     """Pack all records into one chunk; those with equal sequences run, too."""
     from protrna_cli.fasta.copies import Copies
     from protrna_cli.plan.rules import DEFAULT_RULES
-    from protrna_cli.run.chunk import Chunk
+    from protrna_cli.run.loop import Chunk
+    from protrna_cli.run.options import EmbedOptions
 
-    chunk = Chunk(0, records, Copies(DEFAULT_RULES), DEFAULT_RULES, budget)
+    chunk = Chunk(0, records, Copies(DEFAULT_RULES), EmbedOptions(batch_tokens=budget))
     chunk.running = {i: [i] for i in range(len(records))}
     return chunk
 

@@ -17,7 +17,7 @@ from protrna_cli.model.structure import PUBLISHED_SIZE, ModelSize
 from protrna_cli.model.transformer import ProtRNA
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run import auto
-from protrna_cli.run.loop import Work
+from protrna_cli.run.auto import Work
 from protrna_cli.run.run import rate_key
 from tests.conftest import SAMPLE, TOY, Run
 from tests.run.test_embed import random_sequence, write_fasta

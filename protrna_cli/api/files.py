@@ -144,7 +144,7 @@ def embed_files(
             unique_ids = need_unique_ids(targets, options)
             counted_input = take_census(sources, options.rules, unique_ids, options.shard == WHOLE)
             checkpoint.obtain(watcher, options.offline)
-        return embed_shard(counted_input, targets, checkpoint, options, progress, stop)
+        return embed_shard(Run(counted_input, targets, checkpoint, options), progress, stop)
 
 
 def stream_fasta(
@@ -177,7 +177,8 @@ def stream_fasta(
                 sources = stack.enter_context(open_sources(names))
                 counted_input = take_census(sources, options.rules)
                 checkpoint.obtain(watcher, options.offline)
-                run = Run.planned(counted_input, [target], checkpoint, options, across_chunks=False)
+                run = Run(counted_input, [target], checkpoint, options)
+                run.plan(across_chunks=False)
             model = stack.enter_context(run.model(progress, stop))
             with Stream(descriptor, run.headers[target], stop) as stream:
                 run.embed(model, [stream], progress, stop)
@@ -213,9 +214,12 @@ def estimate_fasta(
     with open_sources(names) as sources:
         whole = across_chunks and options.shard == WHOLE
         counted_input = take_census(sources, options.rules, need_unique_ids(targets, options), whole, listing)
-        # What can be reused depends on the headers, for which the weights are hashed.
-        run = Run.planned if options.reuse else Run
-        return estimate(run(counted_input, targets, checkpoint, options, across_chunks), trial)
+        run = Run(counted_input, targets, checkpoint, options)
+        if options.reuse:  # what can be reused depends on the headers, for which the weights are hashed
+            run.plan(across_chunks)
+        else:
+            run.count(across_chunks)
+        return estimate(run, trial)
 
 
 def read_embeddings(path: AnyPath, layer: int | None = None, check: bool = False) -> Embeddings:

@@ -230,7 +230,8 @@ def embed_distributed(
             census = counted_input.census
             # Planned with `resume`, so that TensorFlow is not loaded in this process.
             planned = _task_options(options)
-            run = Run.planned(counted_input, [target], checkpoint, planned, across_chunks=False)
+            run = Run(counted_input, [target], checkpoint, planned)
+            run.plan(across_chunks=False)
             header = run.headers[target]
             if options.resume and is_whole(folder, header):
                 remove_partial(folder)

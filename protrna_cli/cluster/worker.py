@@ -39,7 +39,7 @@ from protrna_cli.plan.shard import Shard
 from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.outputs import Target
 from protrna_cli.run.report import Progress, Stop, Summary
-from protrna_cli.run.run import embed_shard
+from protrna_cli.run.run import Run, embed_shard
 from protrna_cli.text import unreadable, version
 from protrna_cli.weights.checkpoint import Checkpoint, silent
 
@@ -128,14 +128,9 @@ def embed_part(folder: str, shard: Shard, checkpoint: Checkpoint, options: Embed
             path = part_path(Path(folder), shard)
             target = Target(path, choose_format(path), options.per_token)
             with _opened(manifest.inputs) as sources, _locked_in_turn(path, stop):
-                return embed_shard(
-                    manifest.counted(sources),
-                    [target],
-                    remembered(checkpoint),
-                    replace(options, shard=shard),
-                    Progress(),
-                    stop,
-                )
+                counted, options = manifest.counted(sources), replace(options, shard=shard)
+                run = Run(counted, [target], remembered(checkpoint), options)
+                return embed_shard(run, Progress(), stop)
     except ProtrnaError as error:
         raise type(error)(f"worker on {socket.gethostname()}: {error}") from None
 

@@ -27,7 +27,6 @@ from typing import IO, Any
 
 from protrna_cli.disk import creating, sync, write_whole, writing
 from protrna_cli.errors import InputError, InputUnreadable, OutputUnwritable, RunMismatch, UsageError
-from protrna_cli.fasta.census import Census
 from protrna_cli.fasta.records import Skipped
 from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.files import (
@@ -58,8 +57,8 @@ from protrna_cli.output.stored import Stored, damaged, make_again, open_output
 from protrna_cli.plan.pieces import SKIPPED_COLUMNS, Row
 from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
 from protrna_cli.run.report import Progress
-from protrna_cli.text import printable, size_text, version
-from protrna_cli.weights.checkpoint import DEMO_NOTICE, Checkpoint
+from protrna_cli.text import printable, size_text
+from protrna_cli.weights.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -116,49 +115,6 @@ def run_settings(options: EmbedOptions, size: ModelSize, per_token: bool) -> dic
             "regions": options.rules.regions and options.rules.regions.origin,
         },
     }
-
-
-def make_header(
-    target: Target,
-    options: EmbedOptions,
-    size: ModelSize,
-    weights_sha256: str | None,
-    input_census: Census,
-    shard_census: Census,
-    count_distinct: bool = True,
-) -> Header:
-    """Make the header of an output before the run.
-
-    Parameters
-    ----------
-    weights_sha256
-        None for the demo model, which has no file.
-    input_census, shard_census
-        Census of the whole input, and of the shard.
-    count_distinct
-        Whether the census of the shard counts its distinct sequences.
-    """
-    layers = size.layer_indices(options.layers)
-    settings = run_settings(options, size, target.per_token)
-    provenance: dict[str, Any] = {
-        "version": version(),
-        **settings,
-        "model": {**settings["model"], "weights_sha256": weights_sha256},
-        "shard": str(options.shard),
-        "inputs": input_census.recorded_inputs,
-        "records": input_census.n_records + input_census.n_skipped,
-        "embedded": shard_census.n_records,
-        "skipped": shard_census.n_skipped,
-    }
-    if count_distinct:
-        provenance["distinct"] = shard_census.n_distinct
-    if weights_sha256 is None:
-        provenance["notice"] = DEMO_NOTICE
-    if target.per_token:
-        counts = (shard_census.n_records, shard_census.n_embedded)
-    else:
-        counts = (shard_census.n_rows, shard_census.n_pooled)
-    return Header(target.per_token, layers, size.width, options.dtype, *counts, provenance)
 
 
 def protect_targets(

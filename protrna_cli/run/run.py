@@ -22,12 +22,12 @@ from protrna_cli.run import auto
 from protrna_cli.run.auto import Seat, choose_seats, note_of_unused_gpus, recommend_bfloat16
 from protrna_cli.run.loop import Loop, Output
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.run.outputs import PartialOutput, Position, Target, check_space, is_whole, make_header
+from protrna_cli.run.outputs import PartialOutput, Position, Target, check_space, is_whole, run_settings
 from protrna_cli.run.report import NOTHING, Amount, Progress, Stop, Summary
 from protrna_cli.run.reuse import Reuse, find_reusable
 from protrna_cli.run.workers import Absent, Embedder, InProcess, Workers
-from protrna_cli.text import counted, shortened, size_text
-from protrna_cli.weights.checkpoint import Checkpoint
+from protrna_cli.text import counted, shortened, size_text, version
+from protrna_cli.weights.checkpoint import DEMO_NOTICE, Checkpoint
 
 if TYPE_CHECKING:
     from protrna_cli.model.transformer import ProtRNA
@@ -39,23 +39,18 @@ MEASURABLE_SECONDS = 5.0
 class Run:
     """One shard of a counted input, the model, and the outputs that are to be made.
 
-    Parameters
-    ----------
-    across_chunks
-        Whether a record may copy the vectors of an earlier chunk.
-
     Attributes
     ----------
-    size, layers
-        Size of the model, and the indices of the layers to take.
+    layers
+        The indices of the layers to take.
     shard
-        The shard, with its census.
+        The shard, with its census once it is counted; before, the whole input.
     headers
         The header of each output, once they are planned.
     reuse
         What earlier outputs hold of the shard, likewise.
     copies
-        Finds the records that need not run.
+        Finds the records that need not run, once the shard is counted.
     device
         What it runs on, once the model is loaded; empty before, and if nothing is to be computed.
     seconds, resumed, n_reused
@@ -68,46 +63,59 @@ class Run:
         targets: Sequence[Target],
         checkpoint: Checkpoint,
         options: EmbedOptions,
-        across_chunks: bool = True,
     ) -> None:
-        self.targets, self.options = targets, options
-        self.checkpoint = checkpoint
-        self._input, self._across_chunks = counted_input, across_chunks
+        self.targets, self.options, self.checkpoint = targets, options, checkpoint
+        self._input = self.shard = counted_input
         self.size = checkpoint.size() if checkpoint.is_there else PUBLISHED_SIZE
         self.layers = self.size.layer_indices(options.layers)
-        self.shard = counted_input.of_shard(options.shard, self.size.width, across_chunks)
-        if options.rules.long == "whole":
-            check_memory(self.shard.census.longest, self.shard.census.longest_id, self.size)
-        self.copies = Copies(options.rules, self.shard.distinct)
+        self.copies = Copies(options.rules)
         self.headers: dict[Target, Header] = {}
         self.reuse: Reuse | None = None
         self.device = ""
         self.seconds, self.resumed, self.n_reused = 0.0, NOTHING, 0
 
-    @classmethod
-    def planned(
-        cls,
-        counted_input: CountedInput,
-        targets: Sequence[Target],
-        checkpoint: Checkpoint,
-        options: EmbedOptions,
-        across_chunks: bool = True,
-    ) -> Run:
-        """Make a run with the headers of its outputs, for which the checkpoint is hashed."""
-        with checkpoint.hashing() as sha256:
-            run = cls(counted_input, targets, checkpoint, options, across_chunks)
+    def count(self, across_chunks: bool = True) -> None:
+        """Count the shard; `across_chunks` is whether a record may copy the vectors of an earlier chunk."""
+        options = self.options
+        self.shard = self._input.of_shard(options.shard, self.size.width, across_chunks)
+        if options.rules.long == "whole":
+            check_memory(self.shard.census.longest, self.shard.census.longest_id, self.size)
+        self.copies = Copies(options.rules, self.shard.distinct)
+
+    def plan(self, across_chunks: bool = True) -> None:
+        """Count the shard, and make the headers of the outputs, for which the checkpoint is hashed."""
+        options = self.options
+        with self.checkpoint.hashing() as sha256:
+            self.count(across_chunks)
             if not options.resume and not options.reuse and options.workers == 1:
                 # Load TensorFlow while the checkpoint is hashed; with the others it may not be needed here.
                 import protrna_cli.model.runtime  # noqa: F401
-            run.headers = {target: run._header(target, sha256()) for target in targets}
+            self.headers = {target: self.header(target, sha256()) for target in self.targets}
         if options.reuse:
-            reuse, origins = find_reusable(run.shard, run.headers, options)
-            run._take(reuse, origins)
-        return run
+            self._take(*find_reusable(self.shard, self.headers, options))
 
-    def _header(self, target: Target, weights_sha256: str | None) -> Header:
-        censuses = self._input.census, self.shard.census
-        return make_header(target, self.options, self.size, weights_sha256, *censuses, self._across_chunks)
+    def header(self, target: Target, weights_sha256: str | None) -> Header:
+        """Make the header of an output before the run; the demo model has no file, and so no SHA-256."""
+        census, settings = self.shard.census, run_settings(self.options, self.size, target.per_token)
+        provenance: dict[str, Any] = {
+            "version": version(),
+            **settings,
+            "model": {**settings["model"], "weights_sha256": weights_sha256},
+            "shard": str(self.options.shard),
+            "inputs": self._input.census.recorded_inputs,
+            "records": self._input.census.n_records + self._input.census.n_skipped,
+            "embedded": census.n_records,
+            "skipped": census.n_skipped,
+        }
+        if self.shard.distinct is not None:
+            provenance["distinct"] = census.n_distinct
+        if weights_sha256 is None:
+            provenance["notice"] = DEMO_NOTICE
+        counts = census.n_rows, census.n_pooled
+        if target.per_token:
+            counts = census.n_records, census.n_embedded
+        options = self.options
+        return Header(target.per_token, self.layers, self.size.width, options.dtype, *counts, provenance)
 
     def _take(self, reuse: Reuse | None, origins: list[dict[str, Any]]) -> None:
         """Take vectors from earlier outputs; the headers say which these are."""
@@ -244,20 +252,13 @@ class Run:
         )
 
 
-def embed_shard(
-    counted_input: CountedInput,
-    targets: Sequence[Target],
-    checkpoint: Checkpoint,
-    options: EmbedOptions,
-    progress: Progress,
-    stop: Stop,
-) -> Summary:
+def embed_shard(run: Run, progress: Progress, stop: Stop) -> Summary:
     """Embed one shard of a counted input. The caller holds the output locks.
 
     With `resume`, outputs that are already complete are left alone.
     """
     with stop.abandoning():
-        run = Run.planned(counted_input, targets, checkpoint, options)
+        run.plan()
         headers = run.unfinished()
         if not headers:
             return run.summary(already_whole=True)
@@ -266,7 +267,7 @@ def embed_shard(
             run.seats()  # refuses too many workers before anything starts
     with ExitStack() as stack:
         partials = {
-            target: stack.enter_context(PartialOutput(target.path, header, options.resume))
+            target: stack.enter_context(PartialOutput(target.path, header, run.options.resume))
             for target, header in headers.items()
         }
         outputs = list(partials.values())

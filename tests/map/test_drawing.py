@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from protrna_cli.errors import InputError, UsageError
-from protrna_cli.fasta.census import Census
+from protrna_cli.fasta.census import Census, CountedInput
 from protrna_cli.map import METHODS
 from protrna_cli.map.colouring import (
     COLOURS,
@@ -39,7 +39,9 @@ from protrna_cli.model.structure import ModelSize
 from protrna_cli.output.rows import Block
 from protrna_cli.plan.pieces import Row
 from protrna_cli.run.options import EmbedOptions
-from protrna_cli.run.outputs import Target, make_header
+from protrna_cli.run.outputs import Target
+from protrna_cli.run.run import Run as Making
+from protrna_cli.weights.checkpoint import Checkpoint
 from tests.conftest import Outcome, Run
 from tests.tools.cases import pairs_among, slow_except
 from tests.tools.formats import named
@@ -64,14 +66,10 @@ def write_vectors(
     given = {"model": "demo", "layers": layers, "dtype": str(vectors.dtype), "batch_tokens": 2048}
     options = EmbedOptions(**{**given, **changes})
     census = Census(n_records=len(rows), n_rows=len(rows), n_embedded=len(vectors))
-    header = make_header(
-        Target(path, named("h5", "packed"), per_token),
-        options,
-        ModelSize(6, vectors.shape[1], 1),
-        None,
-        census,
-        census,
-    )
+    target = Target(path, named("h5", "packed"), per_token)
+    made = Making(CountedInput([], options.rules, census), [target], Checkpoint(None), options)
+    made.size = ModelSize(6, vectors.shape[1], 1)
+    header = made.header(target, None)
     named(path.suffix[1:], "packed").write(path, header, [Block(rows, [vectors] * len(layers))])
     return path
 

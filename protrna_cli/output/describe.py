@@ -169,7 +169,7 @@ def describe(path: Path, whole: bool = False) -> Description:
 
 def _add_rows(found: Description, block: Block, ids: set[int], embeddings: set[int]) -> None:
     """Add the rows of a block. Ids and embeddings are kept as 64-bit hashes, about 60 bytes each."""
-    for row, vectors in block.by_row(found.header.per_token):
+    for row, vectors in block.by_row(found.header):
         if len(found.first) < FIRST_ROWS:
             found.first.append((row, [values[:1, :FIRST_NUMBERS].ravel().tolist() for values in vectors]))
         for key, seen, repeats in (

@@ -119,6 +119,10 @@ class Header:
         """Number of vectors (D,) in a layer: one per row, or one per residue."""
         return self.n_residues if self.per_token else self.n_rows
 
+    def n_vectors_of(self, row: Row) -> int:
+        """Number of vectors (D,) of a row in a layer."""
+        return row.n_embedded if self.per_token else 1
+
     @property
     def sha256(self) -> str:
         """SHA-256 of this header as JSON with sorted keys, without the checksums."""
@@ -199,11 +203,13 @@ class Block:
         """Offsets of the rows in per-token values: the start of each row, and the final end (N + 1)."""
         return [0, *np.cumsum([row.n_embedded for row in self.rows]).tolist()]
 
-    def by_row(self, per_token: bool) -> Iterator[tuple[Row, list[Values]]]:
+    def by_row(self, header: Header) -> Iterator[tuple[Row, list[Values]]]:
         """Give each row with its vectors in every layer, (L, D) per token, otherwise (1, D)."""
-        bounds = self.bounds() if per_token else range(len(self.rows) + 1)
-        for row, start, end in zip(self.rows, bounds, bounds[1:], strict=False):
+        start = 0
+        for row in self.rows:
+            end = start + header.n_vectors_of(row)
             yield row, [values[start:end] for values in self.values]
+            start = end
 
 
 def spans(rows: Iterable[Row], header: Header) -> Iterator[tuple[list[Row], int, int]]:
@@ -218,7 +224,7 @@ def spans(rows: Iterable[Row], header: Header) -> Iterator[tuple[list[Row], int,
     pending: list[Row] = []
     first = last = 0
     for row in rows:
-        end = last + (row.n_embedded if header.per_token else 1)
+        end = last + header.n_vectors_of(row)
         if pending and (end - first) * bytes_a_vector > BLOCK_BYTES:
             yield pending, first, last
             pending, first = [], last

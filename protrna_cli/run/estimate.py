@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
-from protrna_cli.fasta.census import Census
 from protrna_cli.fasta.copies import MAX_SEQUENCES
 from protrna_cli.machine import available_cpus
-from protrna_cli.model.structure import ModelSize, batches_at_once, row_count
+from protrna_cli.model.structure import batches_at_once, row_count
 from protrna_cli.output.files import journal_path
 from protrna_cli.output.provenance import settings_account
 from protrna_cli.output.rows import BLOCK_BYTES
@@ -21,7 +20,7 @@ from protrna_cli.plan.rules import POOLINGS, RESIDUES
 from protrna_cli.run import auto
 from protrna_cli.run.auto import Work
 from protrna_cli.run.loop import Chunk
-from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
+from protrna_cli.run.options import DTYPE_BYTES
 from protrna_cli.run.outputs import Position, Target, read_position, run_settings
 from protrna_cli.run.run import Run, rate_key
 from protrna_cli.run.workers import WIDEST
@@ -173,9 +172,9 @@ def estimate(run: Run, trial: bool = False) -> Estimate:
     trial
         Measure the speed with one small batch if it is not known.
     """
-    size, options, targets, census = run.size, run.options, run.targets, run.shard.census
+    size, options, census = run.size, run.options, run.shard.census
     work, n_computed, n_reused = Work(), 0, 0
-    saved = _saved(targets) if options.resume else Position()
+    saved = _saved(run.targets) if options.resume else Position()
     lengths: Counter[int] = Counter()
     for number, items in enumerate(into_chunks(run.records())):
         chunk = Chunk(number, items, run.copies, options)
@@ -187,10 +186,9 @@ def estimate(run: Run, trial: bool = False) -> Estimate:
     processes = len(run.seats())
     source, speed = _speed(run, median(lengths.elements()) if trial and lengths else None)
     seconds = work.seconds(size, max(run.layers), speed) if speed else None
-    output_bytes = [_output_bytes(target, census, size, options) for target in targets]
     return Estimate(
         inputs=[source["name"] for source in census.inputs],
-        settings=run_settings(options, size, targets[0].per_token),
+        settings=run_settings(options, size, run.targets[0].per_token),
         records=census.n_records,
         rows=census.n_rows,
         residues=census.n_embedded,
@@ -205,16 +203,13 @@ def estimate(run: Run, trial: bool = False) -> Estimate:
         tokens=work.tokens,
         batches=work.batches,
         padding_share=1 - work.tokens / work.rows if work.rows else 0.0,
-        output_bytes=sum(output_bytes),
+        output_bytes=sum(_output_bytes(target, run) for target in run.targets),
         memory_bytes=(
             RUNTIME_BYTES * processes
             + SEQUENCE_BYTES * min(census.n_distinct, MAX_SEQUENCES)
-            + _model_bytes(work, size, options, processes)
-            + _residue_bytes(work, census, size, targets, options)
-            + max(
-                _writing_bytes(target, n_bytes, census, size, options)
-                for target, n_bytes in zip(targets, output_bytes, strict=True)
-            )
+            + _model_bytes(work, run, processes)
+            + _residue_bytes(work, run)
+            + max(_writing_bytes(target, run) for target in run.targets)
         ),
         seconds=seconds,
         seconds_range=(seconds * SOURCES[source].least, seconds * SOURCES[source].most) if seconds else None,
@@ -266,18 +261,20 @@ def _saved(targets: Sequence[Target]) -> Position:
     return min(positions, key=lambda position: (position.chunks, position.batches))
 
 
-def _vector_bytes(size: ModelSize, options: EmbedOptions) -> int:
+def _vector_bytes(run: Run) -> int:
     """Bytes of one vector of an output, in all its layers."""
-    return size.width * len(size.layer_indices(options.layers)) * DTYPE_BYTES[options.dtype]
+    return run.size.width * len(run.layers) * DTYPE_BYTES[run.options.dtype]
 
 
-def _output_bytes(target: Target, census: Census, size: ModelSize, options: EmbedOptions) -> int:
+def _output_bytes(target: Target, run: Run) -> int:
     """Bytes of the vectors of an output."""
-    return (census.n_embedded if target.per_token else census.n_rows) * _vector_bytes(size, options)
+    census = run.shard.census
+    return (census.n_embedded if target.per_token else census.n_rows) * _vector_bytes(run)
 
 
-def _model_bytes(work: Work, size: ModelSize, options: EmbedOptions, processes: int) -> int:
+def _model_bytes(work: Work, run: Run, processes: int) -> int:
     """Memory of the weights, which processes share, and of the batches that run at once."""
+    size, options = run.size, run.options
     # In bfloat16 the scores are there in float32 too, for the softmax; so are most of the activations.
     weight, score = {"float32": (4, 4), "bfloat16": (2, 6)}[options.precision]
 
@@ -296,29 +293,25 @@ def _model_bytes(work: Work, size: ModelSize, options: EmbedOptions, processes: 
     return weight * size.parameters + running + processes * compiled
 
 
-def _residue_bytes(
-    work: Work, census: Census, size: ModelSize, targets: Sequence[Target], options: EmbedOptions
-) -> int:
+def _residue_bytes(work: Work, run: Run) -> int:
     """Memory of the vectors of residues between the model and the output, if they leave the model."""
-    rules = options.rules
+    rules, census = run.options.rules, run.shard.census
     in_windows = rules.long == "window" and census.n_long > 0
-    by_residue = any(target.per_token for target in targets) or rules.regions
-    if not by_residue and not (in_windows and POOLINGS[options.pool].windows == RESIDUES):
+    by_residue = any(target.per_token for target in run.targets) or rules.regions
+    if not by_residue and not (in_windows and POOLINGS[run.options.pool].windows == RESIDUES):
         return 0
     vectors = RESIDUE_ARRAYS * max((pieces * tokens for pieces, tokens in work.shapes), default=0)
     if in_windows:
         vectors += 2 * census.longest  # the joined record, and its copy in the output's type
-    return 4 * size.width * len(size.layer_indices(options.layers)) * vectors
+    return 4 * run.size.width * len(run.layers) * vectors
 
 
-def _writing_bytes(
-    target: Target, output_bytes: int, census: Census, size: ModelSize, options: EmbedOptions
-) -> int:
+def _writing_bytes(target: Target, run: Run) -> int:
     """Memory for writing an output in its format, block by block."""
     if target.format.name == "npy":
         return 0
-    longest = census.longest if target.per_token else 1
-    block = min(output_bytes, max(BLOCK_BYTES, longest * _vector_bytes(size, options)))
+    longest = run.shard.census.longest if target.per_token else 1
+    block = min(_output_bytes(target, run), max(BLOCK_BYTES, longest * _vector_bytes(run)))
     # Parquet compresses one column at a time, and needs three times its size for that.
-    columns = 3 * block // len(size.layer_indices(options.layers)) if target.format.name == "parquet" else 0
+    columns = 3 * block // len(run.layers) if target.format.name == "parquet" else 0
     return block + columns

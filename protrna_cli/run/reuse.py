@@ -124,7 +124,7 @@ class Reuse:
         for file in self._files:
             if file.target == target and self.held[file.rows].any():
                 try:
-                    now = self._fill_from(file.file, target, fill, check, filled)
+                    now = self._fill_from(file, fill, check, filled)
                 except (InputError, InputUnreadable):
                     if _is_unchanged(file):
                         raise
@@ -135,8 +135,7 @@ class Reuse:
 
     def _fill_from(
         self,
-        file: Path,
-        target: Target,
+        file: _Held,
         fill: Callable[[int, int, Values], None],
         check: Callable[[], None],
         already: Bools,
@@ -144,14 +143,17 @@ class Reuse:
         """Fill rows with the vectors of one file; returns which."""
         assert self._distinct is not None
         filled = np.zeros(len(self.held), bool)
-        for block in open_output(file).blocks():
+        stored = open_output(file.file)
+        if _header_sha256(stored) != file.sha256:  # replaced since, perhaps by an output of another kind
+            return filled
+        for block in stored.blocks():
             check()
             found = self._distinct.find(_digests(block.rows)).tolist()
-            for (row, residue), (_, vectors) in zip(found, block.by_row(target.per_token), strict=True):
+            for (row, residue), (_, vectors) in zip(found, block.by_row(stored.header), strict=True):
                 if row >= 0 and self.held[row] and not (filled[row] or already[row]):
                     filled[row] = True
                     for layer, values in enumerate(vectors):
-                        fill(layer, residue if target.per_token else row, values)
+                        fill(layer, residue if stored.header.per_token else row, values)
         return filled
 
     def only(self, filled: Bools) -> Reuse:

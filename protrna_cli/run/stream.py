@@ -60,7 +60,7 @@ class Stream:
         assert not skipped
         self._rows = rows
         self._start = self._end
-        self._end += sum(row.n_embedded for row in rows) if self.per_token else len(rows)
+        self._end += sum(map(self._header.n_vectors_of, rows))
         self._shape = (len(self._header.layers), self._end - self._start, self._header.width)
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:

@@ -92,7 +92,7 @@ def _rows(stored: Stored, changed: list[str]) -> Iterator[tuple[Row, list[Values
     """Read the rows with their vectors; adds what has changed in them to `changed`."""
     try:
         for block in stored.blocks_with_flaws(changed):
-            yield from block.by_row(stored.header.per_token)
+            yield from block.by_row(stored.header)
     except InputError as damage:
         raise _Unreadable(str(damage)) from damage
 
@@ -129,7 +129,7 @@ def _row_flaws(
             if actual != correct:
                 note = "; it is the row of another sequence" if name == "md5" else ""
                 yield f"{where}: its {name} is {actual!r}, but should be {correct!r}{note}"
-        shape = (expected.n_embedded if header.per_token else 1, header.width)
+        shape = (header.n_vectors_of(expected), header.width)
         for values in vectors:
             if values.shape != shape:
                 yield f"{where}: its vectors have shape {values.shape}, not {shape}"

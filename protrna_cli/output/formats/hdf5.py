@@ -64,7 +64,7 @@ class FlatHdf5(ReadableFile):
             if len(header.layers) > 1:
                 groups = [new_group(file, name, track_order=True) for name in header.columns]
             for block in blocks:
-                for row, vectors in block.by_row(header.per_token):
+                for row, vectors in block.by_row(header):
                     check()  # for every row: HDF5 may try to read data whose write failed
                     for group, values in zip(groups, vectors, strict=True):
                         dataset = _create_dataset(group, row, values if header.per_token else values[0])

@@ -88,7 +88,7 @@ class Index:
     def add(self, rows: Iterable[Row]) -> None:
         """Add the next rows."""
         for row in rows:
-            start, self._end = self._end, self._end + (row.n_embedded if self._header.per_token else 1)
+            start, self._end = self._end, self._end + self._header.n_vectors_of(row)
             columns = [getattr(row, name) for name in self._header.row_columns]
             self._lines.writerow([*columns, start, self._end])
 
@@ -130,7 +130,7 @@ class Npy(ReadableFile):
             start = 0
             for line in csv.DictReader(file, dialect="excel-tab"):
                 row = row_of(line, self.header.row_columns)
-                end = start + (row.n_embedded if self.header.per_token else 1)
+                end = start + self.header.n_vectors_of(row)
                 if (line["start"], line["end"]) != (str(start), str(end)):
                     raise ValueError(
                         f"{index_path(self.path).name}: start and end of the id {row.id!r} are "

@@ -190,23 +190,14 @@ def embed_distributed(
 ) -> Summary:
     """Embed FASTA files into a folder of parts on a Dask cluster.
 
-    Parameters
-    ----------
-    inputs
-        Files that all workers see under the same paths.
-    output_path
-        The folder to write; its parent is a folder that all workers see under the same path.
-    address
-        `local:N` for N processes on this machine, the scheduler's address, or the path of its scheduler file.
-    progress, stop, watcher
-        As in `embed_fasta`.
+    inputs: files that all workers see under the same paths.
+    output_path: the folder to write; its parent is a folder that all workers see under the same path.
+    address: `local:N` for N processes on this machine, the scheduler's address, or the path of its scheduler
+        file.
+    progress, stop, watcher: as in `embed_fasta`.
 
-    Raises
-    ------
-    ClusterError
-        The cluster cannot be reached, is not suitable, or its workers died repeatedly.
-    ProtrnaError
-        As `embed_fasta`; an error of a worker names its machine.
+    Raises ClusterError: the cluster cannot be reached, is not suitable, or its workers died repeatedly.
+    Raises ProtrnaError: as `embed_fasta`; an error of a worker names its machine.
     """
     folder = Path(output_path).absolute()
     options.refuse_for_cluster()

@@ -55,27 +55,13 @@ _TASK_LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that a worker needs to make a part.
+    """Everything that a worker needs to make a part."""
 
-    Attributes
-    ----------
-    key
-        The run key of all parts together.
-    inputs
-        Absolute paths.
-    rules
-        The rules under which the census was taken.
-    n_parts
-        Number of parts of the run.
-    census
-        The census of the whole input.
-    """
-
-    key: RunKey
-    inputs: list[str]
-    rules: Rules
+    key: RunKey  # of all parts together
+    inputs: list[str]  # absolute paths
+    rules: Rules  # those of the census
     n_parts: int
-    census: Census
+    census: Census  # of the whole input
 
     def counted(self, sources: Sequence[Source]) -> CountedInput:
         """Return the counted input, to be read from these sources."""
@@ -112,13 +98,7 @@ def part_path(folder: Path, shard: Shard) -> Path:
 
 
 def embed_part(folder: str, shard: Shard, checkpoint: Checkpoint, options: EmbedOptions) -> Summary:
-    """Make one part; the function that runs as a task of the cluster.
-
-    Parameters
-    ----------
-    folder
-        The folder of parts that the run writes.
-    """
+    """Make one part; the function that runs as a task of the cluster."""
     own_process()  # a worker is given the machine's cores by whoever starts it
     stop = _TaskStop()
     try:

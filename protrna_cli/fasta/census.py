@@ -33,17 +33,10 @@ MOST_NAMED = 100
 
 
 class Mark(NamedTuple):
-    """The start of a chunk, where reading can begin, and the counts of everything before it.
+    """The start of a chunk, where reading can begin, and the counts of everything before it."""
 
-    Attributes
-    ----------
-    start
-        Where the chunk's first record begins.
-    n_tokens, n_scores
-        Tokens and attention scores (per head) of all records before it.
-    """
-
-    start: Start
+    start: Start  # where the chunk's first record begins
+    # Tokens and attention scores (per head) of all records before it.
     n_tokens: int
     n_scores: int
 
@@ -54,54 +47,37 @@ class Mark(NamedTuple):
 
 @dataclass
 class Census:
-    """The counts of one pass over the input.
+    """The counts of one pass over the input."""
 
-    Attributes
-    ----------
-    inputs
-        File name (without folders) and SHA-256 of each input, as stored on disk.
-    n_records, n_skipped
-        Records to embed, and records that are skipped.
-    n_residues, n_embedded, n_unknown
-        Residues of the records to embed, how many of them `truncate` keeps, and how many are unknown.
-    n_rows, n_pooled
-        Pooled rows (one per record or region), and the residues that they cover.
-    n_long
-        Records longer than `max_length`.
-    n_odd, first_odd
-        Records of which most residues are unknown, and the id of the first.
-    n_distinct, n_distinct_embedded
-        Records of which no earlier one has the same sequence, and their embedded residues: what a run
-        computes. Only if they are found in all chunks, `n_distinct` counts the distinct sequences.
-    longest, longest_id
-        Length in residues and id of the longest record.
-    n_tokens, n_scores
-        Tokens that run, and their attention scores per head.
-    stamps
-        Size and modification time of each input, from `Source.stamp`.
-    marks
-        One per chunk.
-    """
-
+    # File name (without folders) and SHA-256 of each input, as stored on disk.
     inputs: list[dict[str, str]] = field(default_factory=list)
+    # Records to embed, and records that are skipped.
     n_records: int = 0
     n_skipped: int = 0
+    # Residues of the records to embed, how many of them `truncate` keeps, and how many are unknown.
     n_residues: int = 0
     n_embedded: int = 0
     n_unknown: int = 0
+    # Pooled rows (one per record or region), and the residues that they cover.
     n_rows: int = 0
     n_pooled: int = 0
-    n_long: int = 0
+    n_long: int = 0  # records longer than `max_length`
+    # Records of which most residues are unknown, and the id of the first.
     n_odd: int = 0
     first_odd: str = ""
+    # Records of which no earlier one has the same sequence, and their embedded residues: what a run computes.
+    # Only if they are found in all chunks, `n_distinct` counts the distinct sequences.
     n_distinct: int = 0
     n_distinct_embedded: int = 0
+    # Length in residues and id of the longest record.
     longest: int = 0
     longest_id: str = ""
+    # Tokens that run, and their attention scores per head.
     n_tokens: int = 0
     n_scores: int = 0
+    # Size and modification time of each input, from `Source.stamp`.
     stamps: list[tuple[int, int]] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)  # one per chunk
 
     def add(
         self, items: Iterable[Record | Skipped], rules: Rules, distinct: DistinctSequences | None = None
@@ -170,23 +146,12 @@ class Census:
 
 @dataclass(frozen=True)
 class CountedInput:
-    """An input after its census. It can be read again, whole or one shard at a time.
+    """An input after its census. It can be read again, whole or one shard at a time."""
 
-    Attributes
-    ----------
-    sources
-        The input files, in order.
-    rules
-        The rules for both the census and the second reading.
-    census
-        The counts.
-    distinct
-        The distinct sequences of the whole input, if they were collected.
-    """
-
-    sources: Sequence[Source]
-    rules: Rules
+    sources: Sequence[Source]  # in order
+    rules: Rules  # the rules for both the census and the second reading
     census: Census
+    # The distinct sequences of the whole input, if they were collected.
     distinct: DistinctSequences | None = None
 
     def records(self, shard: Shard, width: int) -> Iterator[Record | Skipped]:
@@ -195,20 +160,14 @@ class CountedInput:
         Shards have similar cost. They are cut between chunks, so that batches are the same as in an unsharded
         run, or between records if there are too few chunks.
 
-        Parameters
-        ----------
-        width
-            D, the model's width; the cost of a record depends on it.
+        width: D, the model's width; the cost of a record depends on it.
         """
         return self._all_records() if shard == WHOLE else self._slice(shard, width)
 
     def of_shard(self, shard: Shard, width: int, collect: bool) -> CountedInput:
         """Take the census of one shard. Raises the same errors as `records`.
 
-        Parameters
-        ----------
-        collect
-            Collect the distinct sequences, so that copies are found in all chunks of the shard.
+        collect: collect the distinct sequences, so that copies are found in all chunks of the shard.
         """
         if shard == WHOLE and collect == (self.distinct is not None):
             return self
@@ -252,16 +211,12 @@ def take_census(
 ) -> CountedInput:
     """Read the whole input once: check every record, count, and hash the files.
 
-    Parameters
-    ----------
-    unique_ids
-        Whether every row needs a unique id, as in flat HDF5. This check needs about 100 bytes per record.
-    collect
-        Collect the distinct sequences; it needs 32 bytes for each, up to a bound. Nothing else here needs
-        memory that grows with the input.
-    listing
-        Called with what is wrong with each bad record, so that all are known at once; the error at the end
-        then only counts them. By default the first one is the error.
+    unique_ids: whether every row needs a unique id, as in flat HDF5. This check needs about 100 bytes per
+        record.
+    collect: collect the distinct sequences; it needs 32 bytes for each, up to a bound. Nothing else here
+        needs memory that grows with the input.
+    listing: called with what is wrong with each bad record, so that all are known at once; the error at the
+        end then only counts them. By default the first one is the error.
     """
     census = Census(stamps=[source.stamp() for source in sources])
     flaws = Flaws(listing)
@@ -287,10 +242,7 @@ def take_census(
 class Flaws:
     """The bad records of an input: the first one is raised, or all are listed and counted.
 
-    Attributes
-    ----------
-    count
-        Flaws listed so far.
+    count: flaws listed so far.
     """
 
     def __init__(self, listing: Callable[[str], None] | None) -> None:

@@ -90,37 +90,22 @@ def _merge(one: _Run, other: _Run) -> _Run:
 
 
 class Assignment(NamedTuple):
-    """What happens to the records of one chunk; a record is an index in the chunk.
+    """What happens to the records of one chunk; a record is an index in the chunk."""
 
-    Attributes
-    ----------
-    running
-        The records that run, each with all records of the chunk that have its sequence, itself included.
-    copied
-        The records that get vectors that are there already, and where these are; see `DistinctSequences`.
-    n_reused
-        Records whose sequence an earlier output holds.
-    positions
-        The position of each record, and that behind the last.
-    """
-
+    # The records that run, each with all records of the chunk that have its sequence, itself included.
     running: dict[int, list[int]]
+    # The records that get vectors that are there already, and where these are; see `DistinctSequences`.
     copied: dict[int, tuple[int, int]]
-    n_reused: int
-    positions: list[tuple[int, int]]
+    n_reused: int  # records whose sequence an earlier output holds
+    positions: list[tuple[int, int]]  # the position of each record, and that behind the last
 
 
 class Copies:
     """Finds the records that need not run, because another record has the same sequence.
 
-    Parameters
-    ----------
-    distinct
-        Finds them in all earlier chunks; with None, copies are found within a chunk only.
-    learning
-        Add sequences to `distinct`, as the census does.
-    reused
-        For each row of the run, whether an earlier output holds the sequence that is there first.
+    distinct: finds them in all earlier chunks; with None, copies are found within a chunk only.
+    learning: add sequences to `distinct`, as the census does.
+    reused: for each row of the run, whether an earlier output holds the sequence that is there first.
     """
 
     def __init__(

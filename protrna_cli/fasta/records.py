@@ -31,20 +31,11 @@ from protrna_cli.text import shortened
 
 
 class Start(NamedTuple):
-    """Where a record begins.
+    """Where a record begins."""
 
-    Attributes
-    ----------
-    source
-        Index of the input, from 0.
-    number
-        Number of the record in that input, from 1.
-    line, offset
-        Line number of its header, from 1, and byte offset of that line in the text (see `sources`).
-    """
-
-    source: int = 0
-    number: int = 1
+    source: int = 0  # index of the input, from 0
+    number: int = 1  # number of the record in that input, from 1
+    # Line number of its header, from 1, and byte offset of that line in the text (see `sources`).
     line: int = 1
     offset: int = 0
 
@@ -126,30 +117,16 @@ CHANGED = "changed while it was being read; start again when nothing writes to i
 
 @dataclass(frozen=True)
 class Record:
-    """One FASTA record, identified by where it begins, because ids may repeat.
+    """One FASTA record, identified by where it begins, because ids may repeat."""
 
-    Attributes
-    ----------
-    number
-        Number of the record in its input, from 1; skipped records count too.
-    id, description
-        First word of the header, and the rest of it.
-    sequence
-        Residues as lower-case letters `a c g u x`; at least one.
-    n_unknown
-        Number of residues that are `x`.
-    start
-        Where it begins.
-    dna
-        The sequence in upper-case DNA letters, if it has unknown residues: those in `sequence` are all `x`.
-    """
-
-    number: int
+    number: int  # number of the record in its input, from 1; skipped records count too
+    # First word of the header, and the rest of it.
     id: str
     description: str
-    sequence: str
-    n_unknown: int
-    start: Start = field(default=FIRST, compare=False, repr=False)
+    sequence: str  # residues as lower-case letters `a c g u x`; at least one
+    n_unknown: int  # number of residues that are `x`
+    start: Start = field(default=FIRST, compare=False, repr=False)  # where it begins
+    # The sequence in upper-case DNA letters, if it has unknown residues: those in `sequence` are all `x`.
     dna: str = field(default="", compare=False, repr=False)
 
     @property
@@ -192,28 +169,18 @@ def rows_of(record: Record, rules: Rules, per_token: bool) -> list[Row]:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A record that is left out of the output.
+    """A record that is left out of the output."""
 
-    Attributes
-    ----------
-    file, record, id
-        Name of the input, number of the record in it, from 1, and its id.
-    line, position
-        Line of the input and residue of the record, from 1, where the problem is; `position` is 0 if the
-        problem is not a single letter, and `line` is 0 for a sequence that is not from a file.
-    reason
-        Why it is skipped.
-    start
-        Where it begins.
-    """
-
+    # Name of the input, number of the record in it, from 1, and its id.
     file: str
     record: int
     id: str
+    # Line of the input and residue of the record, from 1, where the problem is; `position` is 0 if the
+    # problem is not a single letter, and `line` is 0 for a sequence that is not from a file.
     line: int
     position: int
-    reason: str
-    start: Start = field(default=FIRST, compare=False, repr=False)
+    reason: str  # why it is skipped
+    start: Start = field(default=FIRST, compare=False, repr=False)  # where it begins
 
     @property
     def length(self) -> int:
@@ -241,10 +208,7 @@ def read_inputs(
 ) -> Iterator[Record | Skipped]:
     """Read all inputs in order. At the end of each, append its name and SHA-256 to `inputs`.
 
-    Parameters
-    ----------
-    refuse
-        Called with the error of each bad record; if it returns, the record counts as skipped.
+    refuse: called with the error of each bad record; if it returns, the record counts as skipped.
     """
     letters = _Letters(rules)
     for i, source in enumerate(sources):
@@ -298,10 +262,7 @@ def _read_source(
 def read_sequences(sequences: Iterable[tuple[str, str, str]], rules: Rules) -> Iterator[Record | Skipped]:
     """Make records of sequences that a program passes, under the same rules as those of a file.
 
-    Parameters
-    ----------
-    sequences
-        Id, description and letters of each.
+    sequences: id, description and letters of each.
     """
     letters = _Letters(rules)
     for number, (name, description, raw) in enumerate(sequences, start=1):
@@ -315,11 +276,8 @@ def read_sequences(sequences: Iterable[tuple[str, str, str]], rules: Rules) -> I
 class _Headers:
     """Iterate over the lines of an input, and queue what is known of each record until it is complete.
 
-    Attributes
-    ----------
-    places
-        The start of each record, and the number and text of its first line that can be no residues, or None.
-        A line of signs, which may stand alone in a record, gives way to a line that is never residues.
+    places: the start of each record, and the number and text of its first line that can be no residues, or
+        None. A line of signs, which may stand alone in a record, gives way to a line that is never residues.
     """
 
     def __init__(self, lines: Iterable[tuple[int, str]], start: Start) -> None:

@@ -47,21 +47,11 @@ _OTHER_FORMATS = {
 
 @dataclass(frozen=True)
 class Source:
-    """An input that can be read as often as needed.
+    """An input that can be read as often as needed."""
 
-    Attributes
-    ----------
-    name
-        As the user gave it, and printable; `<stdin>` for standard input.
-    path
-        The file; None if `spool` is used.
-    spool
-        Temporary copy of a pipe.
-    """
-
-    name: str
-    path: Path | None = None
-    spool: IO[bytes] | None = field(default=None, compare=False)
+    name: str  # as the user gave it, and printable; `<stdin>` for standard input
+    path: Path | None = None  # the file; None if `spool` is used
+    spool: IO[bytes] | None = field(default=None, compare=False)  # temporary copy of a pipe
 
     def stamp(self) -> tuple[int, int]:
         """Size in bytes and modification time in nanoseconds, to notice that the input has changed."""
@@ -72,12 +62,8 @@ class Source:
     def lines(self, digest: Any = None, start: int = 0) -> Iterator[str]:
         """Yield the lines of the text with their original line ends.
 
-        Parameters
-        ----------
-        digest
-            A hash object, updated with every byte of the input as stored on disk.
-        start
-            Offset of the first line to yield. A plain file is read from there; a compressed one must be
+        digest: a hash object, updated with every byte of the input as stored on disk.
+        start: offset of the first line to yield. A plain file is read from there; a compressed one must be
             decompressed up to there.
         """
         with self._reading():

@@ -56,12 +56,8 @@ _FIRST, _LAST = ("embedding",), ("emb_layer_norm_after", "lm_head")
 def read_checkpoint(path: Path | None, place: Placer) -> tuple[ModelSize, ModelWeights]:
     """Read a checkpoint of any size.
 
-    Parameters
-    ----------
-    path
-        HDF5 file in the published layout, or `model.safetensors` of an export; None for the demo model.
-    place
-        Called with the name and values (float32) of each weight as soon as it is read, so that at most one
+    path: HDF5 file in the published layout, or `model.safetensors` of an export; None for the demo model.
+    place: called with the name and values (float32) of each weight as soon as it is read, so that at most one
         weight is in memory twice. Its return values make up the result.
     """
     if path is None:
@@ -343,10 +339,7 @@ SEED = 20250
 def demo_weights(place: Placer) -> tuple[ModelSize, ModelWeights]:
     """Make the demo model's weights, the same on every machine.
 
-    Parameters
-    ----------
-    place
-        Called with the name and values (float32) of each weight, as in `read_checkpoint`.
+    place: called with the name and values (float32) of each weight, as in `read_checkpoint`.
     """
     # RandomState, not Generator: only its stream is guaranteed never to change.
     rng = np.random.RandomState(SEED)

@@ -415,12 +415,8 @@ def export_bytes(size: ModelSize, precision: str) -> int:
 def write_weights(file: BinaryIO, size: ModelSize, precision: str, read: Callable[[Placer], object]) -> None:
     """Write `model.safetensors`, one weight at a time; equal weights give equal bytes.
 
-    Parameters
-    ----------
-    precision
-        Of kernels: `float32` or `bfloat16`. All others are in float32, as in our model.
-    read
-        Calls a placer with each weight of the model, in any order.
+    precision: of kernels: `float32` or `bfloat16`. All others are in float32, as in our model.
+    read: calls a placer with each weight of the model, in any order.
     """
     tensors, names = _plan(size, precision), stored_names(size)
     entries = {

@@ -238,17 +238,10 @@ def encoder_layer(
     Its input is x + change, and so is its output: the last addition is left to the LayerNorm of the next
     layer, which saves a pass over memory. The bias of a change is added to x beforehand.
 
-    Parameters
-    ----------
-    x, change
-        (N, D): the input but for the change, in float32; the change, in the dtype of the kernels.
-    narrow
-        For `masked_softmax`.
+    x, change: (N, D): the input but for the change, in float32; the change, in the dtype of the kernels.
+    narrow: for `masked_softmax`.
 
-    Returns
-    -------
-    tuple
-        x and change (N, D) after the layer, and its attention weights (B, H, T, T).
+    Returns x and change (N, D) after the layer, and its attention weights (B, H, T, T).
     """
     x, normed = add_norm(x, change, w.norm1_gamma, w.norm1_beta, w.out_bias)
     change, weights = attention(normed, layout, w, narrow)

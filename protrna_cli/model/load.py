@@ -42,32 +42,18 @@ class Span(TypedDict):
 
 
 class Layout(TypedDict):
-    """What is in a file of weights.
+    """What is in a file of weights."""
 
-    Attributes
-    ----------
-    size
-        Layers, width and heads.
-    weights
-        The spans of all weights, nested as `ModelWeights`.
-    sha256
-        SHA-256 of the file, in hexadecimal.
-    """
-
-    size: list[int]
-    weights: list[Any]
-    sha256: str
+    size: list[int]  # layers, width and heads
+    weights: list[Any]  # the spans of all weights, nested as `ModelWeights`
+    sha256: str  # of the file, in hexadecimal
 
 
 def lay_out(checkpoint: Path, precision: str, target: BinaryIO) -> Layout:
     """Write the weights of a checkpoint to a file, in the precision in which the model computes.
 
-    Raises
-    ------
-    WeightsError
-        As `read_checkpoint`.
-    OSError
-        The file cannot be written.
+    Raises WeightsError: as `read_checkpoint`.
+    Raises OSError: the file cannot be written.
     """
     digest = hashlib.sha256()
 
@@ -100,12 +86,8 @@ def lay_out(checkpoint: Path, precision: str, target: BinaryIO) -> Layout:
 def map_weights(path: Path, layout: Layout) -> tuple[ModelSize, ModelWeights]:
     """Map a file of weights into memory, as tensors on the CPU.
 
-    Raises
-    ------
-    OSError
-        The file cannot be read.
-    ValueError, TypeError, KeyError
-        The layout is not that of the file.
+    Raises OSError: the file cannot be read.
+    Raises ValueError, TypeError, KeyError: the layout is not that of the file.
     """
     with path.open("rb") as file:
         # Private and writable, as NumPy gives no others away; nothing writes, so that all pages stay shared.
@@ -139,23 +121,13 @@ def load_checkpoint(
 ) -> ProtRNA:
     """Load a model from a checkpoint, or the built-in demo model if `path` is None.
 
-    Parameters
-    ----------
-    precision
-        Precision of matrix multiplication: `float32` or `bfloat16`.
-    device, threads
-        See `runtime.configure`.
-    find_mapped
-        Finds a file of the same weights that can be mapped into memory, for a model on the CPU.
+    precision: precision of matrix multiplication: `float32` or `bfloat16`.
+    device, threads: see `runtime.configure`.
+    find_mapped: finds a file of the same weights that can be mapped into memory, for a model on the CPU.
 
-    Raises
-    ------
-    WeightsError
-        The file is not a complete ProtRNA checkpoint.
-    SystemLimit
-        The limit on address space leaves no room for the weights.
-    UsageError
-        The device does not exist, or TensorFlow is already running with other settings.
+    Raises WeightsError: the file is not a complete ProtRNA checkpoint.
+    Raises SystemLimit: the limit on address space leaves no room for the weights.
+    Raises UsageError: the device does not exist, or TensorFlow is already running with other settings.
     """
     if path and path.exists():
         check_address_space(LOAD_BYTES + path.stat().st_size)

@@ -41,10 +41,7 @@ class WriteError(Exception):
 def naming(path: Path, remedy: str = FETCH) -> Iterator[None]:
     """Turn a flaw into a WeightsError that names the file.
 
-    Parameters
-    ----------
-    remedy
-        For flaws that have none of their own.
+    remedy: for flaws that have none of their own.
     """
     try:
         yield

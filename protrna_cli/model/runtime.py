@@ -28,10 +28,7 @@ _process: int | None = None
 def refuse_fork() -> None:
     """Refuse to use TensorFlow in a process that was forked from one in which it runs: it would wait forever.
 
-    Raises
-    ------
-    UsageError
-        This is such a process.
+    Raises UsageError: this is such a process.
     """
     if _process not in (None, os.getpid()):
         raise UsageError(
@@ -47,25 +44,14 @@ def configure(device: str = "auto", threads: int | None = None) -> str:
     threads by default, and memory of the GPU as needed, and the GPU is tried. In any other process nothing is
     set but `threads`, if they are given.
 
-    Parameters
-    ----------
-    device
-        `auto` (the first GPU, or the CPU if there is none), `cpu`, `gpu` or `gpu:N`.
-    threads
-        CPU threads of the whole process.
+    device: `auto` (the first GPU, or the CPU if there is none), `cpu`, `gpu` or `gpu:N`.
+    threads: CPU threads of the whole process.
 
-    Returns
-    -------
-    str
-        The device: `cpu` or `gpu:N`.
+    Returns the device: `cpu` or `gpu:N`.
 
-    Raises
-    ------
-    UsageError
-        The device does not exist, TensorFlow has already started with other settings in this process, or this
-        process was forked from one in which it runs.
-    TensorFlowUnusable
-        TensorFlow sees the GPU, but cannot compute on it.
+    Raises UsageError: the device does not exist, TensorFlow has already started with other settings in this
+        process, or this process was forked from one in which it runs.
+    Raises TensorFlowUnusable: TensorFlow sees the GPU, but cannot compute on it.
     """
     global _process
     refuse_fork()
@@ -150,10 +136,7 @@ def running_on(device: str) -> Iterator[None]:
     TF32 is a setting of the whole process. It is off in here and afterwards as it was before, so that
     programs which use it for their own models keep it.
 
-    Raises
-    ------
-    UsageError
-        This process was forked after TensorFlow began to run.
+    Raises UsageError: this process was forked after TensorFlow began to run.
     """
     refuse_fork()
     with tf.device(device), TF32_OFF if "GPU" in device else nullcontext():

@@ -274,14 +274,9 @@ def _layer_function(
 ) -> Any:
     """Make the function of one layer, traced once for all layers, shapes, and models of a size.
 
-    Parameters
-    ----------
-    weights
-        Their shapes and dtypes.
-    narrow
-        For `masked_softmax`.
-    padded
-        Whether it takes a `PaddedLayout`; XLA then compiles it as a whole, once for every shape.
+    weights: their shapes and dtypes.
+    narrow: for `masked_softmax`.
+    padded: whether it takes a `PaddedLayout`; XLA then compiles it as a whole, once for every shape.
     """
 
     def run(x: Tensor, change: Tensor, layout: BatchLayout, w: LayerWeights) -> Any:

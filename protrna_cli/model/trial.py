@@ -49,10 +49,7 @@ def matmul_rate(dtype: str) -> float:
 def bfloat16_gain(device: str) -> float:
     """Measure how many times as fast as float32 the device multiplies bfloat16; takes some 50 ms.
 
-    Parameters
-    ----------
-    device
-        TensorFlow's name of it. A GPU is judged by its compute capability, 8.0 (Ampere) or more.
+    device: TensorFlow's name of it. A GPU is judged by its compute capability, 8.0 (Ampere) or more.
     """
     if "GPU" in device:
         return 2.0 if gpu_multiplies_bfloat16() else 0.5

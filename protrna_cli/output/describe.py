@@ -25,18 +25,10 @@ SECONDS = 5.0
 
 @dataclass
 class Repeats:
-    """Rows that repeat the id or the embedding of an earlier row.
-
-    Attributes
-    ----------
-    count
-        Number of such rows.
-    first
-        Id of the first such row, if there is one.
-    """
+    """Rows that repeat the id or the embedding of an earlier row."""
 
     count: int = 0
-    first: str | None = None
+    first: str | None = None  # id of the first such row, if there is one
 
     def add(self, row: Row) -> None:
         """Count a row."""
@@ -52,33 +44,19 @@ class Repeats:
 
 @dataclass
 class Description:
-    """Description of an output.
+    """Description of an output."""
 
-    Attributes
-    ----------
-    file, bytes
-        Its path, and the total size of its files in bytes.
-    header
-        Its header.
-    schema
-        Its columns or datasets, each with its type and shape.
-    first
-        Its first rows, each with the first numbers of its first vector in every layer.
-    rows_read
-        Number of rows read; the fields below cover these.
-    norms
-        Minimum, median and maximum Euclidean norm of the vectors, by layer; empty if there are no vectors.
-    repeated_ids, equal_embeddings
-        Rows that repeat the id of an earlier row, or its embedding (bit for bit, in all layers).
-    """
-
+    # Its path, and the total size of its files in bytes.
     file: str
     bytes: int
     header: Header
-    schema: dict[str, str]
+    schema: dict[str, str]  # its columns or datasets, each with its type and shape
+    # Its first rows, each with the first numbers of its first vector in every layer.
     first: list[tuple[Row, list[list[float]]]] = field(default_factory=list)
-    rows_read: int = 0
+    rows_read: int = 0  # number of rows read; the fields below cover these
+    # Minimum, median and maximum Euclidean norm of the vectors, by layer; empty if there are no vectors.
     norms: dict[str, dict[str, float]] = field(default_factory=dict)
+    # Rows that repeat the id of an earlier row, or its embedding (bit for bit, in all layers).
     repeated_ids: Repeats = field(default_factory=Repeats)
     equal_embeddings: Repeats = field(default_factory=Repeats)
 
@@ -142,10 +120,7 @@ class Description:
 def describe(path: Path, whole: bool = False) -> Description:
     """Describe an output from the rows that can be read in `SECONDS`, or from all rows.
 
-    Parameters
-    ----------
-    whole
-        Read every row, however long it takes; by default, reading stops after `SECONDS`.
+    whole: read every row, however long it takes; by default, reading stops after `SECONDS`.
     """
     stored = open_output(path)
     header = stored.header

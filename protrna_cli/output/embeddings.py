@@ -64,12 +64,8 @@ class Embedding(Row, Generic[V]):
 class Residues(Sequence[Values]):
     """The vectors of a per-token output: a sequence of N arrays (L, D), each a view of one large array.
 
-    Parameters
-    ----------
-    values
-        Array (ΣL, D).
-    bounds
-        Start of each row in it, and the final end (N + 1).
+    values: array (ΣL, D).
+    bounds: start of each row in it, and the final end (N + 1).
     """
 
     def __init__(self, values: Values, bounds: Sequence[int]) -> None:

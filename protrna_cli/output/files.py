@@ -88,39 +88,20 @@ def is_part(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Format:
-    """A format of outputs.
+    """A format of outputs."""
 
-    Attributes
-    ----------
-    name
-        Its name in `--format`.
-    suffixes
-        Suffixes of its file names, the usual one first.
-    writer
-        Module of `formats/` and its class, an `OutputFile`, that writes it.
-    reader, magic
-        Module and its function that opens it, as a `ReadableFile`, and the first four bytes that identify
-        it; None for a format that is never read.
-    layout
-        Its name in `--h5-layout`, if two formats share a name.
-    companions
-        Functions from the path of the output to the paths of its other files.
-    unique_ids
-        Whether ids must be unique and not empty.
-    is_export
-        Whether only `protrna convert` makes it, for other programs; it then stores pooled rows only.
-    one_layer
-        Whether it stores one layer only.
-    """
-
-    name: str
-    suffixes: tuple[str, ...]
-    writer: str
+    name: str  # its name in `--format`
+    suffixes: tuple[str, ...]  # suffixes of its file names, the usual one first
+    writer: str  # module of `formats/` and its class, an `OutputFile`, that writes it
+    # Module and its function that opens it, as a `ReadableFile`, and the first four bytes that identify it;
+    # None for a format that is never read.
     reader: str | None = None
     magic: bytes | None = None
-    layout: str | None = None
+    layout: str | None = None  # its name in `--h5-layout`, if two formats share a name
+    # Functions from the path of the output to the paths of its other files.
     companions: tuple[Callable[[Path], Path], ...] = ()
-    unique_ids: bool = False
+    unique_ids: bool = False  # whether ids must be unique and not empty
+    # Whether only `protrna convert` makes it, for other programs; it then stores pooled rows only.
     is_export: bool = False
     one_layer: bool = False
 
@@ -166,12 +147,8 @@ def choose_format(
 ) -> Format:
     """Choose a format by name, or by the suffix of the file if no name is given.
 
-    Parameters
-    ----------
-    h5_layout
-        Which of the two HDF5 layouts; ignored for other formats.
-    exports
-        Whether the formats that only `protrna convert` makes may be chosen.
+    h5_layout: which of the two HDF5 layouts; ignored for other formats.
+    exports: whether the formats that only `protrna convert` makes may be chosen.
     """
     among = [format for format in TABLE if exports or not format.is_export]
     suffix = path.suffix.lower()

@@ -38,12 +38,8 @@ from protrna_cli.plan.rules import AnyPath, instance, path_text, switch, whole_n
 def publish(made: Path, output: Path, format: Format, skipped: Path | None) -> None:
     """Rename a finished output into place, after its companion files; all are synced to disk first.
 
-    Parameters
-    ----------
-    made, output
-        Its current path and its final path.
-    skipped
-        List of its skipped records, or None, in which case the list of an earlier run is removed.
+    made, output: its current path and its final path.
+    skipped: list of its skipped records, or None, in which case the list of an earlier run is removed.
     """
     *companions, (last, _) = zip(format.files(made), format.files(output), strict=True)
     if skipped:
@@ -71,10 +67,7 @@ def make_output(
 ) -> None:
     """Write an output that `protect` allowed, and move it into place; a failure leaves nothing behind.
 
-    Parameters
-    ----------
-    sources
-        The outputs that it is made from; their lists of skipped records are joined.
+    sources: the outputs that it is made from; their lists of skipped records are joined.
     """
     with locked(target):
         for file in format.files(target):

@@ -48,12 +48,8 @@ MARK = "made-by-protrna"
 def protect(target: Path, format: Format, read: Iterable[str | Path], overwrite: bool) -> None:
     """Refuse an output that would replace what its command reads, or what protrna did not make.
 
-    Parameters
-    ----------
-    read
-        Everything that the command reads; see `refuse_to_replace`.
-    overwrite
-        Whether files of the output may be replaced.
+    read: everything that the command reads; see `refuse_to_replace`.
+    overwrite: whether files of the output may be replaced.
     """
     _refuse_long_name(target, written_files(target, format))
     refuse_to_replace(written_files(target, format), read)
@@ -95,12 +91,8 @@ def refuse_to_replace(
 ) -> None:
     """Refuse a command that would replace a file that it reads, by whatever path, or a folder with that file.
 
-    Parameters
-    ----------
-    written
-        Every path that the command may write or remove.
-    read
-        Every path that it reads, and everything else that it writes; `-` is standard input.
+    written: every path that the command may write or remove.
+    read: every path that it reads, and everything else that it writes; `-` is standard input.
     """
     replaced = {_identity(path): path for path in written}
     wanted: dict[Path, str | Path] = {}

@@ -23,10 +23,7 @@ RunKey = dict[str, Any]
 def run_key(header: Header, name: str = "output") -> RunKey:
     """Collect everything that determines the values of an output; file names and folders do not.
 
-    Parameters
-    ----------
-    name
-        What a message calls the output.
+    name: what a message calls the output.
     """
     try:
         if not all(isinstance(header.provenance[count], int) for count in COUNTS):

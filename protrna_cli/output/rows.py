@@ -44,37 +44,20 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Header:
-    """Header of an output: all that is known before its first row.
+    """Header of an output: all that is known before its first row."""
 
-    Attributes
-    ----------
-    per_token
-        Whether a row is a matrix (n_embedded, D) or a vector (D,).
-    layers
-        Embedded layers, one column each.
-    width
-        Width D of a vector.
-    dtype
-        `float32` or `float16`.
-    n_rows, n_residues
-        Number of rows, and of embedded residues in all rows.
-    provenance
-        How the output was made; kept in every file as JSON under the key `protrna`.
-    row_columns
-        The columns other than the embedding. Outputs of versions before 0.2 have no `md5`.
-    checksums
-        SHA-256 of the rows and of each column of vectors, see `checksum`; None until the output is written,
-        and in outputs of earlier versions. They are not compared: equal runs may differ in the last bit.
-    """
-
-    per_token: bool
-    layers: tuple[int, ...]
-    width: int
-    dtype: str
+    per_token: bool  # whether a row is a matrix (n_embedded, D) or a vector (D,)
+    layers: tuple[int, ...]  # embedded layers, one column each
+    width: int  # width D of a vector
+    dtype: str  # `float32` or `float16`
+    # Number of rows, and of embedded residues in all rows.
     n_rows: int
     n_residues: int
-    provenance: dict[str, Any]
+    provenance: dict[str, Any]  # how the output was made; kept in every file as JSON under the key `protrna`
+    # The columns other than the embedding. Outputs of versions before 0.2 have no `md5`.
     row_columns: tuple[str, ...] = ROW_COLUMNS
+    # SHA-256 of the rows and of each column of vectors, see `checksum`; None until the output is written, and
+    # in outputs of earlier versions. They are not compared: equal runs may differ in the last bit.
     checksums: dict[str, str] | None = field(default=None, compare=False)
 
     @property
@@ -95,12 +78,8 @@ class Header:
     def column_index(self, layer: int | None, source: Path) -> int:
         """Index of a layer's column.
 
-        Parameters
-        ----------
-        layer
-            A layer, negatives count from the end of the model; None if the output has only one.
-        source
-            The output, for messages.
+        layer: a layer, negatives count from the end of the model; None if the output has only one.
+        source: the output, for messages.
         """
         layers = ", ".join(map(str, self.layers))
         if layer is None:
@@ -150,10 +129,7 @@ class Header:
     def from_json(cls, text: str, checksums: str | None = None) -> Header:
         """Restore a header from the text in `json`.
 
-        Parameters
-        ----------
-        checksums
-            Checksums as JSON, if they are kept apart from the header.
+        checksums: checksums as JSON, if they are kept apart from the header.
         """
         try:
             provenance = json.loads(text)
@@ -186,18 +162,10 @@ class Header:
 
 @dataclass(frozen=True)
 class Block:
-    """Some consecutive rows.
-
-    Attributes
-    ----------
-    rows
-        N rows.
-    values
-        One array per layer: (N, D), or (ΣL, D) per token, of the header's dtype.
-    """
+    """Some consecutive rows."""
 
     rows: list[Row]
-    values: list[Values]
+    values: list[Values]  # one array per layer: (N, D), or (ΣL, D) per token, of the header's dtype
 
     def bounds(self) -> list[int]:
         """Offsets of the rows in per-token values: the start of each row, and the final end (N + 1)."""
@@ -215,10 +183,7 @@ class Block:
 def spans(rows: Iterable[Row], header: Header) -> Iterator[tuple[list[Row], int, int]]:
     """Group rows into blocks of at most `BLOCK_BYTES`; a row is never split.
 
-    Returns
-    -------
-    Iterator
-        Consecutive rows, and the start and end of their vectors within each layer.
+    Returns consecutive rows, and the start and end of their vectors within each layer.
     """
     bytes_a_vector = len(header.layers) * header.width * np.dtype(header.dtype).itemsize
     pending: list[Row] = []
@@ -235,13 +200,7 @@ def spans(rows: Iterable[Row], header: Header) -> Iterator[tuple[list[Row], int,
 
 
 class OutputFile(ABC):
-    """One output in a format, with the files beside it. A format that is only written has no more than this.
-
-    Parameters
-    ----------
-    path, header
-        Its path and its header.
-    """
+    """One output in a format, with the files beside it. A format that is only written has just this."""
 
     def __init__(self, path: Path, header: Header) -> None:
         self.path = path
@@ -251,10 +210,7 @@ class OutputFile(ABC):
     def write(self, blocks: Iterable[Block], seal: Callable[[], Header]) -> None:
         """Write a whole output; the caller renames it into place.
 
-        Parameters
-        ----------
-        seal
-            Returns the header with its checksums, once all blocks have been read.
+        seal: returns the header with its checksums, once all blocks have been read.
         """
 
 
@@ -270,10 +226,7 @@ class ReadableFile(OutputFile):
     def blocks(self, columns: Sequence[int] | None = None) -> Iterator[Block]:
         """Read the blocks, in order.
 
-        Parameters
-        ----------
-        columns
-            Columns of vectors to read, counted from 0; by default all.
+        columns: columns of vectors to read, counted from 0; by default all.
         """
 
     @abstractmethod
@@ -284,10 +237,7 @@ class ReadableFile(OutputFile):
     def check(self, thorough: bool = False) -> None:
         """Compare sizes, types and counts with the header.
 
-        Parameters
-        ----------
-        thorough
-            Also check what takes as long as reading the file.
+        thorough: also check what takes as long as reading the file.
         """
 
     @abstractmethod
@@ -308,12 +258,7 @@ class Checksum:
     A row enters as the JSON list of its columns, with a line feed; vectors enter as little-endian numbers of
     the header's dtype, in row order. SHA-256 costs about 1 ms per MiB, a thousandth of embedding it.
 
-    Parameters
-    ----------
-    header
-        Header of the output.
-    columns
-        Columns of vectors that the blocks have, counted from 0; by default all.
+    columns: columns of vectors that the blocks have, counted from 0; by default all.
     """
 
     def __init__(self, header: Header, columns: Sequence[int] | None = None) -> None:

@@ -27,18 +27,10 @@ SMALL_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Stored:
-    """An output on disk: one file of any format, or the parts of a sharded run.
+    """An output on disk: one file of any format, or the parts of a sharded run."""
 
-    Attributes
-    ----------
-    header
-        Its header; that of parts covers all of them.
-    files
-        Its files in order, each with its own header.
-    """
-
-    header: Header
-    files: list[ReadableFile]
+    header: Header  # that of parts covers all of them
+    files: list[ReadableFile]  # in order, each with its own header
 
     @property
     def paths(self) -> list[Path]:
@@ -74,10 +66,7 @@ class Stored:
     def blocks(self, columns: Sequence[int] | None = None) -> Iterator[Block]:
         """Read the blocks; reading them to the end fails unless the output is complete and undamaged.
 
-        Parameters
-        ----------
-        columns
-            Columns of vectors to read and to prove, counted from 0; by default all.
+        columns: columns of vectors to read and to prove, counted from 0; by default all.
         """
         for file in self.files:
             checksum, n_rows = Checksum(file.header, columns), 0

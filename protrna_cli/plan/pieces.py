@@ -22,31 +22,17 @@ from protrna_cli.plan.shard import Shard
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of an output, without its embedding: a record, or a region of one.
+    """One row of an output, without its embedding: a record, or a region of one."""
 
-    Attributes
-    ----------
-    id, description
-        First word of the FASTA header, and the rest of it. The id of a region is `ID:NAME`.
-    length
-        Residues of the record or region.
-    n_embedded
-        Residues that the embedding covers.
-    n_unknown
-        Unknown residues (`x`).
-    n_windows
-        Number of pieces in which the record ran.
-    md5
-        MD5 of the sequence of the record or region in upper-case DNA letters, as 32 hexadecimal digits: the
-        key by which RNAcentral and vsearch know a sequence. Empty in outputs of versions before 0.2.
-    """
-
+    # First word of the FASTA header, and the rest of it. The id of a region is `ID:NAME`.
     id: str
     description: str
-    length: int
-    n_embedded: int
-    n_unknown: int
-    n_windows: int
+    length: int  # residues of the record or region
+    n_embedded: int  # residues that the embedding covers
+    n_unknown: int  # unknown residues (`x`)
+    n_windows: int  # number of pieces in which the record ran
+    # MD5 of the sequence of the record or region in upper-case DNA letters, as 32 hexadecimal digits: the key
+    # by which RNAcentral and vsearch know a sequence. Empty in outputs of versions before 0.2.
     md5: str = ""
 
 
@@ -94,12 +80,8 @@ def into_chunks(
     A chunk ends before the record that would exceed a bound. A record longer than `max_residues` is a chunk
     by itself.
 
-    Parameters
-    ----------
-    max_records, max_residues
-        Bounds of a chunk; by default `CHUNK_RECORDS` and `CHUNK_RESIDUES`.
-    halvings
-        How many times the bounds of the first chunk are halved; of each next one, once less.
+    max_records, max_residues: bounds of a chunk; by default `CHUNK_RECORDS` and `CHUNK_RESIDUES`.
+    halvings: how many times the bounds of the first chunk are halved; of each next one, once less.
 
     >>> from collections import namedtuple
     >>> records = [namedtuple("Record", "length")(length) for length in (3, 4, 2)]
@@ -137,16 +119,10 @@ def sliced(
 
     Stops reading at the first item after the shard.
 
-    Parameters
-    ----------
-    items
-        All items from the start of some chunk on, at or before the shard's first item.
-    cost, total
-        Cost of an item, and of all items of the input.
-    by_chunk
-        Cut only between chunks, so that batches are the same as in an unsharded run.
-    done
-        Cost of the items before `items`.
+    items: all items from the start of some chunk on, at or before the shard's first item.
+    cost, total: cost of an item, and of all items of the input.
+    by_chunk: cut only between chunks, so that batches are the same as in an unsharded run.
+    done: cost of the items before `items`.
     """
     for group in into_chunks(items) if by_chunk else ([item] for item in items):
         costs = sum(cost(item) for item in group)
@@ -161,22 +137,13 @@ def sliced(
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What goes through the model at once: a whole record, or one window of it.
+    """What goes through the model at once: a whole record, or one window of it."""
 
-    Attributes
-    ----------
-    record
-        Index of the record in its chunk.
-    start, stop
-        Residues of the record that it covers, from 0; `stop` is not included.
-    fresh
-        Number of its residues that no earlier piece of the record covers.
-    """
-
-    record: int
+    record: int  # index of the record in its chunk
+    # Residues of the record that it covers, from 0; `stop` is not included.
     start: int
     stop: int
-    fresh: int
+    fresh: int  # number of its residues that no earlier piece of the record covers
 
     @property
     def length(self) -> int:
@@ -217,10 +184,7 @@ def blend(pieces: Sequence[Piece]) -> list[npt.NDArray[np.float32]]:
     A window's weight falls linearly towards its edges, where the model saw the least context. The weights at
     a residue add up to 1: a residue covered by a single piece takes its whole vector from that piece.
 
-    Returns
-    -------
-    list
-        One float32 array (piece.length,) per piece.
+    Returns one float32 array (piece.length,) per piece.
     """
     if len(pieces) == 1:
         return [np.ones(pieces[0].length, np.float32)]
@@ -261,17 +225,10 @@ def pack(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     A piece with less than half the tokens of the longest in the batch starts a new batch. Only attention is
     padded, and so never to more than twice a piece's width.
 
-    Parameters
-    ----------
-    lengths
-        Residues of each piece. With `<cls>` and `<eos>` a piece takes `length + 2` tokens.
-    max_tokens
-        Token budget of a batch. A longer piece runs alone.
+    lengths: residues of each piece. With `<cls>` and `<eos>` a piece takes `length + 2` tokens.
+    max_tokens: token budget of a batch. A longer piece runs alone.
 
-    Returns
-    -------
-    list
-        Batches of indices into `lengths`, each index once. Equal lengths keep their order.
+    Returns batches of indices into `lengths`, each index once. Equal lengths keep their order.
 
     >>> pack([5, 8, 6, 2], max_tokens=20)
     [[1, 2], [0, 3]]

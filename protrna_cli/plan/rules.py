@@ -26,35 +26,21 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Option:
-    """What the metadata of a field say of its option.
+    """What the metadata of a field say of its option."""
 
-    Attributes
-    ----------
-    kind
-        `choice`, `switch`, `number`, `numbers or all` (the option may be repeated), `number or auto`,
-        `path`, `paths`, `folder`, `model`, `shard`, or `text`.
-    help
-        A line for `--help`; empty for a field without an option of its own.
-    check
-        Called with the name of the option and a value; returns the value to keep, or refuses it.
-    metavar, choices, least
-        What the value is called in the help; the texts that are taken, or the smallest number.
-    name
-        As it is written on the command line; by default it follows from the name of the field.
-    letters
-        Short names on the command line, such as `-t`.
-    variable
-        Environment variable with the default of the command line; Python functions do not read it.
-    """
-
+    # `choice`, `switch`, `number`, `numbers or all` (the option may be repeated), `number or auto`, `path`,
+    # `paths`, `folder`, `model`, `shard`, or `text`.
     kind: str
-    help: str
+    help: str  # a line for `--help`; empty for a field without an option of its own
+    # Called with the name of the option and a value; returns the value to keep, or refuses it.
     check: Callable[[str, Any], Any]
+    # What the value is called in the help; the texts that are taken, or the smallest number.
     metavar: str | None = None
     choices: tuple[str, ...] = ()
     least: int | None = None
-    name: str = ""
-    letters: tuple[str, ...] = ()
+    name: str = ""  # as it is written on the command line; by default it follows from the name of the field
+    letters: tuple[str, ...] = ()  # short names on the command line, such as `-t`
+    # Environment variable with the default of the command line; Python functions do not read it.
     variable: str | None = None
 
 
@@ -124,10 +110,7 @@ def option_of(declaring: Any, name: str) -> tuple[str, Option]:
 def check_options(values: Any) -> None:
     """Check all fields of a frozen dataclass, and keep what their checks return.
 
-    Raises
-    ------
-    UsageError
-        A value is not one that its option takes.
+    Raises UsageError: a value is not one that its option takes.
     """
     for declared in fields(values):
         name, declaration = option_of(values, declared.name)
@@ -139,10 +122,7 @@ def check_options(values: Any) -> None:
 def one_of(option: str, value: object, allowed: Iterable[str]) -> None:
     """Refuse a value that is not one of the allowed texts.
 
-    Raises
-    ------
-    UsageError
-        The message names the option as the command does, and the values that it takes.
+    Raises UsageError: the message names the option as the command does, and the values that it takes.
     """
     *others, last = allowed
     if not isinstance(value, str) or value not in (*others, last):
@@ -202,19 +182,13 @@ RESIDUES = "residues"
 
 
 class Pooling(NamedTuple):
-    """A way to make one vector of a record.
+    """A way to make one vector of a record."""
 
-    Attributes
-    ----------
-    words, label
-        What is taken of the residues of a record: in an account of an output, and below a picture.
-    windows
-        What the vector of a record in windows is: the `sum` or the `mean` of the vectors of its windows, or
-        made of all its `residues`.
-    """
-
+    # What is taken of the residues of a record: in an account of an output, and below a picture.
     words: str
     label: str
+    # What the vector of a record in windows is: the `sum` or the `mean` of the vectors of its windows, or
+    # made of all its `residues`.
     windows: str
 
 
@@ -228,22 +202,13 @@ POOLINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A named range of residues of one record.
+    """A named range of residues of one record."""
 
-    Attributes
-    ----------
-    name
-        Not empty; names may repeat.
-    start, stop
-        Residues of the record, from 0; `stop` is greater than `start` and not included.
-    line
-        Line number in the BED file.
-    """
-
-    name: str
+    name: str  # not empty; names may repeat
+    # Residues of the record, from 0; `stop` is greater than `start` and not included.
     start: int
     stop: int
-    line: int
+    line: int  # line number in the BED file
 
     @property
     def length(self) -> int:
@@ -253,19 +218,12 @@ class Region:
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions of a BED file.
+    """The regions of a BED file."""
 
-    Attributes
-    ----------
-    file, sha256
-        Path as the user gave it, and SHA-256 of the file.
-    by_id
-        Regions by record id, in file order.
-    """
-
+    # Path as the user gave it, and SHA-256 of the file.
     file: str
     sha256: str
-    by_id: dict[str, list[Region]]
+    by_id: dict[str, list[Region]]  # regions by record id, in file order
 
     @property
     def origin(self) -> dict[str, str]:

@@ -114,13 +114,8 @@ _ARRAYS: tuple[tuple[str, tuple[str, ...], Callable[..., range]], ...] = (
 def resolve_shard(text: str, environment: Mapping[str, str]) -> Shard:
     """Read a value of `--shard`: `I/N`, `auto` or `auto/N`.
 
-    Parameters
-    ----------
-    text
-        `auto` takes I and N from the job array. `auto/N` takes only I, which is the index itself, so that
+    text: `auto` takes I and N from the job array. `auto/N` takes only I, which is the index itself, so that
         some tasks of 1 … N can be submitted again.
-    environment
-        Environment variables of the process.
     """
     match = re.fullmatch(r"auto(?:/(\d+))?", text)
     if not match:

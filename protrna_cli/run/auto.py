@@ -91,28 +91,15 @@ tokens."""
 
 @dataclass
 class Work:
-    """Counts of the batches of a run.
+    """Counts of the batches of a run."""
 
-    Attributes
-    ----------
-    tokens, batches
-        Tokens that run, and batches.
-    rows
-        Rows of matmuls: the tokens, and the empty rows at the end of each batch.
-    scores
-        Attention scores per head and layer, with padding: B T² per batch.
-    shapes
-        The different (B, T).
-    row_counts
-        The different numbers of rows of a batch.
-    """
-
+    # Tokens that run, and batches.
     tokens: int = 0
     batches: int = 0
-    rows: int = 0
-    scores: int = 0
-    shapes: set[tuple[int, int]] = field(default_factory=set)
-    row_counts: set[int] = field(default_factory=set)
+    rows: int = 0  # rows of matmuls: the tokens, and the empty rows at the end of each batch
+    scores: int = 0  # attention scores per head and layer, with padding: B T² per batch
+    shapes: set[tuple[int, int]] = field(default_factory=set)  # the different (B, T)
+    row_counts: set[int] = field(default_factory=set)  # the different numbers of rows of a batch
 
     def add(self, token_counts: list[int]) -> None:
         """Count a batch, given the tokens of each of its pieces."""
@@ -188,18 +175,12 @@ BATCHES_A_WORKER = 4
 
 
 class Seat(NamedTuple):
-    """What one process gets of the machine.
+    """What one process gets of the machine."""
 
-    Attributes
-    ----------
-    device, threads
-        As in `load_model`.
-    gpu
-        The GPU that it sees, by its name in `CUDA_VISIBLE_DEVICES`; None for all that there are.
-    """
-
+    # As in `load_model`.
     device: str
     threads: int | None
+    # The GPU that it sees, by its name in `CUDA_VISIBLE_DEVICES`; None for all that there are.
     gpu: str | None = None
 
     @property
@@ -214,17 +195,10 @@ def choose_seats(options: EmbedOptions, tokens: int, weight_bytes: int) -> list[
     On a CPU `auto` gives each process one thread. Two cores get one process, which runs two batches at once
     and so is as fast as two of one thread (published model, a CPU with AMX).
 
-    Parameters
-    ----------
-    tokens
-        About how many tokens will run.
-    weight_bytes
-        Memory for weights that each process needs for itself; 0 if they are mapped.
+    tokens: about how many tokens will run.
+    weight_bytes: memory for weights that each process needs for itself; 0 if they are mapped.
 
-    Returns
-    -------
-    list
-        One for each process. One seat is the whole machine, for a run without workers.
+    Returns a seat for each process; one alone is the whole machine, for a run without workers.
     """
     if options.workers == 1:
         return [Seat(options.device, options.threads)]
@@ -321,10 +295,7 @@ its sequence has 510 residues, in float32; some 170 KiB, and half of that again 
 def settle(options: EmbedOptions, outputs: Sequence[Path] = ()) -> EmbedOptions:
     """Replace `auto` by a value: the precision, and the token budget of a batch.
 
-    Parameters
-    ----------
-    outputs
-        The outputs of the run. If one is to be resumed, its values are taken.
+    outputs: the outputs of the run. If one is to be resumed, its values are taken.
     """
     if AUTO not in (options.precision, options.batch_tokens):
         return options

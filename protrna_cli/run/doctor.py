@@ -30,46 +30,33 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `examine` found.
+    """What `examine` found."""
 
-    Attributes
-    ----------
-    version, python, tensorflow, system
-        Versions of protrna, Python and TensorFlow; operating system and number of CPUs, and of their cores if
-        these have more than one thread each.
-    instruction_sets, gpus, device, threads, memory_bytes
-        What this process may use; `device` is the one that it uses, `memory_bytes` is the free memory.
-    unused_gpus
-        Which GPUs the machine has that TensorFlow does not see, and what to do; None without any.
-    weights_path, weights_there
-        Where the published weights are kept (None for a user without a home folder), and whether they are
-        there.
-    matmul_flops
-        Operations per second of a plain matrix multiplication, by precision.
-    model
-        The model that was tested: the requested one, or the demo model if the published weights are missing.
-    tokens_per_second, share_of_matmul
-        Its speed, and the share of `matmul_flops` that it reaches, by precision.
-    reference_error, batch_error
-        Largest distance from values computed in float64, and of a row in a batch from the same row run alone.
-    """
-
+    # Versions of protrna, Python and TensorFlow; operating system and number of CPUs, and of their cores if
+    # these have more than one thread each.
     version: str
     python: str
     tensorflow: str
     system: str
+    # What this process may use; `device` is the one that it uses, `memory_bytes` is the free memory.
     instruction_sets: tuple[str, ...]
     gpus: tuple[str, ...]
+    # Which GPUs the machine has that TensorFlow does not see, and what to do; None without any.
     unused_gpus: str | None
     device: str
     threads: int
     memory_bytes: int | None
+    # Where the published weights are kept (None for a user without a home folder), and whether they are
+    # there.
     weights_path: str | None
     weights_there: bool
-    matmul_flops: dict[str, float]
+    matmul_flops: dict[str, float]  # operations per second of a plain matrix multiplication, by precision
+    # The model that was tested: the requested one, or the demo model if the published weights are missing.
     model: str
+    # Its speed, and the share of `matmul_flops` that it reaches, by precision.
     tokens_per_second: dict[str, float]
     share_of_matmul: dict[str, float]
+    # Largest distance from values computed in float64, and of a row in a batch from the same row run alone.
     reference_error: float
     batch_error: float
 
@@ -116,13 +103,9 @@ def examine(
 ) -> Diagnosis:
     """Check this machine; takes a few seconds, or a minute with the published weights.
 
-    Parameters
-    ----------
-    model, weights_dir
-        The model to test, as in `EmbedOptions`. Nothing is downloaded; the demo model is tested
-        if the published weights are missing.
-    device, threads
-        As in `load_model`.
+    model, weights_dir: the model to test, as in `EmbedOptions`. Nothing is downloaded; the demo model is
+        tested if the published weights are missing.
+    device, threads: as in `load_model`.
     """
     from protrna_cli.model import runtime, trial
 

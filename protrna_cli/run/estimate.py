@@ -69,55 +69,35 @@ SEQUENCE_BYTES = 50
 
 @dataclass(frozen=True)
 class Estimate:
-    """Counts and estimates for a run.
+    """Counts and estimates for a run."""
 
-    Attributes
-    ----------
-    inputs
-        Names of the files.
-    settings
-        Model, layers, numbers and rules, as in the provenance of the first output.
-    records, rows, residues, unknown, long, skipped
-        Counts of the census.
-    reuse, reused
-        Earlier outputs, and records whose sequences they hold.
-    computed, copied
-        Of the others, those that run, and those that get the vectors of another one.
-    saved
-        Of those that run, how many an unfinished run has saved, which `resume` continues.
-    tokens, batches, padding_share
-        Tokens that run, number of batches, and the share of padding rows among all rows that run.
-    output_bytes
-        Uncompressed size of the vectors; Parquet is about a tenth smaller.
-    memory_bytes
-        Approximate peak memory of the process, or of all workers together, on a CPU.
-    seconds, seconds_range
-        Time without loading the model, and between what times it will probably be; None if no speed is known.
-    seconds_from
-        What knows the speed: the last `runs` with the same model size, precision, device and threads,
-        `doctor`, or a short `trial`.
-    """
-
-    inputs: list[str]
-    settings: dict[str, Any]
+    inputs: list[str]  # names of the files
+    settings: dict[str, Any]  # model, layers, numbers and rules, as in the provenance of the first output
+    # Counts of the census.
     records: int
     rows: int
     residues: int
     unknown: int
     long: int
     skipped: int
+    # Earlier outputs, and records whose sequences they hold.
     reuse: list[str]
     reused: int
+    # Of the others, those that run, and those that get the vectors of another one.
     computed: int
     copied: int
-    saved: int
+    saved: int  # of those that run, how many an unfinished run has saved, which `resume` continues
+    # Tokens that run, number of batches, and the share of padding rows among all rows that run.
     tokens: int
     batches: int
     padding_share: float
-    output_bytes: int
-    memory_bytes: int
+    output_bytes: int  # uncompressed size of the vectors; Parquet is about a tenth smaller
+    memory_bytes: int  # approximate peak memory of the process, or of all workers together, on a CPU
+    # Time without loading the model, and between what times it will probably be; None if no speed is known.
     seconds: float | None
     seconds_range: tuple[float, float] | None
+    # What knows the speed: the last `runs` with the same model size, precision, device and threads, `doctor`,
+    # or a short `trial`.
     seconds_from: str | None
 
     def json(self) -> str:
@@ -167,10 +147,7 @@ def _besides(**counts: int) -> str:
 def estimate(run: Run, trial: bool = False) -> Estimate:
     """Count the batches of a run without running them.
 
-    Parameters
-    ----------
-    trial
-        Measure the speed with one small batch if it is not known.
+    trial: measure the speed with one small batch if it is not known.
     """
     size, options, census = run.size, run.options, run.shard.census
     work, n_computed, n_reused = Work(), 0, 0
@@ -220,10 +197,7 @@ def estimate(run: Run, trial: bool = False) -> Estimate:
 def _speed(run: Run, length: float | None) -> tuple[str, float | None]:
     """Find out how fast the machine is, and from what: operations per second, or None.
 
-    Parameters
-    ----------
-    length
-        Median length of the pieces in tokens, for a trial; None for no trial.
+    length: median length of the pieces in tokens, for a trial; None for no trial.
     """
     key = rate_key(run.size, run.options)
     for source, known in (("runs", key), ("doctor", auto.of_doctor(key))):

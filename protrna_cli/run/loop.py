@@ -47,12 +47,8 @@ OF_RESIDUES: dict[str | None, Callable[[Floats], Values]] = {
 class Chunk:
     """One chunk of an input; a record is an index in it.
 
-    Parameters
-    ----------
-    number
-        Its number in the input, from 0.
-    items
-        Its records, and those that are left out.
+    number: its number in the input, from 0.
+    items: its records, and those that are left out.
     """
 
     def __init__(
@@ -143,19 +139,12 @@ class Chunk:
 
 
 class Output(Protocol):
-    """Where the rows of a run go, chunk by chunk in input order.
+    """Where the rows of a run go, chunk by chunk in input order."""
 
-    Attributes
-    ----------
-    per_token, pooling
-        Whether it has one vector per residue, and if not, how they are pooled: `mean`, `max` or `cls`.
-    position
-        How far it got: batches before it are not run again.
-    """
-
+    # Whether it has one vector per residue, and if not, how they are pooled: `mean`, `max` or `cls`.
     per_token: bool
     pooling: str | None
-    position: Position
+    position: Position  # how far it got: batches before it are not run again
 
     def add(self, rows: list[Row], skipped: Sequence[Skipped]) -> None:
         """Take the rows of the next chunk, from the first chunk on, also of those before the position."""
@@ -188,21 +177,12 @@ class _Batch(NamedTuple):
 class Loop:
     """Runs records through a model, and fills their rows in the outputs.
 
-    Parameters
-    ----------
-    options
-        With the budget, and the layers as indices.
-    copies
-        Finds records with the sequence of another one; by default within a chunk.
+    options: with the budget, and the layers as indices.
+    copies: finds records with the sequence of another one; by default within a chunk.
 
-    Attributes
-    ----------
-    work
-        The batches that ran.
-    n_reused
-        Records whose vectors are taken from an earlier output.
-    fits
-        Tokens at once that fit into memory, if it ran out; otherwise 0.
+    work: the batches that ran.
+    n_reused: records whose vectors are taken from an earlier output.
+    fits: tokens at once that fit into memory, if it ran out; otherwise 0.
     """
 
     def __init__(
@@ -221,10 +201,7 @@ class Loop:
     def run(self, items: Iterable[Record | Skipped], progress: Progress, stop: Stop) -> None:
         """Embed records, from the positions of the outputs on.
 
-        Parameters
-        ----------
-        items
-            In input order. Only the chunks whose batches run, or are submitted ahead, are in memory.
+        items: in input order. Only the chunks whose batches run, or are submitted ahead, are in memory.
         """
         self._progress, self._stop = progress, stop
         before = NOTHING

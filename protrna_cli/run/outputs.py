@@ -63,19 +63,12 @@ from protrna_cli.weights.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Target:
-    """One output file of a run.
+    """One output file of a run."""
 
-    Attributes
-    ----------
-    path, format
-        Where it is written, and in which format.
-    per_token
-        Whether it has one vector per residue instead of pooled rows.
-    """
-
+    # Where it is written, and in which format.
     path: Path
     format: Format
-    per_token: bool
+    per_token: bool  # whether it has one vector per residue instead of pooled rows
 
 
 def targets_of(path: Path, options: EmbedOptions) -> list[Target]:
@@ -253,26 +246,16 @@ UNUSED = ("vectors", "index_bytes", "skipped_bytes")
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run got.
+    """How far a run got."""
 
-    Attributes
-    ----------
-    chunks, batches
-        Finished chunks, and finished batches of the next chunk.
-    records, residues
-        Records in all of these, and their embedded residues.
-    reused
-        1 if the vectors of earlier outputs are filled in.
-    fits
-        Tokens at once that fit into memory, if it ran out; otherwise 0.
-    """
-
+    # Finished chunks, and finished batches of the next chunk.
     chunks: int = 0
     batches: int = 0
+    # Records in all of these, and their embedded residues.
     records: int = 0
     residues: int = 0
-    reused: int = 0
-    fits: int = 0
+    reused: int = 0  # 1 if the vectors of earlier outputs are filled in
+    fits: int = 0  # tokens at once that fit into memory, if it ran out; otherwise 0
 
     def batches_of(self, chunk: int) -> int:
         """Count the finished batches of a chunk that is not finished."""
@@ -282,10 +265,7 @@ class Position:
     def of(cls, entry: dict[str, Any]) -> Position:
         """Restore a position from a line of a journal.
 
-        Raises
-        ------
-        ValueError, TypeError
-            The line is not a position.
+        Raises ValueError, TypeError: the line is not a position.
         """
         position = cls(**{name: value for name, value in {**entry}.items() if name not in UNUSED})
         if not all(type(value) is int and value >= 0 for value in asdict(position).values()):
@@ -296,10 +276,7 @@ class Position:
 def read_position(path: Path) -> Position:
     """Read the last position in a journal.
 
-    Raises
-    ------
-    ValueError, TypeError
-        The journal is damaged.
+    Raises ValueError, TypeError: the journal is damaged.
     """
     lines = path.read_bytes().split(b"\n")[1:-1]  # without the key and an incomplete last line
     return Position.of(json.loads(lines[-1])) if lines else Position()
@@ -316,10 +293,7 @@ def _named(found: RunKey, key: RunKey) -> RunKey:
 class Journal:
     """The journal of one run, open for appending.
 
-    Attributes
-    ----------
-    position
-        The last position committed, by this process or an earlier one.
+    position: the last position committed, by this process or an earlier one.
     """
 
     def __init__(self, file: IO[bytes], position: Position) -> None:
@@ -372,21 +346,13 @@ class PartialOutput:
     Only the vectors are kept from one process to the next. The index and the list of skipped records follow
     from the input, which every process reads from its start.
 
-    Parameters
-    ----------
-    output
-        The output; its folder `OUT.partial` is beside it.
-    header
-        The header of the output.
-    resume
-        Continue the unfinished run in the folder, if there is one. Without `resume` the folder is replaced.
+    output: the output; its folder `OUT.partial` is beside it.
+    header: the header of the output.
+    resume: continue the unfinished run in the folder, if there is one. Without `resume` the folder is
+        replaced.
 
-    Attributes
-    ----------
-    header
-        Its header; what was reused may be known only after it is opened.
-    position
-        How far the run got, and so where to continue.
+    header: its header; what was reused may be known only after it is opened.
+    position: how far the run got, and so where to continue.
     """
 
     def __init__(self, output: Path, header: Header, resume: bool = False) -> None:
@@ -456,10 +422,7 @@ class PartialOutput:
     def finish(self, format: Format, check: Callable[[], None]) -> None:
         """Write the output in its format and rename it into place; refuses it if a row was not filled.
 
-        Parameters
-        ----------
-        check
-            Called between blocks; if it raises, a later run can call `finish` again.
+        check: called between blocks; if it raises, a later run can call `finish` again.
         """
         if self.position.fits:
             provenance = {**self.header.provenance, "halved_to": self.position.fits}

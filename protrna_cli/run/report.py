@@ -68,10 +68,7 @@ class Stop:
     def check(self) -> None:
         """Raise if the run was asked to stop.
 
-        Raises
-        ------
-        Stopped
-            The run was asked to stop.
+        Raises Stopped: the run was asked to stop.
         """
 
     @contextmanager

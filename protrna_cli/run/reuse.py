@@ -58,45 +58,26 @@ class _Earlier(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """What one file of an earlier output holds of a run.
+    """What one file of an earlier output holds of a run."""
 
-    Attributes
-    ----------
-    number
-        The number of that output in `--reuse`.
-    target
-        The output of the run into which its vectors fit.
-    file, sha256
-        The file, and the SHA-256 of its header.
-    rows, residues
-        Rows of the run, and the residues that each covers.
-    """
-
-    number: int
-    target: Target
+    number: int  # the number of that output in `--reuse`
+    target: Target  # the output of the run into which its vectors fit
+    # The file, and the SHA-256 of its header.
     file: Path
     sha256: str
+    # Rows of the run, and the residues that each covers.
     rows: Ints
     residues: Ints
 
 
 @dataclass(frozen=True)
 class Reuse:
-    """What earlier outputs hold of a run.
+    """What earlier outputs hold of a run."""
 
-    Attributes
-    ----------
-    origins
-        For each earlier output its name, its SHA-256, and how many distinct sequences are taken from it.
-    held
-        For each row of the run, whether they hold the sequence that is there first.
-    amount
-        The records that need not run because of that, without copies, and their residues.
-    """
-
+    # For each earlier output its name, its SHA-256, and how many distinct sequences are taken from it.
     origins: list[dict[str, Any]]
-    held: Bools
-    amount: Amount
+    held: Bools  # for each row of the run, whether they hold the sequence that is there first
+    amount: Amount  # the records that need not run because of that, without copies, and their residues
     _files: list[_Held] = field(repr=False, default_factory=list)
     _distinct: DistinctSequences | None = field(repr=False, default=None)
 
@@ -108,17 +89,10 @@ class Reuse:
         An earlier output may have been replaced or removed since it was looked at. What it held then and
         holds no longer is not filled.
 
-        Parameters
-        ----------
-        fill
-            As `Sink.fill`.
-        check
-            Called between blocks; may raise.
+        fill: as `Sink.fill`.
+        check: called between blocks; may raise.
 
-        Returns
-        -------
-        ndarray
-            For each row of the run, whether it was filled.
+        Returns for each row of the run whether it was filled.
         """
         filled = np.zeros(len(self.held), bool)
         for file in self._files:
@@ -172,10 +146,7 @@ class Reuse:
     def from_json(cls, text: str, n_records: int) -> Reuse | None:
         """Restore it; None if it is of a run of another number of records.
 
-        Raises
-        ------
-        ValueError, TypeError, KeyError
-            The text is damaged.
+        Raises ValueError, TypeError, KeyError: the text is damaged.
         """
         fields = json.loads(text)
         bits = np.frombuffer(base64.b64decode(fields["held"]), np.uint8)
@@ -198,10 +169,7 @@ def find_reusable(
 ) -> tuple[Reuse | None, list[dict[str, Any]]]:
     """Find what the earlier outputs of a run hold of a shard, and what its provenance says of them.
 
-    Returns
-    -------
-    tuple
-        The first is None if the shard's distinct sequences are not known.
+    The first is None if the shard's distinct sequences are not known.
     """
     earlier = _filled_earlier(headers, shard.census.n_records) if options.resume else {}
     for target, reuse in earlier.items():
@@ -257,15 +225,7 @@ def _find(
     distinct: DistinctSequences,
     n_records: int,
 ) -> Reuse:
-    """Find what earlier outputs hold of a run.
-
-    Parameters
-    ----------
-    distinct
-        The sequences of the run.
-    n_records
-        Records of the run; each is one row.
-    """
+    """Find what earlier outputs hold of a run."""
     held_by_target = {target: np.zeros(n_records, bool) for target in headers}
     files = []
     for number, (stored, _, target) in enumerate(outputs):

@@ -39,22 +39,14 @@ MEASURABLE_SECONDS = 5.0
 class Run:
     """One shard of a counted input, the model, and the outputs that are to be made.
 
-    Attributes
-    ----------
-    layers
-        The indices of the layers to take.
-    shard
-        The shard, with its census once it is counted; before, the whole input.
-    headers
-        The header of each output, once they are planned.
-    reuse
-        What earlier outputs hold of the shard, likewise.
-    copies
-        Finds the records that need not run, once the shard is counted.
-    device
-        What it runs on, once the model is loaded; empty before, and if nothing is to be computed.
-    seconds, resumed, n_reused
-        How long it ran, what an earlier process had computed, and how many records were reused.
+    layers: the indices of the layers to take.
+    shard: the shard, with its census once it is counted; before, the whole input.
+    headers: the header of each output, once they are planned.
+    reuse: what earlier outputs hold of the shard, likewise.
+    copies: finds the records that need not run, once the shard is counted.
+    device: what it runs on, once the model is loaded; empty before, and if nothing is to be computed.
+    seconds, resumed, n_reused: how long it ran, what an earlier process had computed, and how many records
+        were reused.
     """
 
     def __init__(
@@ -314,13 +306,7 @@ def rate_key(size: ModelSize, options: EmbedOptions) -> str:
 
 
 def check_memory(length: int, record_id: str, size: ModelSize) -> None:
-    """Refuse a record that does not fit into memory in one piece, before it is computed.
-
-    Parameters
-    ----------
-    length, record_id
-        Its length in residues, and its id.
-    """
+    """Refuse a record that does not fit into memory in one piece, before it is computed."""
     needed = size.attention_bytes(length + 2)
     free = available_memory()
     if free is not None and needed > free:

@@ -33,14 +33,8 @@ class Stream:
     The current chunk is kept in an unnamed temporary file until it is filled; the file disappears when the
     process ends for any reason.
 
-    Parameters
-    ----------
-    descriptor
-        File descriptor open for writing, such as a pipe.
-    header
-        The header of the output.
-    stop
-        Checked while the pipe is full: a reader that does not read must not keep the run alive.
+    descriptor: file descriptor open for writing, such as a pipe.
+    stop: checked while the pipe is full: a reader that does not read must not keep the run alive.
     """
 
     def __init__(self, descriptor: int, header: Header, stop: Stop) -> None:

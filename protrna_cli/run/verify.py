@@ -33,15 +33,9 @@ def find_flaws(
 ) -> list[str]:
     """Compare an output with the input that it was made from.
 
-    Parameters
-    ----------
-    regions_file
-        The BED file that the output was made with, if any.
+    regions_file: the BED file that the output was made with, if any.
 
-    Returns
-    -------
-    list
-        The flaws, one line each, at most 20; empty if the output is complete and undamaged.
+    Returns the flaws, one line each, at most 20; empty if the output is complete and undamaged.
     """
     stored = open_output(path)
     header = stored.header

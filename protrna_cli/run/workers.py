@@ -50,18 +50,10 @@ much memory that they run one by one."""
 
 
 class Embedder(Protocol):
-    """The part of a model that a run uses.
+    """The part of a model that a run uses."""
 
-    Attributes
-    ----------
-    alphabet
-        The letters and their ids.
-    ahead
-        How many batches to submit before the first of them is waited for.
-    """
-
-    alphabet: Alphabet
-    ahead: int
+    alphabet: Alphabet  # the letters and their ids
+    ahead: int  # how many batches to submit before the first of them is waited for
 
     def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Pending:
         """Take a batch to embed; parameters as in `ProtRNA._embed_batch`."""
@@ -126,14 +118,9 @@ _LOG_LINE = re.compile(r"(WARNING: All log|[IWE]\d{4} |\d{4}-\d\d-\d\d |To enabl
 class Workers:
     """Runs batches in worker processes: an `Embedder`, to be used as a context manager.
 
-    Parameters
-    ----------
-    checkpoint, precision
-        What each worker loads. The checkpoint must be there.
-    seats
-        One for each worker.
-    note
-        Called in the thread of the run, with what its user should know.
+    checkpoint, precision: what each worker loads. The checkpoint must be there.
+    seats: one for each worker.
+    note: called in the thread of the run, with what its user should know.
     """
 
     def __init__(

@@ -84,15 +84,9 @@ class _DeferredErrorFile(io.FileIO):
 def created(path: Path, seal: Callable[[], Header]) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
     """Create a file, which gets its provenance when the context ends without an error.
 
-    Parameters
-    ----------
-    seal
-        Returns the header with its checksums.
+    seal: returns the header with its checksums.
 
-    Yields
-    ------
-    tuple
-        The file, and a function that raises an earlier write error or Ctrl-C, to be called regularly.
+    Yields the file, and a function that raises an earlier write error or Ctrl-C, to be called regularly.
     """
     with _DeferredErrorFile(path, "w+") as raw:
         with raw.interrupts_kept(), h5py.File(_new_file(raw)) as file:
@@ -125,15 +119,11 @@ def _check_bytes(path: Path, size: int, changed: int) -> None:
 
     libhdf5 can crash or loop for ever on damaged metadata, so that such a file must not be opened at all.
 
-    Parameters
-    ----------
-    size, changed
-        Size in bytes, and time of change in nanoseconds: the result is remembered as long as they stay.
+    size, changed: size in bytes, and time of change in nanoseconds: the result is remembered as long as they
+        stay.
 
-    Raises
-    ------
-    ValueError
-        They differ, or a file that had a SHA-256 has lost it. Files of earlier versions have none.
+    Raises ValueError: they differ, or a file that had a SHA-256 has lost it. Files of earlier versions have
+        none.
     """
     with path.open("rb") as file:
         file.seek(max(0, size - _TRAILER_BYTES))

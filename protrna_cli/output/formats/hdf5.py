@@ -172,10 +172,7 @@ def _id_error(row_id: str) -> OutputUnwritable:
 class PackedHdf5(ReadableFile):
     """An HDF5 file with one dataset per column.
 
-    Attributes
-    ----------
-    columns
-        Group of the columns.
+    columns: group of the columns.
     """
 
     columns = "/"

@@ -27,14 +27,9 @@ from protrna_cli.text import printable
 class Vectors:
     """The array of an output, whose vectors are written and read in any order.
 
-    Parameters
-    ----------
-    path
-        Path of the array.
-    header
-        Its counts determine the size of the array, so the position of every vector is known from the start.
-    resume
-        Continue the existing file.
+    header: its counts determine the size of the array, so the position of every vector is known from the
+        start.
+    resume: continue the existing file.
     """
 
     def __init__(self, path: Path, header: Header, resume: bool = False) -> None:

@@ -29,12 +29,7 @@ CHECKSUMS_KEY = "protrna_checksums"
 class ParquetStream:
     """Writer of a Parquet file, block by block; the file can be read once it is closed.
 
-    Parameters
-    ----------
-    where
-        An open file or a stream, which is written sequentially. It stays open.
-    header
-        Header of the output.
+    where: an open file or a stream, which is written sequentially. It stays open.
     """
 
     def __init__(self, where: pa.NativeFile | io.RawIOBase, header: Header) -> None:

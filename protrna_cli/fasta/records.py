@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
@@ -42,60 +42,8 @@ class Start(NamedTuple):
 
 FIRST = Start()
 
-
-class Origin(Protocol):
-    """Where records come from: a file, or a program that passes sequences."""
-
-    @property
-    def name(self) -> str:
-        """Its name in messages."""
-
-    def lines_of(self, start: Start) -> list[tuple[int, str]]:
-        """Lines of the record that begins there, each with its line number, or 0 if it has none."""
-
-    def without_structure(self) -> str:
-        """What to do with lines of structure, for a message."""
-
-
-class FileOrigin(NamedTuple):
-    """A FASTA file as an origin of records."""
-
-    source: Source
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    def lines_of(self, start: Start) -> list[tuple[int, str]]:
-        """Read the lines of a record again, so that good records need not keep them."""
-        lines = (line for _, line in fasta_lines(self.source, start=start.offset))
-        following = enumerate(lines, start=start.line)
-        next(following, None)  # its header
-        return list(takewhile(lambda numbered: numbered[1][0] != ">", following))
-
-    def without_structure(self) -> str:
-        command = f"{_GREP.get(Path(self.name).suffix, 'grep')} '^[>A-Za-z]'"
-        if self.source.path:
-            command += f" {shlex.quote(self.name)} > sequences.fa"
-        return f"remove such lines, for example with: {command}"
-
-
 _GREP = {".gz": "zgrep", ".bz2": "bzgrep", ".xz": "xzgrep", ".zst": "zstdgrep"}
 """The `grep` for a compressed file, by its suffix."""
-
-
-class ProgramOrigin(NamedTuple):
-    """A sequence that a program passes as an origin of a record."""
-
-    raw: str
-    name: str = "sequences"
-
-    def lines_of(self, start: Start) -> list[tuple[int, str]]:
-        return [(start.line, self.raw)]
-
-    def without_structure(self) -> str:
-        return "pass the sequence alone"
-
 
 UNKNOWN, _GAP, _INVALID = "x", "-", "!"
 _ONLY_PROTEIN = frozenset("EFJLOPQZ*")
@@ -194,6 +142,46 @@ class Skipped:
         return f"{where}: {self.reason}"
 
 
+class _Raw(NamedTuple):
+    """A record as it was read, before the rules apply to it."""
+
+    source: Source | None  # None for a sequence that a program passes
+    start: Start
+    id: str
+    description: str
+    letters: str
+
+    @property
+    def file(self) -> str:
+        """Name of its file in messages."""
+        return self.source.name if self.source else "sequences"
+
+    def lines(self) -> list[tuple[int, str]]:
+        """Read its lines again, each with its number, so that good records need not keep them."""
+        if not self.source:
+            return [(self.start.line, self.letters)]
+        lines = (line for _, line in fasta_lines(self.source, start=self.start.offset))
+        following = enumerate(lines, start=self.start.line)
+        next(following, None)  # its header
+        return list(takewhile(lambda numbered: numbered[1][0] != ">", following))
+
+    def skipped(self, reason: str, line: int | None = None, position: int = 0) -> Skipped:
+        """Leave it out, because of its line with this number, or of its first one."""
+        line = self.start.line if line is None else line
+        return Skipped(self.file, self.start.number, self.id, line, position, reason, self.start)
+
+    def structure_error(self, line: int) -> InputError:
+        """Make the error for a line of structure."""
+        remedy = "pass the sequence alone"
+        if self.source:
+            command = f"{_GREP.get(Path(self.file).suffix, 'grep')} '^[>A-Za-z]'"
+            if self.source.path:
+                command += f" {shlex.quote(self.file)} > sequences.fa"
+            remedy = f"remove such lines, for example with: {command}"
+        flaw = self.skipped("looks like dot-bracket structure", line)
+        return InputError(f"{flaw}, not like residues; {remedy}")
+
+
 Refuse = Callable[[InputError], None]
 """What becomes of the error of one bad record: raised, or kept so that the others are checked too."""
 
@@ -214,7 +202,7 @@ def read_inputs(
     for i, source in enumerate(sources):
         digest = hashlib.sha256()
         item = None
-        for item in _read_source(source, rules, letters, Start(i), digest, refuse):
+        for item in _read_source(source, letters, Start(i), digest, refuse):
             yield item
         if not item:
             raise InputError(
@@ -226,36 +214,31 @@ def read_inputs(
 def read_from(sources: Sequence[Source], rules: Rules, start: Start) -> Iterator[Record | Skipped]:
     """Read the inputs in order, starting where a record begins."""
     letters = _Letters(rules)
-    yield from _read_source(sources[start.source], rules, letters, start)
+    yield from _read_source(sources[start.source], letters, start)
     for i in range(start.source + 1, len(sources)):
-        yield from _read_source(sources[i], rules, letters, Start(i))
+        yield from _read_source(sources[i], letters, Start(i))
 
 
 def _read_source(
-    source: Source,
-    rules: Rules,
-    letters: _Letters,
-    first: Start,
-    digest: Any = None,
-    refuse: Refuse = raise_it,
+    source: Source, letters: _Letters, first: Start, digest: Any = None, refuse: Refuse = raise_it
 ) -> Iterator[Record | Skipped]:
     """Read one input, starting where a record begins; see `read_inputs`."""
-    origin = FileOrigin(source)
     headers = _Headers(fasta_lines(source, digest, first.offset), first)
-    for header, raw in SimpleFastaParser(iter(headers)):
+    for header, sequence in SimpleFastaParser(iter(headers)):
         start, odd_line = headers.starts.popleft()
         name, description = [*_HEADER_END.split(header.strip(_WHITE), maxsplit=1), ""][:2]
+        raw = _Raw(source, start, name, description, sequence)
         try:
             if "\0" in header:
                 raise InputError(
                     f"{source.name}: line {start.line}: a header with a NUL byte; is this a text file?"
                 )
             if odd_line:
-                _refuse_line(origin, start, name, raw, *odd_line)
-            item = _apply_rules(origin, start, name, description, raw, letters, rules)
+                _refuse_line(raw, *odd_line)
+            item = _apply_rules(raw, letters)
         except InputError as error:
             refuse(error)
-            item = Skipped(source.name, start.number, name, start.line, 0, str(error), start)
+            item = raw.skipped(str(error))
         yield item
 
 
@@ -265,12 +248,12 @@ def read_sequences(sequences: Iterable[tuple[str, str, str]], rules: Rules) -> I
     sequences: id, description and letters of each.
     """
     letters = _Letters(rules)
-    for number, (name, description, raw) in enumerate(sequences, start=1):
-        start = Start(number=number, line=0)
-        if not raw.isalpha():
-            for line in filter(_is_odd, raw.splitlines()):
-                _refuse_line(ProgramOrigin(raw), start, name, raw, 0, line)
-        yield _apply_rules(ProgramOrigin(raw), start, name, description, raw, letters, rules)
+    for number, sequence in enumerate(sequences, start=1):
+        raw = _Raw(None, Start(number=number, line=0), *sequence)
+        if not raw.letters.isalpha():
+            for line in filter(_is_odd, raw.letters.splitlines()):
+                _refuse_line(raw, 0, line)
+        yield _apply_rules(raw, letters)
 
 
 class _Headers:
@@ -312,17 +295,17 @@ def _is_bare(text: str) -> bool:
     return not _BARE.sub("", signs) and bool(signs.strip("-~" + _WHITE))
 
 
-def _refuse_line(origin: Origin, start: Start, name: str, raw: str, number: int, line: str) -> None:
+def _refuse_line(raw: _Raw, number: int, line: str) -> None:
     """Raise InputError for a line that can be no residues; without letters it is one beside others only."""
     text = line.strip(_WHITE)
-    flaw = Skipped(origin.name, start.number, name, number, 0, "", start)
+    flaw = raw.skipped("", number)
     if "\0" in text:
         raise InputError(f"{flaw}{_NUL}")
     if text.startswith((";", "#")):
         raise InputError(f"{flaw}{_COMMENT}")
     if _is_bare(text) or _STRUCTURE.search("".join(text.split())):
-        if any(letter.isalpha() for letter in raw):
-            raise _structure_error(origin, start, name, number)
+        if any(letter.isalpha() for letter in raw.letters):
+            raise raw.structure_error(number)
     else:
         raise InputError(f"{flaw}{_GLUED}")
 
@@ -332,6 +315,7 @@ class _Letters(dict[int, str | None]):
 
     def __init__(self, rules: Rules) -> None:
         super().__init__()
+        self.rules = rules
         for group, residue in (("ACGU", None), ("T", "u"), ("RYSWKMBDHVNXI", UNKNOWN), ("-.~", _GAP)):
             for letter in group:
                 self[ord(letter)] = self[ord(letter.lower())] = residue or letter.lower()
@@ -375,42 +359,36 @@ class _DnaLetters(dict[int, str | None]):
         return "N"
 
 
-def _apply_rules(
-    origin: Origin, start: Start, name: str, description: str, raw: str, letters: _Letters, rules: Rules
-) -> Record | Skipped:
+def _apply_rules(raw: _Raw, letters: _Letters) -> Record | Skipped:
     """Make a record of its raw letters, or a skipped record if the rules leave it out."""
-    sequence = letters.read(raw)
+    rules, sequence = letters.rules, letters.read(raw.letters)
     if not sequence or _GAP in sequence or _INVALID in sequence:
-        return _bad_letters(origin, start, name, sequence, rules)
+        return _bad_letters(raw, sequence, letters)
     if len(sequence) > rules.max_length and rules.long in ("error", "skip"):
-        reason = f"{len(sequence):,} residues, longer than {rules.max_length:,}"
-        flaw = Skipped(origin.name, start.number, name, start.line, 0, reason, start)
+        flaw = raw.skipped(f"{len(sequence):,} residues, longer than {rules.max_length:,}")
         if rules.long == "error":
             raise InputError(f"{flaw}; use --long window, truncate, skip or whole")
         return flaw
     n_unknown = sequence.count(UNKNOWN)
-    dna = letters.dna(raw) if n_unknown else ""
-    record = Record(start.number, name, description, sequence, n_unknown, start, dna)
-    return _check_rows(origin.name, record, rules) or record
+    dna = letters.dna(raw.letters) if n_unknown else ""
+    record = Record(raw.start.number, raw.id, raw.description, sequence, n_unknown, raw.start, dna)
+    return _flaw_of_rows(raw, record, rules) or record
 
 
-def _check_rows(file: str, record: Record, rules: Rules) -> Skipped | None:
-    """Return the record as skipped if it has no region, or a row has no known residue; otherwise None.
+def _flaw_of_rows(raw: _Raw, record: Record, rules: Rules) -> Skipped | None:
+    """Skip a record that has no region, or a row without a known residue; None for any other.
 
     Raises InputError for a row without a known residue unless the rules skip it, and for a region that ends
     beyond the record.
     """
-    number, name, start = record.number, record.id, record.start
     if rules.regions:
-        if name not in rules.regions.by_id:
-            reason = f"no region in {rules.regions.file}"
-            return Skipped(file, number, name, start.line, 0, reason, start)
+        if record.id not in rules.regions.by_id:
+            return raw.skipped(f"no region in {rules.regions.file}")
         _check_ends(record, rules.regions, rules)
     rows = rows_of(record, rules, per_token=False) if rules.skip_unknown else []
     for row in rows:
         if not row.n_embedded:
-            reason = f"{shortened(row.id)} has no known residue"
-            flaw = Skipped(file, number, name, start.line, 0, reason, start)
+            flaw = raw.skipped(f"{shortened(row.id)} has no known residue")
             if rules.on_invalid != "skip":
                 remedy = "remove it, leave out --skip-unknown, or use --on-invalid skip"
                 raise InputError(f"{flaw}; {remedy}")
@@ -430,47 +408,39 @@ def _check_ends(record: Record, regions: Regions, rules: Rules) -> None:
             )
 
 
-def _bad_letters(origin: Origin, start: Start, name: str, sequence: str, rules: Rules) -> Skipped:
+def _bad_letters(raw: _Raw, sequence: str, letters: _Letters) -> Skipped:
     """Return a record with bad or no letters as skipped. Raises InputError unless the rules skip it."""
     if not sequence:
-        flaw = Skipped(origin.name, start.number, name, start.line, 0, "no residues", start)
+        flaw = raw.skipped("no residues")
         remedy = "remove the record, or use --on-invalid skip"
     else:
-        lines = origin.lines_of(start)
-        _refuse_structure(origin, start, name, lines)
+        lines = raw.lines()
+        _refuse_structure(raw, lines)
         mark = _GAP if _GAP in sequence else _INVALID
-        line, position, letter = _locate(origin, lines, mark, rules)
-        raw = "".join(line for _, line in lines)
-        reason = f"{letter!r} is not an RNA or DNA letter"
-        flaw = Skipped(origin.name, start.number, name, line, position, reason, start)
+        line, position, letter = _locate(raw, lines, mark, letters)
+        flaw = raw.skipped(f"{letter!r} is not an RNA or DNA letter", line, position)
         remedy = "correct it, or use --on-invalid skip or --on-invalid unknown"
         if mark == _GAP:
             # An alignment is the wrong file, not a bad record, so --on-invalid does not apply to gaps.
             raise InputError(f"{flaw} but a gap; use --gaps remove or --gaps unknown")
-        if sum(raw.upper().count(letter) for letter in _ONLY_PROTEIN) > max(2, len(raw) / 20):
+        text = "".join(line for _, line in lines)
+        if sum(text.upper().count(letter) for letter in _ONLY_PROTEIN) > max(2, len(text) / 20):
             flaw = replace(flaw, reason=f"{flaw.reason}; the record looks like protein")
             remedy = "give RNA or DNA, or use --on-invalid skip"
-    if rules.on_invalid != "skip":
+    if letters.rules.on_invalid != "skip":
         raise InputError(f"{flaw}; {remedy}")
     return flaw
 
 
-def _refuse_structure(origin: Origin, start: Start, name: str, lines: list[tuple[int, str]]) -> None:
+def _refuse_structure(raw: _Raw, lines: list[tuple[int, str]]) -> None:
     """Raise InputError if a record has lines of structure, which no rule reads as residues or skips."""
-    if not _STRUCTURE.search("".join("".join(line.split()) for _, line in lines)):
-        return
-    first = next(number for number, line in lines if any(bracket in line for bracket in _BRACKETS))
-    raise _structure_error(origin, start, name, first)
+    if _STRUCTURE.search("".join("".join(line.split()) for _, line in lines)):
+        first = next(number for number, line in lines if any(bracket in line for bracket in _BRACKETS))
+        raise raw.structure_error(first)
 
 
-def _structure_error(origin: Origin, start: Start, name: str, line: int) -> InputError:
-    flaw = Skipped(origin.name, start.number, name, line, 0, "looks like dot-bracket structure", start)
-    return InputError(f"{flaw}, not like residues; {origin.without_structure()}")
-
-
-def _locate(origin: Origin, lines: list[tuple[int, str]], mark: str, rules: Rules) -> tuple[int, int, str]:
+def _locate(raw: _Raw, lines: list[tuple[int, str]], mark: str, letters: _Letters) -> tuple[int, int, str]:
     """Find the first letter of a record that translates to `mark`: its line number, position and itself."""
-    letters = _Letters(rules)
     position = 0
     for number, line in lines:
         for letter in line:
@@ -478,4 +448,4 @@ def _locate(origin: Origin, lines: list[tuple[int, str]], mark: str, rules: Rule
             position += len(read)
             if read == mark:
                 return number, position, letter
-    raise InputError(f"{origin.name}: {CHANGED}")
+    raise InputError(f"{raw.file}: {CHANGED}")

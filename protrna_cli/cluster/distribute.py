@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from protrna_cli.cluster.worker import Manifest, embed_part, part_path, until_idle
 from protrna_cli.disk import creating, locked, sync, writing
@@ -234,14 +234,16 @@ def embed_distributed(
             n_parts = earlier.n_parts if earlier else _part_count(census, processes)
             manifest = Manifest(run_key(header), _paths(sources), options.rules, n_parts, census)
             _prepare(folder, manifest, fresh=earlier is None)
-            shared = _SharedArguments(
-                folder, _for_workers(checkpoint), _task_options(options), census, n_parts
-            )
+            shared = _SharedArguments(folder, _for_workers(checkpoint), planned, census, n_parts)
             done = _run(client, shared, progress, stop)
         _finish(folder, n_parts, header)
     seconds = time.perf_counter() - started
     return replace(
-        run.summary(), seconds=seconds, computed=done.computed, resumed=done.resumed, n_reused=done.n_reused
+        run.summary(),
+        seconds=seconds,
+        computed=sum((part.computed for part in done), NOTHING),
+        resumed=sum((part.resumed for part in done), NOTHING),
+        n_reused=sum(part.n_reused for part in done),
     )
 
 
@@ -310,16 +312,8 @@ def _prepare(folder: Path, manifest: Manifest, fresh: bool) -> None:
         manifest.write(folder)
 
 
-class _Done(NamedTuple):
-    """What the workers computed in all, how much of it before, and the count of records that were reused."""
-
-    computed: Amount
-    resumed: Amount
-    n_reused: int
-
-
-def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Stop) -> _Done:
-    """Have the workers make every part."""
+def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Stop) -> list[Summary]:
+    """Have the workers make every part, and return what each did."""
     from distributed import as_completed
 
     shards = (Shard(i, shared.n_parts) for i in range(1, shared.n_parts + 1))
@@ -332,7 +326,7 @@ def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Sto
         pending.add(future)
         return future
 
-    done, n_reused, computed, resumed = 0, 0, NOTHING, NOTHING
+    done: list[Summary] = []
     progress.start(Amount(shared.census.n_records, shared.census.n_embedded))
     try:
         running = as_completed(map(submit, islice(shards, MAX_PENDING_TASKS)), loop=client.loop)
@@ -340,23 +334,20 @@ def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Sto
             for future in running:
                 pending.remove(future)
                 summary = _result(future)
-                done += summary.n_records
-                n_reused += summary.n_reused
-                computed += summary.computed
-                resumed += summary.resumed
+                done.append(summary)
                 progress.resume(summary.resumed)
                 progress.advance(Amount(summary.n_records, summary.n_residues) - summary.resumed)
                 running.update(map(submit, islice(shards, 1)))
     except BaseException as error:
         _cancel(client, pending)
         if isinstance(error, Stopped):
-            n_saved = done + _saved_in_unfinished(shared.folder)
+            n_saved = sum(summary.n_records for summary in done) + _saved_in_unfinished(shared.folder)
             total = counted(shared.census.n_records, "record")
             raise error.with_saved(f"at least {n_saved:,} of {total} are saved") from None
         raise
     finally:
         progress.close()
-    return _Done(computed, resumed, n_reused)
+    return done
 
 
 def _saved_in_unfinished(folder: Path) -> int:

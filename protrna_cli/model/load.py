@@ -23,7 +23,7 @@ from protrna_cli.machine import LOAD_BYTES, check_address_space
 from protrna_cli.model import runtime
 from protrna_cli.model.checkpoint import read_checkpoint
 from protrna_cli.model.reading import WriteError
-from protrna_cli.model.structure import HeadWeights, LayerWeights, ModelSize, ModelWeights, NormWeights
+from protrna_cli.model.structure import ModelSize, ModelWeights, for_each_weight
 from protrna_cli.model.transformer import ProtRNA
 
 ALIGNMENT = 64
@@ -103,13 +103,7 @@ def map_weights(path: Path, layout: Layout) -> tuple[ModelSize, ModelWeights]:
         shared = tf.experimental.dlpack.from_dlpack(values.__dlpack__())
         return tf.bitcast(shared, tf.bfloat16) if dtype == "bfloat16" else shared
 
-    embedding, layers, norm, head = layout["weights"]
-    return ModelSize(*layout["size"]), ModelWeights(
-        tensor(embedding),
-        tuple(LayerWeights(*map(tensor, layer)) for layer in layers),
-        NormWeights(*map(tensor, norm)),
-        HeadWeights(*map(tensor, head)),
-    )
+    return ModelSize(*layout["size"]), for_each_weight(tensor, ModelWeights(*layout["weights"]))
 
 
 def load_checkpoint(

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from protrna_cli.errors import UsageError
 from protrna_cli.model import layers
-from protrna_cli.model.alphabet import Alphabet, Tokens
+from protrna_cli.model.alphabet import Alphabet, Floats, Tokens
 from protrna_cli.model.layers import POOLINGS, BatchLayout, PackedLayout, PaddedLayout
 from protrna_cli.model.runtime import running_on, threads
 from protrna_cli.model.structure import (
@@ -134,11 +134,11 @@ class ProtRNA:
     def _embed_batch(
         self,
         tokens: Tokens,
-        weights: npt.NDArray[np.float32],
+        weights: Floats,
         repr_layers: Sequence[int],
         *poolings: str,
         check: Callable[[], None] = lambda: None,
-    ) -> list[npt.NDArray[np.float32]]:
+    ) -> list[Floats]:
         """Run the model for embeddings only: no LM head, no attention weights; pooled on the device.
 
         Parameters
@@ -177,11 +177,11 @@ class ProtRNA:
     def _pooled(
         self,
         tokens: Tokens,
-        weights: npt.NDArray[np.float32],
+        weights: Floats,
         repr_layers: Sequence[int],
         poolings: Sequence[str],
         check: Callable[[], None],
-    ) -> list[npt.NDArray[np.float32]]:
+    ) -> list[Floats]:
         pooled: dict[tuple[str, int], Tensor] = {}
         x, layout = self._rows(tokens, tokens != self.alphabet.padding_idx)
         for index, hidden in self._hidden(x, layout, repr_layers, check=check):

@@ -6,7 +6,6 @@ import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -138,7 +137,8 @@ def describe(path: Path, whole: bool = False) -> Description:
             break
     for name, of_layer in zip(header.columns, norms, strict=True):
         if sum(map(len, of_layer)):
-            found.norms[name] = _norm_summary(np.concatenate(of_layer))
+            joined = np.concatenate(of_layer)
+            found.norms[name] = {"min": joined.min(), "median": np.median(joined), "max": joined.max()}
     return found
 
 
@@ -155,10 +155,6 @@ def _add_rows(found: Description, block: Block, ids: set[int], embeddings: set[i
                 repeats.add(row)
             seen.add(hash(key))
     found.rows_read += len(block.rows)
-
-
-def _norm_summary(norms: Any) -> dict[str, float]:
-    return {"min": float(norms.min()), "median": float(np.median(norms)), "max": float(norms.max())}
 
 
 def _norms_text(norms: dict[str, float]) -> str:

@@ -31,7 +31,7 @@ from protrna_cli.output.files import (
 from protrna_cli.output.formats import hdf5
 from protrna_cli.output.protect import files_read, make_partial, protect, remove_partial, skipped_of
 from protrna_cli.output.rows import REWRITTEN, UNPROVEN, Block, Header
-from protrna_cli.output.stored import Stored, open_output, open_parts, parts_of
+from protrna_cli.output.stored import open_output, open_parts, parts_of
 from protrna_cli.plan.rules import AnyPath, instance, path_text, switch, whole_numbers
 
 
@@ -183,12 +183,15 @@ def convert(
     stored = open_output(source)
     header, blocks = stored.header, stored.blocks()
     if stored.unproven:
-        header = replace(header, provenance={**header.provenance, REWRITTEN: True})
+        header = header.adding(**{REWRITTEN: True})
     if layers:
         header, blocks = _select_layers(source, header, blocks, layers)
     _refuse_unsupported(source, header, format)
     if format.unique_ids:
-        _check_ids(source, stored)
+        try:
+            hdf5.require_unique_ids(stored.rows())
+        except OutputUnwritable as error:
+            raise OutputUnwritable(f"{source}: {error}") from None
     make_output(target, format, overwrite, header, blocks, stored.paths)
     return header
 
@@ -199,9 +202,8 @@ def _select_layers(
     """Select layers, in the order given; each layer once."""
     indices = tuple(dict.fromkeys(header.column_index(layer, source) for layer in layers))
     kept = tuple(header.layers[i] for i in indices)
-    provenance = {**header.provenance, "layers": list(kept)}
     return (
-        replace(header, layers=kept, provenance=provenance, checksums=None),
+        replace(header.adding(layers=list(kept)), layers=kept, checksums=None),
         (Block(block.rows, [block.values[i] for i in indices]) for block in blocks),
     )
 
@@ -214,18 +216,7 @@ def _refuse_unsupported(source: Path, header: Header, format: Format) -> None:
             f"embed without --per-token, or convert to {', '.join(RUN_FORMATS)}"
         )
     if format.one_layer and len(header.layers) > 1:
+        layers = ", ".join(map(str, header.layers))
         raise UsageError(
-            f"{source}: has layers {_layers_text(header)}, but {format.name} stores one; "
-            "choose it with --layer"
+            f"{source}: has layers {layers}, but {format.name} stores one; choose it with --layer"
         )
-
-
-def _check_ids(source: Path, stored: Stored) -> None:
-    try:
-        hdf5.require_unique_ids(stored.rows())
-    except OutputUnwritable as error:
-        raise OutputUnwritable(f"{source}: {error}") from None
-
-
-def _layers_text(header: Header) -> str:
-    return ", ".join(map(str, header.layers))

@@ -115,7 +115,10 @@ def account(provenance: dict[str, Any]) -> dict[str, str]:
             **_input(provenance),
         }
     except (KeyError, TypeError, ValueError, AttributeError):
-        told = {key: value if isinstance(value, str) else _json(value) for key, value in provenance.items()}
+        told = {
+            key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for key, value in provenance.items()
+        }
     return {printable(name): printable(text) for name, text in told.items()}
 
 
@@ -139,18 +142,15 @@ def _weights(sha256: str | None) -> str:
 
 def _vectors(provenance: dict[str, Any]) -> dict[str, str]:
     pooling = POOLINGS[provenance["pooling"]] if provenance["pooling"] else None
+    halved = ""
+    if "halved_to" in provenance:
+        halved = f", halved to {provenance['halved_to']:,} when memory ran out"
     return {
         "layers": ", ".join(map(str, provenance["layers"])),
         "vectors": f"one per record, {pooling.words} its residues" if pooling else "one per residue",
         "numbers": f"{provenance['dtype']}, computed in {provenance['precision']}, "
-        f"up to {provenance['batch_tokens']:,} tokens a batch{_halved(provenance)}",
+        f"up to {provenance['batch_tokens']:,} tokens a batch{halved}",
     }
-
-
-def _halved(provenance: dict[str, Any]) -> str:
-    if "halved_to" not in provenance:
-        return ""
-    return f", halved to {provenance['halved_to']:,} when memory ran out"
 
 
 def _rules(rules: dict[str, Any]) -> dict[str, str]:
@@ -185,7 +185,3 @@ def _input(provenance: dict[str, Any]) -> dict[str, str]:
     if provenance["shard"] != str(WHOLE):
         told["shard"] = provenance["shard"]
     return told
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -98,6 +98,10 @@ class Header:
         """Number of vectors (D,) in a layer: one per row, or one per residue."""
         return self.n_residues if self.per_token else self.n_rows
 
+    def adding(self, **facts: Any) -> Header:
+        """Add facts to the provenance, or replace them."""
+        return replace(self, provenance={**self.provenance, **facts})
+
     def n_vectors_of(self, row: Row) -> int:
         """Number of vectors (D,) of a row in a layer."""
         return row.n_embedded if self.per_token else 1

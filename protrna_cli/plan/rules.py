@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -55,43 +56,30 @@ def option(default: Any, kind: str, help: str, check: Callable[[str, Any], Any],
 
 def choice(allowed: Sequence[str], default: str | None, help: str, variable: str | None = None) -> Any:
     """Declare an option that takes one of a few texts."""
-
-    def check(name: str, value: object) -> object:
-        one_of(name, value, allowed)
-        return value
-
+    check = partial(one_of, allowed=allowed)
     return option(default, "choice", help, check, choices=tuple(allowed), variable=variable)
 
 
 def number(default: int | None, help: str, least: int | None = None, letters: tuple[str, ...] = ()) -> Any:
     """Declare an option that takes a whole number."""
-
-    def check(name: str, value: object) -> object:
-        whole_number(name, value, least)
-        return value
-
+    check = partial(whole_number, least=least)
     return option(default, "number", help, check, metavar="N", least=least, letters=letters)
 
 
 def number_or_auto(default: int | str, help: str) -> Any:
     """Declare an option that takes a whole number from 1 up, or `auto`."""
+    return option(default, "number or auto", help, _number_or_auto, metavar="N|auto")
 
-    def check(name: str, value: object) -> object:
-        if value != AUTO and (type(value) is not int or value < 1):
-            raise _refusal(name, f"{AUTO} or a whole number from 1 up", value)
-        return value
 
-    return option(default, "number or auto", help, check, metavar="N|auto")
+def _number_or_auto(option: str, value: object) -> object:
+    if value != AUTO and (type(value) is not int or value < 1):
+        raise _refusal(option, f"{AUTO} or a whole number from 1 up", value)
+    return value
 
 
 def flag(help: str) -> Any:
     """Declare an option without a value."""
-
-    def check(name: str, value: object) -> object:
-        switch(name, value)
-        return value
-
-    return option(False, "switch", help, check)
+    return option(False, "switch", help, switch)
 
 
 def path(
@@ -119,39 +107,42 @@ def check_options(values: Any) -> None:
             object.__setattr__(values, declared.name, declaration.check(name, value))
 
 
-def one_of(option: str, value: object, allowed: Iterable[str]) -> None:
-    """Refuse a value that is not one of the allowed texts.
+def one_of(option: str, value: object, allowed: Iterable[str]) -> object:
+    """Return a value if it is one of the allowed texts.
 
     Raises UsageError: the message names the option as the command does, and the values that it takes.
     """
     *others, last = allowed
     if not isinstance(value, str) or value not in (*others, last):
         raise _refusal(option, f"{', '.join(others)} or {last}", value)
+    return value
 
 
-def whole_number(option: str, value: object, least: int | None = None) -> None:
-    """Refuse a value that is not an `int`, or is less than `least`; raises as `one_of` does."""
+def whole_number(option: str, value: object, least: int | None = None) -> object:
+    """Return a value if it is an `int` of `least` or more; raises as `one_of` does."""
     if type(value) is not int or (least is not None and value < least):
-        raise _refusal(
-            option, "a whole number" if least is None else f"a whole number from {least} up", value
-        )
+        words = "a whole number" if least is None else f"a whole number from {least} up"
+        raise _refusal(option, words, value)
+    return value
 
 
-def whole_numbers(option: str, values: object) -> None:
-    """Refuse anything but a sequence of one or more `int`; raises as `one_of` does."""
+def whole_numbers(option: str, values: object) -> object:
+    """Return a sequence of one or more `int`; raises as `one_of` does."""
     if not isinstance(values, Sequence) or not values or any(type(value) is not int for value in values):
         raise _refusal(option, "one or more whole numbers, such as (20, 33)", values)
+    return values
 
 
-def switch(option: str, value: object) -> None:
-    """Refuse a value that is neither True nor False; raises as `one_of` does."""
-    instance(option, value, bool, "True or False")
+def switch(option: str, value: object) -> object:
+    """Return a value if it is True or False; raises as `one_of` does."""
+    return instance(option, value, bool, "True or False")
 
 
-def instance(option: str, value: object, kind: type, words: str) -> None:
-    """Refuse a value that is not of this class, which the message calls `words`; raises as `one_of` does."""
+def instance(option: str, value: object, kind: type, words: str) -> object:
+    """Return a value of this class, which the message calls `words`; raises as `one_of` does."""
     if not isinstance(value, kind):
         raise _refusal(option, words, value)
+    return value
 
 
 def path_text(option: str, value: object) -> str:
@@ -240,11 +231,6 @@ class Regions:
         return cls(**{**fields, "by_id": by_id})
 
 
-def _regions(name: str, value: object) -> object:
-    instance(name, value, Regions, "the result of protrna_cli.fasta.bed.read_bed")
-    return value
-
-
 @dataclass(frozen=True)
 class Rules:
     """How records are read and cut. Defaults are those of the command line.
@@ -283,7 +269,11 @@ class Rules:
     overlap: int | None = number(None, "Residues that windows share.  [default: a quarter]")
     skip_unknown: bool = flag("Leave unknown residues out of the mean.")
     regions: Regions | None = option(
-        None, "path", "One vector per region of a BED file.", _regions, metavar="BED"
+        None,
+        "path",
+        "One vector per region of a BED file.",
+        partial(instance, kind=Regions, words="the result of protrna_cli.fasta.bed.read_bed"),
+        metavar="BED",
     )
 
     def __post_init__(self) -> None:

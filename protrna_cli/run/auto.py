@@ -248,14 +248,18 @@ def _room(options: EmbedOptions, weight_bytes: int) -> int:
     """How many workers the cores and the memory have room for."""
     if available_cpus() <= 2 and not options.threads:
         return 1
-    cores, free = available_cpus() // threads_of_worker(options), available_memory()
-    return max(1, cores if free is None else min(cores, free // (WORKER_BYTES + weight_bytes)))
+    return max(1, min(available_cpus() // threads_of_worker(options), _fitting(weight_bytes)))
+
+
+def _fitting(weight_bytes: int) -> int:
+    """How many workers fit into the memory; as many as there are CPUs if it is not known."""
+    free = available_memory()
+    return available_cpus() if free is None else max(1, free // (WORKER_BYTES + weight_bytes))
 
 
 def _refuse_more(count: int, weight_bytes: int) -> None:
     """Refuse more workers on a CPU than it has cores, or than fit into the memory."""
-    cores, free = available_cpus(), available_memory()
-    room = cores if free is None else max(1, free // (WORKER_BYTES + weight_bytes))
+    cores, room = available_cpus(), _fitting(weight_bytes)
     if count > min(cores, room):
         scarce = counted(cores, "core") if cores <= room else f"memory for {room:,} of them"
         raise UsageError(

@@ -226,13 +226,10 @@ def _tried(run: Run, length: int) -> float | None:
 
 def _saved(targets: Sequence[Target]) -> Position:
     """How far the unfinished runs of all outputs got; a damaged journal counts as none."""
-    positions = []
-    for target in targets:
-        try:
-            positions.append(read_position(journal_path(target.path)))
-        except (OSError, ValueError, TypeError):
-            return Position()
-    return min(positions, key=lambda position: (position.chunks, position.batches))
+    try:
+        return min(read_position(journal_path(target.path)) for target in targets)
+    except (OSError, ValueError, TypeError):
+        return Position()
 
 
 def _vector_bytes(run: Run) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -60,14 +61,8 @@ def _device(name: str, value: Any) -> str:
     return str(value)
 
 
-def _shard(name: str, value: Any) -> Any:
-    instance(name, value, Shard, "a Shard, such as Shard(1, 8)")
-    return value
-
-
-def _rules(name: str, value: Any) -> Any:
-    instance(name, value, Rules, "Rules")
-    return value
+_shard = partial(instance, kind=Shard, words="a Shard, such as Shard(1, 8)")
+_rules = partial(instance, kind=Rules, words="Rules")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import errno
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -244,7 +245,7 @@ UNUSED = ("vectors", "index_bytes", "skipped_bytes")
 """Fields of a position in a journal of version 0.2.0 that are not needed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Position:
     """How far a run got."""
 
@@ -425,21 +426,21 @@ class PartialOutput:
         check: called between blocks; if it raises, a later run can call `finish` again.
         """
         if self.position.fits:
-            provenance = {**self.header.provenance, "halved_to": self.position.fits}
-            self.header = replace(self.header, provenance=provenance)
+            self.header = self.header.adding(halved_to=self.position.fits)
         with self._writing():
             for file in self._files:
                 file.close()
             blocks = self._checked(npy.Npy(self._array, self.header).blocks(), check)
             if format.name == "npy":
-                made = self._array
-                npy.write_meta(made, _sealed(self.header, blocks))
+                made, checksum = self._array, Checksum(self.header)
+                deque(checksum.watch(blocks), maxlen=0)
+                npy.write_meta(made, checksum.seal())
             else:
                 made = self._folder / self._output.name
                 format.write(made, self.header, blocks)
             skipped = self._folder / "skipped.tsv"
             publish(made, self._output, format, skipped if skipped.stat().st_size else None)
-        self._remove()
+        remove_partial(self._output)
 
     def _checked(self, blocks: Iterator[Block], check: Callable[[], None]) -> Iterator[Block]:
         """Pass blocks on, unless a vector is zero: these are the bytes of one that nothing has filled."""
@@ -461,9 +462,6 @@ class PartialOutput:
             "-o there and --resume",
         )
 
-    def _remove(self) -> None:
-        remove_partial(self._output)
-
     def __enter__(self) -> PartialOutput:
         return self
 
@@ -472,12 +470,4 @@ class PartialOutput:
             with suppress(OSError):  # a full disk fails again when the buffers are flushed
                 file.close()
         if self.position == Position():
-            self._remove()  # nothing was committed, so there is nothing to resume
-
-
-def _sealed(header: Header, blocks: Iterator[Block]) -> Header:
-    """Read all blocks, and return the header with their checksums."""
-    checksum = Checksum(header)
-    for block in blocks:
-        checksum.add(block)
-    return checksum.seal()
+            remove_partial(self._output)  # nothing was committed, so there is nothing to resume

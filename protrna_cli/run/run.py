@@ -113,13 +113,10 @@ class Run:
         """Take vectors from earlier outputs; the headers say which these are."""
         self.reuse = reuse
         self.copies = self.copies.reusing(reuse.held if reuse else None)
-        self.headers = {
-            target: replace(header, provenance={**header.provenance, "reuse": origins})
-            for target, header in self.headers.items()
-        }
+        self._tell(reuse=origins)
 
-    def _on_device(self, header: Header) -> Header:
-        return replace(header, provenance={**header.provenance, "device": self.device})
+    def _tell(self, **facts: Any) -> None:
+        self.headers = {target: header.adding(**facts) for target, header in self.headers.items()}
 
     def records(self) -> Iterator[Record | Skipped]:
         """Read the records of the shard, in input order."""
@@ -190,7 +187,7 @@ class Run:
                     )
                     workers.wait()
                     self.device = counted(len(seats), "GPU") if seats[0].gpu else "CPU"
-            self.headers = {target: self._on_device(header) for target, header in self.headers.items()}
+            self._tell(device=self.device)
             if not already and (copy := checkpoint.mapped_copy(precision)):
                 progress.note(
                     f"laid out the weights in {copy.parent} ({size_text(copy.stat().st_size)}): "
@@ -284,9 +281,7 @@ def embed_shard(run: Run, progress: Progress, stop: Stop) -> Summary:
 
 def saved(outputs: Sequence[Output]) -> Amount:
     """Count what is durable in all outputs of a run."""
-    position = min(
-        (output.position for output in outputs), key=lambda position: (position.chunks, position.batches)
-    )
+    position = min(output.position for output in outputs)
     return Amount(position.records, position.residues)
 
 

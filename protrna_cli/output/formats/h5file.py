@@ -93,7 +93,8 @@ def created(path: Path, seal: Callable[[], Header]) -> Iterator[tuple[h5py.File,
             yield file, raw.check
             file.attrs[PROVENANCE_KEY] = seal().json
         raw.check()
-        raw.write(_trailer(file_hash(path, "sha256", raw.seek(0, io.SEEK_END))))
+        sha256 = file_hash(path, "sha256", raw.seek(0, io.SEEK_END))
+        raw.write(f"\nprotrna SHA-256 {sha256}\n".encode())  # readers of HDF5 ignore what follows it
         raw.check()
 
 
@@ -143,11 +144,6 @@ def _has_checksums(file: IO[bytes]) -> bool:
             return True
         behind = block[-16:]
     return False
-
-
-def _trailer(sha256: str) -> bytes:
-    """Bytes behind the HDF5 file, which readers of HDF5 ignore."""
-    return f"\nprotrna SHA-256 {sha256}\n".encode()
 
 
 def new_group(parent: h5py.Group, name: str, track_order: bool = False) -> h5py.Group:

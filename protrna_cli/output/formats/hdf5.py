@@ -67,7 +67,10 @@ class FlatHdf5(ReadableFile):
                 for row, vectors in block.by_row(header):
                     check()  # for every row: HDF5 may try to read data whose write failed
                     for group, values in zip(groups, vectors, strict=True):
-                        dataset = _create_dataset(group, row, values if header.per_token else values[0])
+                        name = dataset_name(row.id)
+                        if not name or name in group:
+                            raise _id_error(row.id)
+                        dataset = group.create_dataset(name, data=values if header.per_token else values[0])
                         dataset.attrs["original_id"] = row.id
                         for column in header.row_columns[1:]:
                             dataset.attrs[column] = getattr(row, column)
@@ -153,13 +156,6 @@ def dataset_name(row_id: str) -> str:
     """
     name = row_id.replace("%", "%25").replace("/", "%2F")
     return name.replace(".", "%2E") if name == "." else name
-
-
-def _create_dataset(group: h5py.Group, row: Row, values: Any) -> h5py.Dataset:
-    name = dataset_name(row.id)
-    if not name or name in group:
-        raise _id_error(row.id)
-    return group.create_dataset(name, data=values)
 
 
 def _id_error(row_id: str) -> OutputUnwritable:

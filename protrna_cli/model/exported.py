@@ -218,7 +218,6 @@ class Tensor(NamedTuple):
 
     @property
     def n_values(self) -> int:
-        """Number of values."""
         return math.prod(self.shape)
 
     @property
@@ -314,7 +313,6 @@ def _header(path: Path) -> tuple[dict[str, Tensor], int]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """Read a config."""
     try:
         settings = json.loads(_text(path))
     except FileNotFoundError:

@@ -66,11 +66,9 @@ class Diagnosis:
         return max(self.reference_error, self.batch_error) <= TOLERANCE
 
     def json(self) -> str:
-        """Return all findings as JSON."""
         return json.dumps({**asdict(self), "is_sound": self.is_sound})
 
     def text(self) -> str:
-        """Format the findings as a table."""
         there = "there" if self.weights_there else "missing; run protrna weights fetch"
         lines = {
             "protrna": f"{self.version}, Python {self.python}, TensorFlow {self.tensorflow}",

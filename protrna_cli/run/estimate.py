@@ -101,7 +101,6 @@ class Estimate:
     seconds_from: str | None
 
     def json(self) -> str:
-        """Return all numbers as JSON."""
         return json.dumps(asdict(self))
 
     def text(self) -> str:

@@ -303,14 +303,12 @@ class Journal:
 
     @classmethod
     def create(cls, path: Path, key: RunKey) -> Journal:
-        """Start a journal."""
         journal = cls(path.open("xb", buffering=0), Position())
         journal._append(key)
         return journal
 
     @classmethod
     def resume(cls, path: Path, key: RunKey) -> Journal:
-        """Continue a journal."""
         lines = path.read_bytes().split(b"\n")[:-1]  # an incomplete last line is ignored
         if not lines:
             path.unlink()
@@ -329,7 +327,6 @@ class Journal:
         self.position = position
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def _append(self, entry: dict[str, Any]) -> None:
@@ -392,12 +389,10 @@ class PartialOutput:
             lines.writerows([getattr(record, column) for column in SKIPPED_COLUMNS] for record in skipped)
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
-        """Write vectors (n, D) of the `layer`-th layer of the output, from vector `start` on."""
         with self._writing():
             self._vectors.fill(layer, start, vectors)
 
     def read(self, layer: int, start: int, count: int) -> Values:
-        """Read vectors (count, D) that were filled earlier."""
         with self._writing():
             return self._vectors.read(layer, start, count)
 

@@ -57,7 +57,6 @@ class Stream:
         self._shape = (len(self._header.layers), self._end - self._start, self._header.width)
 
     def fill(self, layer: int, start: int, vectors: Values) -> None:
-        """Write vectors (n, D) of the `layer`-th layer of the output, from vector `start` on."""
         _, n_vectors, width = self._shape
         data = np.ascontiguousarray(vectors, self._header.dtype)
         with self._sending():

@@ -73,7 +73,6 @@ class InProcess:
         self._ended = False
 
     def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Pending:
-        """Take a batch to embed."""
         run = partial(self._model._embed_batch, tokens, weights, repr_layers, *poolings, check=self._check)
         if not self.ahead or tokens.shape[1] > WIDEST:
             return run

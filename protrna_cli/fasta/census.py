@@ -16,6 +16,7 @@ from protrna_cli.fasta.records import (
     Refuse,
     Skipped,
     Start,
+    raise_it,
     read_from,
     read_inputs,
     rows_of,
@@ -257,7 +258,7 @@ class Flaws:
 
 
 def _checking_unique_ids(
-    items: Iterable[Record | Skipped], sources: Sequence[Source], rules: Rules, refuse: Refuse
+    items: Iterable[Record | Skipped], sources: Sequence[Source], rules: Rules, refuse: Refuse = raise_it
 ) -> Iterator[Record | Skipped]:
     """Pass items through. Refuse rows whose id is empty or repeats."""
     seen: set[bytes] = set()

@@ -171,14 +171,14 @@ def damaged(path: Path, flaw: object) -> InputError:
 
 def refuse_changed_bytes(path: Path) -> None:
     """Refuse an HDF5 file whose bytes are not those that protrna wrote, before libhdf5 opens it."""
-    from protrna_cli.output.formats import h5file  # imports h5py
+    from protrna_cli.output.formats import hdf5  # imports h5py
 
     with suppress(OSError):  # opening it says why
         with open_regular(path) as file:
             is_hdf5 = file.read(4) == H5_MAGIC
         if is_hdf5:
             try:
-                h5file.check(path)
+                hdf5.check(path)
             except ValueError as error:
                 raise damaged(path, error) from None
 

@@ -24,7 +24,7 @@ from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import OutputUnwritable
 from protrna_cli.output import rows as output_rows
 from protrna_cli.output.files import partial_path, skipped_path
-from protrna_cli.output.formats import h5file
+from protrna_cli.output.formats import hdf5
 from protrna_cli.output.make import convert
 from protrna_cli.output.protect import make_partial
 from protrna_cli.output.rows import COLUMNS_BEFORE_MD5, Block, Header
@@ -411,13 +411,13 @@ def test_an_interrupt_within_a_write_is_no_write_error_to_hdf5(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """HDF5 could not close a file whose write failed; its handles would speak up as Python ends."""
-    write = h5file._DeferredErrorFile.write
+    write = hdf5._DeferredErrorFile.write
 
     def interrupted(self: Any, data: Any) -> int:
         signal.raise_signal(signal.SIGINT)
         return write(self, data)
 
-    monkeypatch.setattr(h5file._DeferredErrorFile, "write", interrupted)
+    monkeypatch.setattr(hdf5._DeferredErrorFile, "write", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     header = Header(False, (3,), 64, "float32", 2000, 18000, {"layers": [3]}, COLUMNS_BEFORE_MD5)
     rows = [Row(f"r{i}", "", 9, 9, 0, 1) for i in range(2000)]

@@ -219,9 +219,10 @@ def embed_distributed(
             earlier = _unfinished_manifest(folder, sources, options)
             counted_input = earlier.counted(sources) if earlier else take_census(sources, options.rules)
             census = counted_input.census
-            # Planned with `resume`, so that TensorFlow is not loaded in this process.
-            planned = _task_options(options)
-            run = Run(counted_input, [target], checkpoint, planned)
+            reuse = tuple(str(Path(path).absolute()) for path in options.reuse)
+            # A task continues the work of an earlier attempt. With `resume`, TensorFlow is not loaded here.
+            task_options = replace(options, resume=True, overwrite=False, reuse=reuse)
+            run = Run(counted_input, [target], checkpoint, task_options)
             run.plan(across_chunks=False)
             header = run.headers[target]
             if options.resume and is_whole(folder, header):
@@ -234,7 +235,9 @@ def embed_distributed(
             n_parts = earlier.n_parts if earlier else _part_count(census, processes)
             manifest = Manifest(run_key(header), _paths(sources), options.rules, n_parts, census)
             _prepare(folder, manifest, fresh=earlier is None)
-            shared = _SharedArguments(folder, _for_workers(checkpoint), planned, census, n_parts)
+            # Workers may run in other folders.
+            absolute = replace(checkpoint, path=checkpoint.path and checkpoint.path.absolute())
+            shared = _SharedArguments(folder, absolute, task_options, census, n_parts)
             done = _run(client, shared, progress, stop)
         _finish(folder, n_parts, header)
     seconds = time.perf_counter() - started
@@ -255,17 +258,6 @@ def _protect_folder(folder: Path, format: Format, read: Iterable[str], overwrite
         refuse_unless_file(folder, "name that folder with -o")
     if folder.exists() and not (folder.is_dir() and all(map(is_part, folder.iterdir()))):
         raise OutputUnwritable(f"{folder}: not a folder that protrna embed --dask made; choose another -o")
-
-
-def _task_options(options: EmbedOptions) -> EmbedOptions:
-    """Options of a task, which continues the work of an earlier attempt."""
-    reuse = tuple(str(Path(path).absolute()) for path in options.reuse)
-    return replace(options, resume=True, overwrite=False, reuse=reuse)
-
-
-def _for_workers(checkpoint: Checkpoint) -> Checkpoint:
-    """Give a checkpoint its absolute path, for workers that run in other folders."""
-    return replace(checkpoint, path=checkpoint.path and checkpoint.path.absolute())
 
 
 def _refuse_pipes(sources: Sequence[Source]) -> None:

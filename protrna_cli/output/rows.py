@@ -98,6 +98,11 @@ class Header:
         """Number of vectors (D,) in a layer: one per row, or one per residue."""
         return self.n_residues if self.per_token else self.n_rows
 
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of one vector in all layers."""
+        return len(self.layers) * self.width * np.dtype(self.dtype).itemsize
+
     def adding(self, **facts: Any) -> Header:
         """Add facts to the provenance, or replace them."""
         return replace(self, provenance={**self.provenance, **facts})
@@ -189,12 +194,12 @@ def spans(rows: Iterable[Row], header: Header) -> Iterator[tuple[list[Row], int,
 
     Returns consecutive rows, and the start and end of their vectors within each layer.
     """
-    bytes_a_vector = len(header.layers) * header.width * np.dtype(header.dtype).itemsize
     pending: list[Row] = []
+    vector_bytes = header.vector_bytes
     first = last = 0
     for row in rows:
         end = last + header.n_vectors_of(row)
-        if pending and (end - first) * bytes_a_vector > BLOCK_BYTES:
+        if pending and (end - first) * vector_bytes > BLOCK_BYTES:
             yield pending, first, last
             pending, first = [], last
         pending.append(row)

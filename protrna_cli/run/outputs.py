@@ -56,7 +56,7 @@ from protrna_cli.output.provenance import RunKey, compare_keys, exact_key, run_k
 from protrna_cli.output.rows import UNPROVEN, Block, Checksum, Header, Values
 from protrna_cli.output.stored import Stored, damaged, make_again, open_output
 from protrna_cli.plan.pieces import SKIPPED_COLUMNS, Row
-from protrna_cli.run.options import DTYPE_BYTES, EmbedOptions
+from protrna_cli.run.options import EmbedOptions
 from protrna_cli.run.report import Progress
 from protrna_cli.text import printable, size_text
 from protrna_cli.weights.checkpoint import Checkpoint
@@ -225,7 +225,7 @@ def check_space(headers: Mapping[Target, Header], progress: Progress) -> None:
         path, partial = target.path, partial_path(target.path)
         if partial.exists():  # it uses its space already
             continue
-        vectors = header.n_vectors * header.width * len(header.layers) * DTYPE_BYTES[header.dtype]
+        vectors = header.n_vectors * header.vector_bytes
         disk = path.parent.stat().st_dev
         free = max(0, shutil.disk_usage(path.parent).free - claimed.get(disk, 0))
         claimed[disk] = claimed.get(disk, 0) + vectors

@@ -31,6 +31,8 @@ from protrna_cli.run.report import NOTHING, Amount, Progress, Stop
 from protrna_cli.run.workers import Embedder, Pending
 from protrna_cli.text import shortened
 
+ALPHABET = Alphabet()
+
 COMMIT_SECONDS = 30.0
 """Time between commits: the most work that a crash can cost, besides the running batch."""
 
@@ -118,11 +120,11 @@ class Chunk:
         half = len(batch) // 2
         return [*self.split(batch[:half], fits), *self.split(batch[half:], fits)]
 
-    def tokens(self, batch: list[int], alphabet: Alphabet) -> tuple[Tokens, Floats]:
+    def tokens(self, batch: list[int]) -> tuple[Tokens, Floats]:
         """Make the tokens (B, T) of a batch, and the weight (B, T) of each token in its record's mean."""
         pieces = [self.pieces[i] for i in batch]
         letters = (self.records[piece.record].sequence[piece.start : piece.stop] for piece in pieces)
-        tokens = alphabet.frame([alphabet.residue_ids(text) for text in letters])
+        tokens = ALPHABET.frame([ALPHABET.residue_ids(text) for text in letters])
         weights = np.zeros(tokens.shape, np.float32)
         for row, i in zip(weights, batch, strict=True):
             piece, share = self.pieces[i], self.shares[i]
@@ -244,7 +246,7 @@ class Loop:
     def _submit(self, chunk: Chunk, parts: Iterable[list[int]]) -> list[_Part]:
         submitted = []
         for pieces in parts:
-            tokens, weights = chunk.tokens(pieces, self._model.alphabet)
+            tokens, weights = chunk.tokens(pieces)
             joined = [self._joined_as(output) for output in self._unfinished(chunk)]
             poolings = list(dict.fromkeys(wanted(pooling, chunk, i) for pooling in joined for i in pieces))
             vectors = self._model.submit(tokens, weights, self._options.layer_numbers, *poolings)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from protrna_cli.errors import ProtrnaError, WorkersLost
 from protrna_cli.libraries import own_process, without_keras
-from protrna_cli.model.alphabet import Alphabet, Floats, Tokens
+from protrna_cli.model.alphabet import Floats, Tokens
 from protrna_cli.plan.rules import TRAINED_LENGTH
 from protrna_cli.run.auto import Seat
 from protrna_cli.run.report import SIGNALS
@@ -51,7 +51,6 @@ much memory that they run one by one."""
 class Embedder(Protocol):
     """The part of a model that a run uses."""
 
-    alphabet: Alphabet  # the letters and their ids
     ahead: int  # how many batches to submit before the first of them is waited for
 
     def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Pending:
@@ -67,7 +66,6 @@ class InProcess:
 
     def __init__(self, model: ProtRNA) -> None:
         self._model = model
-        self.alphabet = model.alphabet
         self.ahead = model.at_once if model.at_once > 1 else 0  # one of them waits to be taken next
         self._threads = ThreadPoolExecutor(model.at_once, "protrna")
         self._ended = False
@@ -96,9 +94,6 @@ class Absent:
 
     ahead = 0
 
-    def __init__(self) -> None:
-        self.alphabet = Alphabet()
-
     def submit(self, tokens: Tokens, weights: Floats, repr_layers: Sequence[int], *poolings: str) -> Pending:
         """Refuse: there is no model."""
         raise NotImplementedError
@@ -126,7 +121,6 @@ class Workers:
         seats: Sequence[Seat],
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.alphabet = Alphabet()
         self.ahead = 2 * len(seats) - 1  # each worker has a batch to run, and one to take next
         self._workers = [_Worker(checkpoint, precision, seat) for seat in seats]
         self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()

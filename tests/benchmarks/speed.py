@@ -39,7 +39,7 @@ def embed_batches(embedder: Any, chunk: Any, batches: list[list[int]], layer: in
     """Run batches of a chunk as a run does: some are submitted ahead."""
     waiting: deque[Any] = deque()
     for batch in batches:
-        waiting.append(embedder.submit(*chunk.tokens(batch, embedder.alphabet), [layer], "mean"))
+        waiting.append(embedder.submit(*chunk.tokens(batch), [layer], "mean"))
         if len(waiting) > embedder.ahead:
             waiting.popleft()()
     for pending in waiting:

@@ -1,9 +1,8 @@
 """Turn lines into records under the rules of the run.
 
-Biopython splits lines into headers and sequences. This module checks the letters: `A C G T U` in any case are
-residues; the IUPAC codes `R Y S W K M B D H V N`, and `X` and `I`, are unknown residues, stored as `x` and
-counted; `-` `.` `~` are gaps; white space is dropped; anything else is invalid. Lines of structure in
-dot-bracket notation, as RNAfold writes them, are never read as residues, under no rule.
+`A C G T U` in any case are residues; the IUPAC codes `R Y S W K M B D H V N`, and `X` and `I`, are unknown
+residues, stored as `x` and counted; `-` `.` `~` are gaps; white space is dropped; anything else is invalid.
+Lines of structure in dot-bracket notation, as RNAfold writes them, are never read as residues, under no rule.
 
 Where records come from, and where in it: for messages, and to find a bad letter again.
 """
@@ -13,15 +12,12 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from protrna_cli.errors import InputError
 from protrna_cli.fasta.sources import Source, fasta_lines
@@ -223,15 +219,11 @@ def _read_source(
     source: Source, letters: _Letters, first: Start, digest: Any = None, refuse: Refuse = raise_it
 ) -> Iterator[Record | Skipped]:
     """Read one input, starting where a record begins; see `read_inputs`."""
-    headers = _Headers(fasta_lines(source, digest, first.offset), first)
-    for header, sequence in SimpleFastaParser(iter(headers)):
-        start, odd_line = headers.starts.popleft()
-        name, description = [*_HEADER_END.split(header.strip(_WHITE), maxsplit=1), ""][:2]
-        raw = _Raw(source, start, name, description, sequence)
+    for raw, odd_line in _split(source, first, digest):
         try:
-            if "\0" in header:
+            if "\0" in raw.id + raw.description:
                 raise InputError(
-                    f"{source.name}: line {start.line}: a header with a NUL byte; is this a text file?"
+                    f"{source.name}: line {raw.start.line}: a header with a NUL byte; is this a text file?"
                 )
             if odd_line:
                 _refuse_line(raw, *odd_line)
@@ -256,30 +248,36 @@ def read_sequences(sequences: Iterable[tuple[str, str, str]], rules: Rules) -> I
         yield _apply_rules(raw, letters)
 
 
-class _Headers:
-    """Iterate over the lines of an input, and queue what is known of each record until it is complete.
+def _split(source: Source, first: Start, digest: Any = None) -> Iterator[tuple[_Raw, tuple[int, str] | None]]:
+    """Split an input into records, starting where one begins.
 
-    places: the start of each record, and the number and text of its first line that can be no residues, or
-        None. A line of signs, which may stand alone in a record, gives way to a line that is never residues.
+    Each comes with the number and text of its first line that can be no residues, if it has one. A line of
+    signs, which may stand alone in a record, gives way to a line that is never residues.
     """
-
-    def __init__(self, lines: Iterable[tuple[int, str]], start: Start) -> None:
-        self.starts: deque[tuple[Start, tuple[int, str] | None]] = deque()
-        self._lines = lines
-        self._start = start
-
-    def __iter__(self) -> Iterator[str]:
-        source, record, first, offset = self._start
-        for number, (n_bytes, line) in enumerate(self._lines, start=first):
-            if line[0] == ">":
-                self.starts.append((Start(source, record, number, offset), None))
+    start, header, offset, record = first, "", first.offset, first.number
+    lines: list[str] = []
+    odd: tuple[int, str] | None = None
+    for number, (n_bytes, line) in enumerate(fasta_lines(source, digest, offset), start=first.line):
+        if line[0] == ">":
+            if header:
+                yield _joined(source, start, header, lines), odd
                 record += 1
-            elif not line.rstrip("\r\n").isalpha() and self.starts and _is_odd(line):
-                start, before = self.starts[-1]
-                if before is None or (_is_bare(before[1]) and not _is_bare(line)):
-                    self.starts[-1] = start, (number, line)
-            offset += n_bytes
-            yield line
+            start, header = Start(first.source, record, number, offset), line
+            lines, odd = [], None
+        elif header:
+            lines.append(line.rstrip())
+            is_odd = not line.rstrip("\r\n").isalpha() and _is_odd(line)
+            if is_odd and (odd is None or (_is_bare(odd[1]) and not _is_bare(line))):
+                odd = number, line
+        offset += n_bytes
+    if header:
+        yield _joined(source, start, header, lines), odd
+
+
+def _joined(source: Source, start: Start, header: str, lines: list[str]) -> _Raw:
+    """Make a record of its header and of the lines below it; white space inside of these is dropped."""
+    name, description = [*_HEADER_END.split(header[1:].rstrip().strip(_WHITE), maxsplit=1), ""][:2]
+    return _Raw(source, start, name, description, "".join(lines).replace(" ", "").replace("\r", ""))
 
 
 def _is_odd(line: str) -> bool:

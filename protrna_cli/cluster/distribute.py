@@ -195,9 +195,6 @@ def embed_distributed(
     address: `local:N` for N processes on this machine, the scheduler's address, or the path of its scheduler
         file.
     progress, stop, watcher: as in `embed_fasta`.
-
-    Raises ClusterError: the cluster cannot be reached, is not suitable, or its workers died repeatedly.
-    Raises ProtrnaError: as `embed_fasta`; an error of a worker names its machine.
     """
     folder = Path(output_path).absolute()
     options.refuse_for_cluster()

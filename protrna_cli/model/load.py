@@ -52,7 +52,6 @@ class Layout(TypedDict):
 def lay_out(checkpoint: Path, precision: str, target: BinaryIO) -> Layout:
     """Write the weights of a checkpoint to a file, in the precision in which the model computes.
 
-    Raises WeightsError: as `read_checkpoint`.
     Raises OSError: the file cannot be written.
     """
     digest = hashlib.sha256()
@@ -118,10 +117,6 @@ def load_checkpoint(
     precision: precision of matrix multiplication: `float32` or `bfloat16`.
     device, threads: see `runtime.configure`.
     find_mapped: finds a file of the same weights that can be mapped into memory, for a model on the CPU.
-
-    Raises WeightsError: the file is not a complete ProtRNA checkpoint.
-    Raises SystemLimit: the limit on address space leaves no room for the weights.
-    Raises UsageError: the device does not exist, or TensorFlow is already running with other settings.
     """
     if path and path.exists():
         check_address_space(LOAD_BYTES + path.stat().st_size)

@@ -26,10 +26,7 @@ _process: int | None = None
 
 
 def refuse_fork() -> None:
-    """Refuse to use TensorFlow in a process that was forked from one in which it runs: it would wait forever.
-
-    Raises UsageError: this is such a process.
-    """
+    """Refuse a process that was forked from one in which TensorFlow runs: it would wait for it forever."""
     if _process not in (None, os.getpid()):
         raise UsageError(
             "this process was forked from one in which TensorFlow runs, and would wait for it forever; start "
@@ -48,10 +45,6 @@ def configure(device: str = "auto", threads: int | None = None) -> str:
     threads: CPU threads of the whole process.
 
     Returns the device: `cpu` or `gpu:N`.
-
-    Raises UsageError: the device does not exist, TensorFlow has already started with other settings in this
-        process, or this process was forked from one in which it runs.
-    Raises TensorFlowUnusable: TensorFlow sees the GPU, but cannot compute on it.
     """
     global _process
     refuse_fork()
@@ -135,8 +128,6 @@ def running_on(device: str) -> Iterator[None]:
 
     TF32 is a setting of the whole process. It is off in here and afterwards as it was before, so that
     programs which use it for their own models keep it.
-
-    Raises UsageError: this process was forked after TensorFlow began to run.
     """
     refuse_fork()
     with tf.device(device), TF32_OFF if "GPU" in device else nullcontext():

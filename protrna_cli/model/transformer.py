@@ -141,32 +141,18 @@ class ProtRNA:
     ) -> list[Floats]:
         """Run the model for embeddings only: no LM head, no attention weights; pooled on the device.
 
-        Parameters
-        ----------
-        tokens, weights
-            int32 (B, T), and float32 (B, T): the weight of each token in the mean of its row, greater than 0
-            at the residues that the row covers and 0 elsewhere.
-        repr_layers
-            Layers, each 0 … `size.layers`.
-        poolings
-            One or more of `mean` (weighted sum), `max` (over tokens with a weight above 0), `cls`, and
+        tokens, weights: int32 (B, T), and float32 (B, T): the weight of each token in the mean of its row,
+            greater than 0 at the residues that the row covers and 0 elsewhere.
+        repr_layers: layers, each 0 … `size.layers`.
+        poolings: one or more of `mean` (weighted sum), `max` (over tokens with a weight above 0), `cls`, and
             `residues` for one vector per residue.
-        check
-            Called before each layer; what it raises ends the call.
+        check: called before each layer; what it raises ends the call.
 
-        Returns
-        -------
-        list
-            float32 arrays in the order given: all layers of the first pooling, then of the next. Shape
+        Returns float32 arrays in the order given: all layers of the first pooling, then of the next. Shape
             (B, D), or (B, T - 1, D) for `residues`: from the first residue on, and without meaning after the
             last residue of a sequence.
 
-        Raises
-        ------
-        MemoryError
-            The batch does not fit on the device.
-        UsageError
-            This process was forked after the model was loaded.
+        Raises MemoryError: the batch does not fit on the device.
         """
         try:
             with running_on(self.device):

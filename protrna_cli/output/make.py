@@ -107,28 +107,9 @@ def join_skipped(paths: Iterable[Path], target: Path) -> Path | None:
 def merge(parts: Sequence[AnyPath], target: AnyPath, format: Format, overwrite: bool) -> Header:
     """Merge the parts of a sharded run into the output that an unsharded run would have made.
 
-    Parameters
-    ----------
-    parts
-        Finished outputs of `--shard 1/N` to `N/N`, in any order and of any format, or a folder of parts.
+    parts: finished outputs of `--shard 1/N` to `N/N`, in any order and of any format, or a folder of parts.
 
-    Returns
-    -------
-    Header
-        Header of the merged output.
-
-    Raises
-    ------
-    UsageError
-        An argument is not one that its option takes, or the target is a part or one of its files.
-    RunMismatch
-        A part is missing, is given twice, or belongs to another run.
-    InputUnreadable, InputError
-        A part cannot be read, is damaged, or lacks rows.
-    OutputUnwritable
-        The output exists, or cannot be created.
-    WriteFailed
-        Writing failed; the parts are unchanged.
+    Returns the header of the merged output.
     """
     instance("--format", format, Format, "a Format, as choose_format returns")
     switch("--overwrite", overwrite)
@@ -150,29 +131,9 @@ def convert(
 ) -> Header:
     """Convert an output to any format of the table, one block at a time.
 
-    Parameters
-    ----------
-    layers
-        Layers to keep, out of those in the source; all by default.
+    layers: layers to keep, out of those in the source; all by default.
 
-    Returns
-    -------
-    Header
-        Header of the new output: the source's, with the layers kept.
-
-    Raises
-    ------
-    InputUnreadable, InputError
-        The source cannot be read, is not an output of protrna, or is damaged.
-    UsageError
-        An argument is not one that its option takes, the format cannot store the source, the source lacks a
-        layer, or the target is a file of the source.
-    RunMismatch
-        The source is a folder of parts that is incomplete, or whose parts belong to different runs.
-    OutputUnwritable
-        The output exists or cannot be created, or an id cannot be the name of a flat HDF5 dataset.
-    WriteFailed
-        Writing failed; the source is unchanged.
+    Returns the header of the new output: the source's, with the layers kept.
     """
     source, target = Path(path_text("IN", source)), Path(path_text("-o", target))
     instance("--format", format, Format, "a Format, as choose_format returns")

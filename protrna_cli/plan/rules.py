@@ -96,10 +96,7 @@ def option_of(declaring: Any, name: str) -> tuple[str, Option]:
 
 
 def check_options(values: Any) -> None:
-    """Check all fields of a frozen dataclass, and keep what their checks return.
-
-    Raises UsageError: a value is not one that its option takes.
-    """
+    """Check all fields of a frozen dataclass, and keep what their checks return."""
     for declared in fields(values):
         name, declaration = option_of(values, declared.name)
         value = getattr(values, declared.name)

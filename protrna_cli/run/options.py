@@ -206,10 +206,7 @@ class EmbedOptions:
     def refuse_for_pipe(self, output: str) -> None:
         """Refuse options that need an output file, for a run whose output is a pipe.
 
-        Parameters
-        ----------
-        output
-            The output as messages name it: `-`, or the null device.
+        output: the output as messages name it: `-`, or the null device.
         """
         if self.format not in (None, "parquet"):
             raise UsageError(f"-o {output} is always Parquet, not {self.format}; give -o a file")

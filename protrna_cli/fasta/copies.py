@@ -121,7 +121,7 @@ class Copies:
         self._reused = reused
         self._row = self._residue = 0
 
-    def reusing(self, reused: npt.NDArray[np.bool_] | None) -> Copies:
+    def reusing(self, reused: npt.NDArray[np.bool_]) -> Copies:
         """Make one that takes these rows from earlier outputs, and no others."""
         return Copies(self._rules, self._distinct, reused=reused)
 

@@ -154,20 +154,14 @@ def _architecture(size: ModelSize) -> dict[str, Any]:
     }
 
 
-_IF_MISSING = {
-    "rope_theta": 10000.0,
-    "emb_layer_norm_before": False,
-    "token_dropout": False,
-    "is_decoder": False,
-    "tie_word_embeddings": True,
-}
-"""What transformers takes for a setting of a config that is not there."""
+_IF_MISSING = ("rope_theta", "emb_layer_norm_before", "token_dropout", "is_decoder", "tie_word_embeddings")
+"""Settings that transformers takes as ours where a config does not have them."""
 
 
 def find_contradiction(settings: Mapping[str, Any], size: ModelSize) -> str | None:
     """Say what in a config is not so in our model of this size; None if nothing is."""
     for key, ours in _architecture(size).items():
-        theirs = settings.get(key, _IF_MISSING.get(key))
+        theirs = settings.get(key, ours if key in _IF_MISSING else None)
         if key == "emb_layer_norm_before" and theirs is None:
             continue
         if theirs != ours or isinstance(theirs, bool) != isinstance(ours, bool):

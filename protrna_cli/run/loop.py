@@ -265,7 +265,7 @@ class Loop:
         first = self._first(chunk)
         fillers = [Filler(output, chunk, self._joined_as(output), self._options) for output in outputs]
         done = before + chunk.amount(chunk.batches[:first])
-        complete, committed = (chunk.number, first, done), time.monotonic()
+        complete, committed = _position(chunk.number, first, done), time.monotonic()
         try:
             for number, batch in enumerate(batches, start=first + 1):
                 for part, arrays in self._results(chunk, batch.parts):
@@ -276,28 +276,19 @@ class Loop:
                     done += amount
                     self._progress.advance(amount)
                 if batch.parts and fillers[0].idle:
-                    complete = chunk.number, number, done
+                    complete = _position(chunk.number, number, done)
                     if time.monotonic() - committed > COMMIT_SECONDS:
-                        self._commit(outputs, *complete)
+                        self._commit(outputs, complete)
                         committed = time.monotonic()
         except (Stopped, NotFinite, OutOfMemory, WorkersLost, InputError, InputUnreadable):
-            if complete[1] > first:
-                self._commit(outputs, *complete)
+            if complete.batches > first:
+                self._commit(outputs, complete)
             raise
-        self._commit(outputs, chunk.number + 1, 0, before + chunk.amount())
+        self._commit(outputs, _position(chunk.number + 1, 0, before + chunk.amount()))
 
-    def _commit(self, outputs: Sequence[Output], chunks: int, batches: int, done: Amount) -> None:
+    def _commit(self, outputs: Sequence[Output], position: Position) -> None:
         for output in outputs:
-            output.commit(
-                replace(
-                    output.position,
-                    chunks=chunks,
-                    batches=batches,
-                    records=done.records,
-                    residues=done.residues,
-                    fits=self.fits,
-                )
-            )
+            output.commit(replace(position, reused=output.position.reused, fits=self.fits))
 
     def _results(self, chunk: Chunk, parts: Iterable[_Part]) -> Iterator[tuple[_Part, list[Floats]]]:
         """Wait for parts of a batch; one for which memory is too small runs again in halves."""
@@ -335,6 +326,10 @@ class Loop:
         for row, i in enumerate(part.pieces):
             vectors = [np.atleast_2d(values[row])[: chunk.pieces[i].length] for values in arrays]
             yield i, {pooling: vectors[k * n_layers :][:n_layers] for k, pooling in enumerate(part.poolings)}
+
+
+def _position(chunks: int, batches: int, done: Amount) -> Position:
+    return Position(chunks, batches, done.records, done.residues)
 
 
 def wanted(pooling: str, chunk: Chunk, i: int) -> str:

@@ -164,25 +164,21 @@ def _is_unchanged(file: _Held) -> bool:
         return False
 
 
-def find_reusable(
-    shard: CountedInput, headers: Mapping[Target, Header], options: EmbedOptions
-) -> tuple[Reuse | None, list[dict[str, Any]]]:
-    """Find what the earlier outputs of a run hold of a shard, and what its provenance says of them.
-
-    The first is None if the shard's distinct sequences are not known.
-    """
-    earlier = _filled_earlier(headers, shard.census.n_records) if options.resume else {}
+def find_reusable(shard: CountedInput, headers: Mapping[Target, Header], options: EmbedOptions) -> Reuse:
+    """Find what earlier outputs hold of a shard; that is nothing if its distinct sequences are not known."""
+    n_records = shard.census.n_records
+    earlier = _filled_earlier(headers, n_records) if options.resume else {}
     for target, reuse in earlier.items():
         # An earlier output may be replaced by one of this run already.
         if complete_path(target.path).exists():
-            return reuse, reuse.origins
+            return reuse
     outputs = _open_earlier(options.reuse, headers)
     if shard.distinct is None:
-        return None, [output.origin for output in outputs]
-    reuse = _find(outputs, headers, shard.distinct, shard.census.n_records)
+        return Reuse([output.origin for output in outputs], np.zeros(n_records, bool), NOTHING)
+    reuse = _find(outputs, headers, shard.distinct, n_records)
     for filled in earlier.values():
         reuse = reuse.only(filled.held)
-    return reuse, reuse.origins
+    return reuse
 
 
 def _filled_earlier(headers: Mapping[Target, Header], n_records: int) -> dict[Target, Reuse]:

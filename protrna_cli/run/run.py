@@ -84,7 +84,7 @@ class Run:
                 import protrna_cli.model.runtime  # noqa: F401
             self.headers = {target: self.header(target, sha256()) for target in self.targets}
         if options.reuse:
-            self._take(*find_reusable(self.shard, self.headers, options))
+            self._take(find_reusable(self.shard, self.headers, options))
 
     def header(self, target: Target, weights_sha256: str | None) -> Header:
         """Make the header of an output before the run; the demo model has no file, and so no SHA-256."""
@@ -109,11 +109,11 @@ class Run:
         options = self.options
         return Header(target.per_token, self.layers, self.size.width, options.dtype, *counts, provenance)
 
-    def _take(self, reuse: Reuse | None, origins: list[dict[str, Any]]) -> None:
+    def _take(self, reuse: Reuse) -> None:
         """Take vectors from earlier outputs; the headers say which these are."""
         self.reuse = reuse
-        self.copies = self.copies.reusing(reuse.held if reuse else None)
-        self._tell(reuse=origins)
+        self.copies = self.copies.reusing(reuse.held)
+        self._tell(reuse=reuse.origins)
 
     def _tell(self, **facts: Any) -> None:
         self.headers = {target: header.adding(**facts) for target, header in self.headers.items()}
@@ -159,7 +159,7 @@ class Run:
                 "an output of --reuse was replaced or removed meanwhile; "
                 f"{counted(lost, 'sequence')} that it held will be computed"
             )
-        self._take(reuse, reuse.origins)
+        self._take(reuse)
         for target, partial in partials.items():
             partial.header = self.headers[target]
         for partial in unfilled.values():

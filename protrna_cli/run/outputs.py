@@ -344,12 +344,9 @@ class PartialOutput:
     Only the vectors are kept from one process to the next. The index and the list of skipped records follow
     from the input, which every process reads from its start.
 
-    output: the output; its folder `OUT.partial` is beside it.
-    header: the header of the output.
-    resume: continue the unfinished run in the folder, if there is one. Without `resume` the folder is
-        replaced.
-
-    header: its header; what was reused may be known only after it is opened.
+    output: its folder `OUT.partial` is beside it.
+    header: what was reused may be known only after it is opened.
+    resume: continue the unfinished run in the folder, if there is one; otherwise the folder is replaced.
     position: how far the run got, and so where to continue.
     """
 

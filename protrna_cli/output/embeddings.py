@@ -18,7 +18,7 @@ import numpy.typing as npt
 from protrna_cli.errors import InputError, MissingExtra, RunMismatch, UsageError
 from protrna_cli.output.rows import PROVENANCE_KEY, UNPROVEN, Header, Values
 from protrna_cli.output.stored import open_output
-from protrna_cli.plan.pieces import Row
+from protrna_cli.plan.pieces import ROW_COLUMNS, Row
 from protrna_cli.plan.rules import AnyPath, path_text, switch, whole_number
 from protrna_cli.text import shortened
 
@@ -47,7 +47,8 @@ class Embedding(Row, Generic[V]):
     n_windows
         Number of pieces in which the record ran.
     md5
-        MD5 of the sequence in upper-case DNA letters, see `Row`.
+        MD5 of the sequence in upper-case DNA letters, as 32 hexadecimal digits: the key by which RNAcentral
+        and vsearch know a sequence. Empty in outputs of versions before 0.2.
     vectors
         float32 or float16 array (D,), or (L, D) per token; for several layers, such an array by layer.
     """
@@ -57,8 +58,7 @@ class Embedding(Row, Generic[V]):
     @classmethod
     def of(cls, row: Row, vectors: V) -> Embedding[V]:
         """Add its vectors to a row."""
-        counts = row.length, row.n_embedded, row.n_unknown, row.n_windows
-        return cls(row.id, row.description, *counts, row.md5, vectors=vectors)
+        return cls(*(getattr(row, name) for name in ROW_COLUMNS), vectors=vectors)
 
 
 class Residues(Sequence[Values]):

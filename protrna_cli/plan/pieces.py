@@ -31,9 +31,7 @@ class Row:
     n_embedded: int  # residues that the embedding covers
     n_unknown: int  # unknown residues (`x`)
     n_windows: int  # number of pieces in which the record ran
-    # MD5 of the sequence of the record or region in upper-case DNA letters, as 32 hexadecimal digits: the key
-    # by which RNAcentral and vsearch know a sequence. Empty in outputs of versions before 0.2.
-    md5: str = ""
+    md5: str = ""  # of the sequence in upper-case DNA letters, see `Embedding`
 
 
 SKIPPED_COLUMNS = ("file", "record", "id", "line", "position", "reason")

@@ -88,14 +88,15 @@ class Run:
 
     def header(self, target: Target, weights_sha256: str | None) -> Header:
         """Make the header of an output before the run; the demo model has no file, and so no SHA-256."""
-        census, settings = self.shard.census, run_settings(self.options, self.size, target.per_token)
+        options, whole, census = self.options, self._input.census, self.shard.census
+        settings = run_settings(options, self.size, target.per_token)
         provenance: dict[str, Any] = {
             "version": version(),
             **settings,
             "model": {**settings["model"], "weights_sha256": weights_sha256},
-            "shard": str(self.options.shard),
-            "inputs": self._input.census.recorded_inputs,
-            "records": self._input.census.n_records + self._input.census.n_skipped,
+            "shard": str(options.shard),
+            "inputs": whole.recorded_inputs,
+            "records": whole.n_records + whole.n_skipped,
             "embedded": census.n_records,
             "skipped": census.n_skipped,
         }
@@ -106,7 +107,6 @@ class Run:
         counts = census.n_rows, census.n_pooled
         if target.per_token:
             counts = census.n_records, census.n_embedded
-        options = self.options
         return Header(target.per_token, self.layers, self.size.width, options.dtype, *counts, provenance)
 
     def _take(self, reuse: Reuse) -> None:

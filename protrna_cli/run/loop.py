@@ -398,10 +398,10 @@ class Filler:
         self._missing[piece.record] = self._missing.get(piece.record, count) - 1
         if self._missing[piece.record]:
             return None
-        joined_all = self._open.pop(piece.record)
+        del self._open[piece.record]
         if over_residues and self._pooling != RESIDUES:
-            return [OF_RESIDUES[self._pooling](values)[None] for values in joined_all]
-        return joined_all
+            return [OF_RESIDUES[self._pooling](values)[None] for values in whole]
+        return whole
 
     def _pooled(self, record: int, ran: int, vectors: Floats) -> Values:
         """Pool residues (L, D) into one row (D,) per region of a record, if it has regions."""

@@ -272,37 +272,32 @@ def _refuse_foreign(part: ReadableFile, first: ReadableFile) -> None:
 def _merged_header(files: Sequence[ReadableFile]) -> Header:
     """Merge the headers; together the parts must have embedded or skipped every record of the input."""
     headers = [file.header for file in files]
-    embedded, skipped = (
-        sum(header.provenance[name] for header in headers) for name in ("embedded", "skipped")
-    )
-    records = headers[0].provenance["records"]
+    told = [header.provenance for header in headers]
+    embedded, skipped = (sum(part[name] for part in told) for name in ("embedded", "skipped"))
+    records = told[0]["records"]
     if embedded + skipped != records:
         raise RunMismatch(
             f"{', '.join(str(file.path) for file in files)}: {embedded:,} embedded and {skipped:,} skipped "
             f"records, but the input has {records:,}; make the parts again, all with one version"
         )
-    provenance = {
-        **headers[0].provenance,
+    facts = {
         "shard": str(WHOLE),
-        "batch_tokens": max(header.provenance["batch_tokens"] for header in headers),
+        "batch_tokens": max(part["batch_tokens"] for part in told),
         "embedded": embedded,
         "skipped": skipped,
     }
-    if all("distinct" in header.provenance for header in headers):
-        provenance["distinct"] = sum(header.provenance["distinct"] for header in headers)
-    if "reuse" in provenance:
-        counts = [[source["sequences"] for source in header.provenance["reuse"]] for header in headers]
-        provenance["reuse"] = [
+    if all("distinct" in part for part in told):
+        facts["distinct"] = sum(part["distinct"] for part in told)
+    if "reuse" in told[0]:
+        counts = [[source["sequences"] for source in part["reuse"]] for part in told]
+        facts["reuse"] = [
             {**source, "sequences": sum(taken)}
-            for source, taken in zip(provenance["reuse"], zip(*counts, strict=True), strict=True)
+            for source, taken in zip(told[0]["reuse"], zip(*counts, strict=True), strict=True)
         ]
-    devices = dict.fromkeys(
-        header.provenance["device"] for header in headers if "device" in header.provenance
-    )
-    if devices:
-        provenance["device"] = " and ".join(devices)
-    if halved := [header.provenance["halved_to"] for header in headers if "halved_to" in header.provenance]:
-        provenance["halved_to"] = min(halved)
+    if devices := dict.fromkeys(part["device"] for part in told if "device" in part):
+        facts["device"] = " and ".join(devices)
+    if halved := [part["halved_to"] for part in told if "halved_to" in part]:
+        facts["halved_to"] = min(halved)
     rows = sum(header.n_rows for header in headers)
     residues = sum(header.n_residues for header in headers)
-    return replace(headers[0], n_rows=rows, n_residues=residues, provenance=provenance, checksums=None)
+    return replace(headers[0].adding(**facts), n_rows=rows, n_residues=residues, checksums=None)

@@ -1,13 +1,14 @@
 """Replace the values `auto` of the options by what suits this machine, or by what the run to resume used.
 
 Speeds that were measured on this machine, and what a run computes, counted batch by batch: from both follows
-the time that `--dry-run` tells. Legend: B pieces of a batch, T tokens of the longest, D width, H heads.
+the time that `--dry-run` tells.
 
-Decide between float32 and bfloat16 by how fast this machine multiplies in either.
+Precision: float32 or bfloat16, by how fast this machine multiplies in either. The trial takes some 50 ms, and
+its result is kept with the speeds.
 
-The trial takes some 50 ms, and its result is kept with the speeds of earlier runs.
+Seats: how many processes a run gets, and what each of them gets of the machine.
 
-How many processes a run gets, and what each of them gets of the machine.
+Legend: B pieces of a batch, T tokens of the longest, D width, H heads.
 """
 
 from __future__ import annotations

@@ -66,10 +66,7 @@ class Stop:
     """A source of stop requests that never asks to stop; `SignalStop` listens to signals."""
 
     def check(self) -> None:
-        """Raise if the run was asked to stop.
-
-        Raises Stopped: the run was asked to stop.
-        """
+        """Raise `Stopped` if the run was asked to stop."""
 
     @contextmanager
     def abandoning(self) -> Iterator[None]:

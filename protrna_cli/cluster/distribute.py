@@ -18,11 +18,10 @@ Like any output, `out` appears by one rename when it is complete.
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 import time
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -31,29 +30,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protrna_cli.cluster.worker import Manifest, embed_part, part_path, until_idle
-from protrna_cli.disk import creating, locked, sync, writing
-from protrna_cli.errors import ClusterError, MissingExtra, OutputUnwritable, RunMismatch, Stopped, UsageError
+from protrna_cli.disk import creating, locked, writing
+from protrna_cli.errors import ClusterError, MissingExtra, RunMismatch, Stopped, UsageError
 from protrna_cli.fasta.census import Census, take_census
 from protrna_cli.fasta.sources import Source, open_sources
 from protrna_cli.machine import available_cpus
-from protrna_cli.output.files import (
-    Format,
-    choose_format,
-    is_part,
-    journal_path,
-    manifest_path,
-    partial_path,
-    skipped_path,
-)
-from protrna_cli.output.make import join_skipped
-from protrna_cli.output.protect import (
-    make_partial,
-    refuse_foreign_companions,
-    refuse_to_replace,
-    refuse_unless_file,
-    remove_partial,
-    written_files,
-)
+from protrna_cli.output.files import choose_format, journal_path, manifest_path, partial_path
+from protrna_cli.output.make import publish_parts
+from protrna_cli.output.protect import make_partial, protect_folder, remove_partial
 from protrna_cli.output.provenance import compare_keys, run_key
 from protrna_cli.output.rows import Header
 from protrna_cli.output.stored import open_parts
@@ -205,7 +189,7 @@ def embed_distributed(
     checkpoint = locate(options.model, options.weights_dir, options.check_weights)
     checkpoint.check_reachable(options.offline)
     started = time.perf_counter()
-    _protect_folder(folder, target.format, inputs_of_run(inputs, checkpoint, options), options.overwrite)
+    protect_folder(folder, target.format, inputs_of_run(inputs, checkpoint, options), options.overwrite)
     with locked(folder), ExitStack() as stack:
         with stop.abandoning():
             sources = stack.enter_context(open_sources(inputs))
@@ -245,16 +229,6 @@ def embed_distributed(
         resumed=sum((part.resumed for part in done), NOTHING),
         n_reused=sum(part.n_reused for part in done),
     )
-
-
-def _protect_folder(folder: Path, format: Format, read: Iterable[str], overwrite: bool) -> None:
-    """Refuse a folder of parts as `protect` does a file: only another folder of parts may be replaced."""
-    refuse_to_replace(written_files(folder, format), read)
-    refuse_foreign_companions(folder, format, overwrite)
-    if folder.is_symlink():
-        refuse_unless_file(folder, "name that folder with -o")
-    if folder.exists() and not (folder.is_dir() and all(map(is_part, folder.iterdir()))):
-        raise OutputUnwritable(f"{folder}: not a folder that protrna embed --dask made; choose another -o")
 
 
 def _refuse_pipes(sources: Sequence[Source]) -> None:
@@ -379,25 +353,4 @@ def _finish(folder: Path, n_parts: int, header: Header) -> None:
     parts = [part_path(folder, Shard(i, n_parts)) for i in range(1, n_parts + 1)]
     compare_keys(run_key(open_parts(parts).header), run_key(header), str(folder))
     with writing(folder, "run it again with --resume"):
-        _put_in_place(folder, parts)
-
-
-def _put_in_place(folder: Path, parts: Sequence[Path]) -> None:
-    """Rename a complete set of parts into place; a crash between two steps loses nothing."""
-    partial = partial_path(folder)
-    joined, staged = partial / "skipped.tsv", partial / "skipped.tsv.new"
-    if not joined.exists() and join_skipped(map(skipped_path, parts), staged):
-        staged.replace(joined)
-    for stray in set((partial / "parts").iterdir()) - set(parts):
-        shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
-    if joined.exists():
-        shutil.copyfile(joined, staged)
-        sync(staged)
-        staged.replace(skipped_path(folder))
-    else:
-        skipped_path(folder).unlink(missing_ok=True)
-    if folder.exists():
-        folder.rename(partial / "replaced")
-    (partial / "parts").rename(folder)
-    sync(folder.parent)
-    remove_partial(folder)
+        publish_parts(folder, parts)

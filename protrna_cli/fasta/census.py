@@ -23,7 +23,6 @@ from protrna_cli.fasta.records import (
 )
 from protrna_cli.fasta.sources import Source
 from protrna_cli.plan import pieces
-from protrna_cli.plan.pieces import cost, embedded_length, token_counts, total_cost
 from protrna_cli.plan.rules import Regions, Rules
 from protrna_cli.plan.shard import WHOLE, Shard
 from protrna_cli.text import counted, enumerated, shortened
@@ -42,7 +41,7 @@ class Mark(NamedTuple):
 
     def cost(self, width: int) -> int:
         """Cost of embedding all records before the mark, in the unit of `pieces.cost`."""
-        return total_cost(self.n_tokens, self.n_scores, width)
+        return pieces.total_cost(self.n_tokens, self.n_scores, width)
 
 
 @dataclass
@@ -93,12 +92,12 @@ class Census:
                 self._add_record(record, rules)
             for i in copies.assign(records).running:
                 self.n_distinct += 1
-                self.n_distinct_embedded += embedded_length(records[i].length, rules)
+                self.n_distinct_embedded += pieces.embedded_length(records[i].length, rules)
 
     def _add_record(self, record: Record, rules: Rules) -> None:
-        tokens = token_counts(record.length, rules)
+        tokens = pieces.token_counts(record.length, rules)
         self.n_residues += record.length
-        self.n_embedded += embedded_length(record.length, rules)
+        self.n_embedded += pieces.embedded_length(record.length, rules)
         self.n_unknown += record.n_unknown
         rows = rows_of(record, rules, per_token=False)
         self.n_rows += len(rows)
@@ -135,7 +134,7 @@ class Census:
 
     def cost(self, width: int) -> int:
         """Cost of embedding all records, in the unit of `pieces.cost`."""
-        return total_cost(self.n_tokens, self.n_scores, width)
+        return pieces.total_cost(self.n_tokens, self.n_scores, width)
 
     def mark_before(self, shard: Shard, width: int) -> Mark:
         """Return the last mark at or before a shard's first record."""
@@ -189,7 +188,7 @@ class CountedInput:
         yield from pieces.sliced(
             read_from(self.sources, self.rules, mark.start),
             shard,
-            lambda item: cost(item.length, self.rules, width),
+            lambda item: pieces.cost(item.length, self.rules, width),
             self.census.cost(width),
             by_chunk=len(self.census.marks) >= pieces.CHUNKS_A_SHARD * shard.count,
             done=mark.cost(width),

@@ -57,6 +57,27 @@ def publish(made: Path, output: Path, format: Format, skipped: Path | None) -> N
     sync(output.parent)
 
 
+def publish_parts(folder: Path, parts: Sequence[Path]) -> None:
+    """Rename a complete set of parts into place; a crash between two steps loses nothing."""
+    partial = partial_path(folder)
+    joined, staged = partial / "skipped.tsv", partial / "skipped.tsv.new"
+    if not joined.exists() and join_skipped(map(skipped_path, parts), staged):
+        staged.replace(joined)
+    for stray in set((partial / "parts").iterdir()) - set(parts):
+        shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
+    if joined.exists():
+        shutil.copyfile(joined, staged)
+        sync(staged)
+        staged.replace(skipped_path(folder))
+    else:
+        skipped_path(folder).unlink(missing_ok=True)
+    if folder.exists():
+        folder.rename(partial / "replaced")
+    (partial / "parts").rename(folder)
+    sync(folder.parent)
+    remove_partial(folder)
+
+
 def make_output(
     target: Path,
     format: Format,

@@ -57,6 +57,16 @@ def protect(target: Path, format: Format, read: Iterable[str | Path], overwrite:
     refuse_foreign_companions(target, format, overwrite)
 
 
+def protect_folder(folder: Path, format: Format, read: Iterable[str], overwrite: bool) -> None:
+    """Refuse a folder of parts as `protect` does a file: only another folder of parts may be replaced."""
+    refuse_to_replace(written_files(folder, format), read)
+    refuse_foreign_companions(folder, format, overwrite)
+    if folder.is_symlink():
+        refuse_unless_file(folder, "name that folder with -o")
+    if folder.exists() and not (folder.is_dir() and all(map(is_part, folder.iterdir()))):
+        raise OutputUnwritable(f"{folder}: not a folder that protrna embed --dask made; choose another -o")
+
+
 def _refuse_long_name(target: Path, written: Iterable[Path]) -> None:
     """Refuse a name to which the names of the files beside it cannot be added."""
     with suppress(OSError):  # a folder that is missing is told of where the output is made

@@ -17,8 +17,7 @@ from protrna_cli.output.provenance import settings_account
 from protrna_cli.output.rows import BLOCK_BYTES
 from protrna_cli.plan.pieces import into_chunks
 from protrna_cli.plan.rules import POOLINGS, RESIDUES
-from protrna_cli.run import auto
-from protrna_cli.run.auto import Work
+from protrna_cli.run.auto import Work, of_doctor, rates_file, recall
 from protrna_cli.run.loop import Chunk
 from protrna_cli.run.options import DTYPE_BYTES
 from protrna_cli.run.outputs import Position, Target, read_position, run_settings
@@ -199,8 +198,8 @@ def _speed(run: Run, length: float | None) -> tuple[str, float | None]:
     length: median length of the pieces in tokens, for a trial; None for no trial.
     """
     key = rate_key(run.size, run.options)
-    for source, known in (("runs", key), ("doctor", auto.of_doctor(key))):
-        if speeds := auto.recall(auto.rates_file(), known):
+    for source, known in (("runs", key), ("doctor", of_doctor(key))):
+        if speeds := recall(rates_file(), known):
             return source, median(speeds)
     return "trial", _tried(run, int(length)) if length else None
 

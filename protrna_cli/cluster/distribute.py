@@ -221,13 +221,16 @@ def embed_distributed(
             shared = _SharedArguments(folder, absolute, task_options, census, n_parts)
             done = _run(client, shared, progress, stop)
         _finish(folder, n_parts, header)
-    seconds = time.perf_counter() - started
+    return _joined(replace(run.summary(), seconds=time.perf_counter() - started), done)
+
+
+def _joined(whole: Summary, parts: Sequence[Summary]) -> Summary:
+    """Add to the summary of a run what its parts did."""
     return replace(
-        run.summary(),
-        seconds=seconds,
-        computed=sum((part.computed for part in done), NOTHING),
-        resumed=sum((part.resumed for part in done), NOTHING),
-        n_reused=sum(part.n_reused for part in done),
+        whole,
+        computed=sum((part.computed for part in parts), NOTHING),
+        resumed=sum((part.resumed for part in parts), NOTHING),
+        n_reused=sum(part.n_reused for part in parts),
     )
 
 

@@ -17,7 +17,6 @@ from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from protrna_cli.machine import LOAD_BYTES, check_address_space
 from protrna_cli.model import runtime
@@ -54,6 +53,8 @@ def lay_out(checkpoint: Path, precision: str, target: BinaryIO) -> Layout:
 
     Raises OSError: the file cannot be written.
     """
+    import tensorflow as tf  # not above: `runtime` must be the first to import it, as it looks at the limits
+
     digest = hashlib.sha256()
 
     def write(data: bytes | memoryview) -> None:
@@ -88,6 +89,8 @@ def map_weights(path: Path, layout: Layout) -> tuple[ModelSize, ModelWeights]:
     Raises OSError: the file cannot be read.
     Raises ValueError, TypeError, KeyError: the layout is not that of the file.
     """
+    import tensorflow as tf
+
     with path.open("rb") as file:
         # Private and writable, as NumPy gives no others away; nothing writes, so that all pages stay shared.
         mapped = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)

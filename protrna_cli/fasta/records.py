@@ -12,12 +12,15 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from protrna_cli.errors import InputError
 from protrna_cli.fasta.sources import Source, fasta_lines
@@ -249,35 +252,37 @@ def read_sequences(sequences: Iterable[tuple[str, str, str]], rules: Rules) -> I
 
 
 def _split(source: Source, first: Start, digest: Any = None) -> Iterator[tuple[_Raw, tuple[int, str] | None]]:
-    """Split an input into records, starting where one begins.
+    """Split an input into records, starting where one begins; each with its line that `_Starts` found odd."""
+    starts = _Starts(fasta_lines(source, digest, first.offset), first)
+    for header, letters in SimpleFastaParser(iter(starts)):
+        start, odd_line = starts.queue.popleft()
+        name, description = [*_HEADER_END.split(header.strip(_WHITE), maxsplit=1), ""][:2]
+        yield _Raw(source, start, name, description, letters), odd_line
 
-    Each comes with the number and text of its first line that can be no residues, if it has one. A line of
-    signs, which may stand alone in a record, gives way to a line that is never residues.
+
+class _Starts:
+    """Iterates over the lines of an input, and queues where each record starts until a parser completes it.
+
+    queue: these starts, and the number and text of the first line of each record that can be no residues, or
+        None. A line of signs, which may stand alone in a record, gives way to one that is never residues.
     """
-    start, header, offset, record = first, "", first.offset, first.number
-    lines: list[str] = []
-    odd: tuple[int, str] | None = None
-    for number, (n_bytes, line) in enumerate(fasta_lines(source, digest, offset), start=first.line):
-        if line[0] == ">":
-            if header:
-                yield _joined(source, start, header, lines), odd
+
+    def __init__(self, lines: Iterable[tuple[int, str]], first: Start) -> None:
+        self.queue: deque[tuple[Start, tuple[int, str] | None]] = deque()
+        self._lines, self._first = lines, first
+
+    def __iter__(self) -> Iterator[str]:
+        source, record, first, offset = self._first
+        for number, (n_bytes, line) in enumerate(self._lines, start=first):
+            if line[0] == ">":
+                self.queue.append((Start(source, record, number, offset), None))
                 record += 1
-            start, header = Start(first.source, record, number, offset), line
-            lines, odd = [], None
-        elif header:
-            lines.append(line.rstrip())
-            is_odd = not line.rstrip("\r\n").isalpha() and _is_odd(line)
-            if is_odd and (odd is None or (_is_bare(odd[1]) and not _is_bare(line))):
-                odd = number, line
-        offset += n_bytes
-    if header:
-        yield _joined(source, start, header, lines), odd
-
-
-def _joined(source: Source, start: Start, header: str, lines: list[str]) -> _Raw:
-    """Make a record of its header and of the lines below it; white space inside of these is dropped."""
-    name, description = [*_HEADER_END.split(header[1:].rstrip().strip(_WHITE), maxsplit=1), ""][:2]
-    return _Raw(source, start, name, description, "".join(lines).replace(" ", "").replace("\r", ""))
+            elif not line.rstrip("\r\n").isalpha() and self.queue and _is_odd(line):
+                start, before = self.queue[-1]
+                if before is None or (_is_bare(before[1]) and not _is_bare(line)):
+                    self.queue[-1] = start, (number, line)
+            offset += n_bytes
+            yield line
 
 
 def _is_odd(line: str) -> bool:

@@ -13,12 +13,11 @@ import pytest
 
 from protrna_cli import manual
 from tests.conftest import ROOT, Run
+from tests.tools.cases import slow_except
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {"README": README} | {topic: manual.page(topic) for topic in manual.TOPICS}
 ALL = "\n".join(PAGES.values())
-FEW = ["outputs", "shards", "pytorch"]
-"""Pages that take seconds."""
 
 
 def blocks(language: str, text: str = ALL) -> list[str]:
@@ -80,7 +79,7 @@ def follow(run: Run, page: str) -> None:
         assert names["vectors"].shape == (2, 320)
 
 
-@pytest.mark.parametrize("page", FEW)
+@pytest.mark.parametrize("page", slow_except(["shards"], ["outputs", "shards", "pytorch"]))
 def test_a_page_runs_by_itself(folder: Path, run: Run, page: str) -> None:
     follow(run, page)
 

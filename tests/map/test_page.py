@@ -299,6 +299,7 @@ def test_many_records_are_an_image_until_few_are_in_view(show: Callable[[Picture
     assert console_errors(browser) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many")
 def test_a_family_that_is_hidden_is_not_in_the_image(show: Callable[[Picture], Any]) -> None:
     from selenium.webdriver.common.keys import Keys
@@ -311,6 +312,7 @@ def test_a_family_that_is_hidden_is_not_in_the_image(show: Callable[[Picture], A
     until(lambda: browser.execute_script(FIND + "return all('Legend')[0].items[1].renderers[0].visible"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many")
 def test_the_image_has_the_colours_of_a_scale_and_grey_for_what_has_no_value(
     show: Callable[[Picture], Any], tmp_path: Path

@@ -32,6 +32,7 @@ from tests.run.test_embed import (
     read,
     write_fasta,
 )
+from tests.tools.cases import slow_except
 from tests.tools.formats import named
 from tests.tools.kill import content, write_input
 from tests.tools.runs import StopAfter
@@ -306,7 +307,10 @@ def mixed(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize(("pool", "layers"), [("mean", (3, 1)), ("max", (3,)), ("cls", (3,))])
+@pytest.mark.parametrize(
+    ("pool", "layers"),
+    slow_except([("mean", (3, 1))], [("mean", (3, 1)), ("max", (3,)), ("cls", (3,))]),
+)
 def test_the_two_outputs_of_one_run_equal_those_of_two_runs(
     tmp_path: Path, mixed: Path, monkeypatch: Any, run: Run, pool: str, layers: tuple[int, ...]
 ) -> None:

@@ -1,9 +1,8 @@
 """Embed sequences in memory: for notebooks and programs.
 
-The keywords are those of `EmbedOptions` and `Rules`. Nothing is set up for the whole process: no signal
-handlers, no logging, no settings of TensorFlow.
-
-Sequences are as programs hold them: text, Biopython's objects, mappings and pandas Series.
+Sequences are as programs hold them: text, Biopython's objects, mappings and pandas Series. The keywords are
+those of `EmbedOptions` and `Rules`. Nothing is set up for the whole process: no signal handlers, no logging,
+no settings of TensorFlow.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 The census and the run decide alike: both see all records of an input in order, from its first one on.
 
-A compact table of sequences, which finds the first of all records with the same one.
-
-A sequence is known by its digest of 128 bits, so that two different ones are never taken for the same.
+A compact table of sequences finds the first of all records with the same one. A sequence is known by its
+digest of 128 bits, so that two different ones are never taken for the same.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 `A C G T U` in any case are residues; the IUPAC codes `R Y S W K M B D H V N`, and `X` and `I`, are unknown
 residues, stored as `x` and counted; `-` `.` `~` are gaps; white space is dropped; anything else is invalid.
 Lines of structure in dot-bracket notation, as RNAfold writes them, are never read as residues, under no rule.
-
-Where records come from, and where in it: for messages, and to find a bad letter again.
 """
 
 from __future__ import annotations

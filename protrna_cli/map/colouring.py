@@ -1,6 +1,6 @@
 """Colour points by a number or by the family of their record, from a column, a table or a regular expression.
 
-Content of a picture, independent of the library that draws it.
+What is in a picture is here too, whichever library draws it.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@ Published layout: the root attribute `layer_names` lists the groups `embedding`,
 Weights are identified by this order, never by name, because the counters in the names depend on what else
 the saving process had created. Every shape is checked, and every dataset must be used exactly once.
 
-The built-in demo model: synthetic weights from a fixed seed. It runs at once, offline, anywhere.
-
-Its embeddings have the right shapes and come from the real arithmetic, but have no biological meaning.
+The built-in demo model has synthetic weights from a fixed seed. It runs at once, offline, anywhere. Its
+embeddings have the right shapes and come from the real arithmetic, but have no biological meaning.
 """
 
 from __future__ import annotations

@@ -5,13 +5,12 @@ only attention, which needs them by sequence, computes padding. Matmuls run in t
 float32 or bfloat16; the residual stream, LayerNorm, rotation, biases and the sums of the softmax are always
 float32.
 
+Pooling makes one vector of the hidden states of a row. Residue j of a sequence is at position j + 1, after
+`<cls>`. Weights (B, T) are greater than 0 at the residues that a row covers, and 0 elsewhere: special tokens
+and pads are never part of a mean or maximum.
+
 Legend: N rows, B sequences, T tokens of the longest, H heads, C head width, D = H * C width, V vocabulary.
 Source: ESM-2 (Lin et al., Science 2023) as continued by ProtRNA (Zhang et al., Cell Systems 2025).
-
-Pool hidden states into one vector per row. Special tokens and pads are never part of a mean or maximum.
-
-Legend: B batch, T tokens, D width. Residue j of a sequence is at position j + 1, after `<cls>`. Weights
-(B, T) are greater than 0 at the residues that a row covers, and 0 elsewhere.
 """
 
 from __future__ import annotations

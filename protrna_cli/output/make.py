@@ -1,14 +1,11 @@
 """Make outputs from finished ones, and put them in place.
 
+`merge` joins the parts of a sharded run. `convert` writes another format, keeping rows, numbers (bit for bit)
+and provenance. Both write into a folder beside the output first, and rename it into place.
+
 An output of one file (Parquet, HDF5) is the old one or the new one at any moment. One of several files
 (NumPy, TSV) is a mixture of both for a moment, and stays so if a crash falls into it: then `OUT.partial`
 still has all of the new one, and the same command with `--resume` puts it in place.
-
-Write an output made from other outputs: first into a folder beside it, then renamed into place.
-
-Merge the parts of a sharded run into one output.
-
-Convert an output to another format, keeping rows, numbers (bit for bit) and provenance.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Provenance of outputs: how an output was made, and whether two runs would make the same one.
-
-How an output was made, in words: its provenance for people.
-"""
+"""Provenance: how an output was made, also in words, and whether two runs would make the same one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Header and blocks of rows, which an output has in every format.
 
-Shapes: N rows, L residues of a row, ΣL residues of all rows of a block, D width.
+Checksums of its content are the same in every format, and however its rows are cut into blocks.
 
-Checksums of an output's content, the same in every format and however its rows are cut into blocks.
+Shapes: N rows, L residues of a row, ΣL residues of all rows of a block, D width.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Read an output of any format, detected from the content, and check that it is undamaged.
 
-Read the parts of a sharded run as one output; they must be complete and belong together.
+The parts of a sharded run are read as one output; they must be complete and belong together.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The rules of a run: what happens to gaps, invalid letters, long records and regions.
 
-Options: declared once, as the field that holds their value, and checked alike wherever they come from.
-
-The command line and the check of values that come from Python both follow from the declaration.
+An option is declared once, as the field that holds its value. The command line and the check of values that
+come from Python both follow from the declaration.
 """
 
 from __future__ import annotations

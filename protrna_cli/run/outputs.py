@@ -1,15 +1,11 @@
-"""The output files of a run: their headers, and the checks before it starts.
+"""The outputs of a run, and the checks before it starts: may one be written, is it complete, does it fit.
 
-The checks: may the output be written, is it complete already, and does it fit on its disk.
+The folder `OUT.partial` collects the embeddings until the output is complete. An incomplete file never has
+its final name, and committed work survives any end of the process.
 
-The journal of an unfinished output: which run it belongs to, and how far that run got.
-
-A journal is a text file of JSON lines. The first line is the key of the run; every other line is a position,
-written and synced after all the work that it counts. An incomplete last line is ignored.
-
-The folder `OUT.partial`, which collects the embeddings until the output is complete.
-
-An incomplete file never has its final name, and committed work survives any end of the process.
+The journal in it says which run it belongs to, and how far that run got. It is a text file of JSON lines: the
+first one is the key of the run; every other one is a position, written and synced after all the work that it
+counts. An incomplete last line is ignored.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""Batches run in several processes of this machine, each with the model and its share of the cores, or a GPU.
+"""Where batches run: in this process, or in several, each with the model and its share of cores, or a GPU.
 
 The run itself stays in one process, which cuts the batches, fills the rows and writes them. So the batches,
 their order and what `--resume` finds are the same with any number of workers. A worker holds nothing that
 could be lost: if it dies, another one runs its batch again.
-
-Where batches run: in this process, or in several (see `workers`).
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
 A copy is named by the SHA-256 of its checkpoint and by the precision. It is made once, by one process while
 others wait, where there is room. `NAME.json` beside it says what is in it.
 
-Files that were hashed before are not hashed again, as long as size, times of change and inode stay.
-
-They are remembered in `trusted.json` in the folder of weights.
+Files that were hashed before are remembered in `trusted.json` in the folder of weights, and not hashed again
+as long as size, times of change and inode stay.
 """
 
 from __future__ import annotations

@@ -95,6 +95,7 @@ def test_ctrl_c_stops_at_once_and_the_process_goes_on() -> None:
 import os, signal, threading, time
 from protrna_cli import embed, load_model
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 model = load_model("demo")
 expected = embed(["ACGU" * 9], model)
 threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT)).start()

@@ -169,9 +169,16 @@ def test_umap_needs_no_home_folder(box: Box, work: Path) -> None:
 
 @pytest.mark.slow
 def test_numba_finds_a_folder_where_the_home_folder_does_not_exist(box: Box, work: Path) -> None:
-    """It looks for one when UMAP is imported."""
-    pytest.importorskip("umap")
-    script = "from protrna_cli.libraries import writable_home as w\nwith w(): import umap"
-    outcome = box([sys.executable, "-c", script], HOME="/nonexistent")
-    assert outcome.code == 0, outcome.err
+    """It looks for one when a module like those of UMAP is imported."""
+    pytest.importorskip("numba")
+    lines = (
+        "from numba import njit\n@njit(cache=True)\ndef twice(number): return 2 * number\nprint(twice(21))"
+    )
+    (work.parent / "compiled.py").write_text(lines)
+    path = f"import sys; sys.path.insert(0, {str(work.parent)!r})"
+    home = "from protrna_cli.libraries import writable_home"
+    scripts = f"{path}\nimport compiled", f"{path}\n{home}\nwith writable_home(): import compiled"
+    without, outcome = (box([sys.executable, "-c", script], HOME="/nonexistent") for script in scripts)
+    assert "no locator available" in without.err
+    assert (outcome.code, outcome.out) == (0, "42\n"), outcome.err
     assert not list(work.iterdir())

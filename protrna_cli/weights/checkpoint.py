@@ -162,9 +162,7 @@ class Checkpoint:
         return path if path and _exists(path) else None
 
     def _path_of_copy(self, precision: str) -> Path | None:
-        """Path of the copy, whether it is there or not. Without a known SHA-256 there is none: it is its
-        name.
-        """
+        """Path of the copy, made or not; it is named by the SHA-256, so that there is none without."""
         sha256 = self._trusted_sha256()
         return mapped.path_of(sha256, precision, self.home) if sha256 and self.home else None
 

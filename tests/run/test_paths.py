@@ -7,7 +7,6 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,8 @@ from protrna_cli.output.protect import MARK, make_partial, remove_partial
 from protrna_cli.plan.pieces import SKIPPED_COLUMNS
 from protrna_cli.run.outputs import Journal
 from protrna_cli.weights.checkpoint import Checkpoint
-from tests.conftest import TOY, Run
+from tests.conftest import TOY, Run, load_once
 from tests.tools.cases import pairs_among
-
-LOAD = lru_cache(Checkpoint.load)
 
 FASTA = ">a\nACGU\n>b\nGGCA\n>c\nUUAC\n"
 BED = "a\t0\t2\tfirst\n"
@@ -97,8 +94,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Load the model only once, which takes longer than all the rest."""
-    monkeypatch.setattr(Checkpoint, "load", lambda checkpoint, *settings: LOAD(Checkpoint(TOY), *settings))
+    """Load the model only once, also for the copies of its checkpoint in the folders of the tests."""
+    monkeypatch.setattr(Checkpoint, "load", lambda checkpoint, *settings: load_once(TOY, *settings[:3]))
 
 
 @pytest.fixture

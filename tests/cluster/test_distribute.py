@@ -186,12 +186,13 @@ def test_pandas_polars_and_duckdb_read_a_folder_as_one_table(
 
 
 def test_a_stopped_run_commits_and_continues(tmp_path: Path, source: Path, cluster: Any) -> None:
-    target = tmp_path / "out"
+    target, waiting = tmp_path / "out", tmp_path / "waiting"
+    waiting.mkdir()
     with distributed.Client(cluster) as client:
-        client.run(dask_worker.hold)
+        client.run(dask_worker.hold, waiting)
 
     def stop() -> None:
-        while max(commits(), default=0) < 2:  # the part that waits has one
+        while not list(waiting.iterdir()):  # a part that has a commit, and will not end
             time.sleep(0.01)
         raise Stopped("stopped by a test")
 
@@ -212,7 +213,7 @@ def test_a_stopped_run_commits_and_continues(tmp_path: Path, source: Path, clust
     assert not list(parts.glob("*.lock"))  # every task has ended
     assert max(commits()) > 1
     with distributed.Client(cluster) as client:
-        client.run(dask_worker.hold, False)
+        client.run(dask_worker.hold, None)
     started = sorted(parts.glob("*.partial"))
     with pytest.raises(RunMismatch, match=r'its pooling was "mean", not "max"'):
         embed(cluster, source, target, pool="max", resume=True)

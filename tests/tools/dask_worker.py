@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from protrna_cli.cluster import worker
@@ -13,16 +15,17 @@ from protrna_cli.run import loop
 BATCH_SECONDS = 0.12
 """A part must last long enough to be killed in the middle."""
 
-FREE_BATCHES = 2
-
-_holding = False
-_parts, _batches = count(), count()
+_holding: Path | None = None
+_parts = count()
 
 
-def hold(holding: bool = True) -> None:
-    """Have each worker wait in its next part but one, after two batches, until that part is cancelled."""
+def hold(folder: Path | None) -> None:
+    """Have each worker wait in its next part but one, after a commit, until that part is cancelled.
+
+    folder: where a worker that waits makes a file; None to have no worker wait.
+    """
     global _holding, _parts
-    _holding, _parts = holding, count()
+    _holding, _parts = folder, count()
 
 
 def dask_setup(running: Any) -> None:
@@ -34,21 +37,25 @@ def dask_setup(running: Any) -> None:
 
     from protrna_cli.model.transformer import ProtRNA
 
-    embed, embed_shard = ProtRNA._embed_batch, worker.embed_shard
+    embed, commit, embed_shard = ProtRNA._embed_batch, loop.Loop._commit, worker.embed_shard
     number = 0
 
     def counting(*arguments: Any) -> Any:
-        global _batches
         nonlocal number
-        number, _batches = next(_parts), count()
+        number = next(_parts)
         return embed_shard(*arguments)
 
-    def slow(self: ProtRNA, *arguments: Any, **how: Any) -> Any:
+    def slow(*arguments: Any, **how: Any) -> Any:
         time.sleep(BATCH_SECONDS)
-        if _holding and number > 0 and next(_batches) >= FREE_BATCHES:
+        return embed(*arguments, **how)
+
+    def holding(*arguments: Any) -> None:
+        commit(*arguments)
+        if _holding and number > 0:
+            (_holding / str(os.getpid())).touch()
             while any(task.state == "executing" for task in list(running.state.tasks.values())):
                 time.sleep(0.01)
-        return embed(self, *arguments, **how)
 
     worker.embed_shard = counting
     ProtRNA._embed_batch = slow  # type: ignore[method-assign]
+    loop.Loop._commit = holding  # type: ignore[method-assign]

@@ -11,12 +11,13 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # NumPy reads it once. Its threads spin while they wait for each other, which took ten times the time of small
 # matrices where as many tests as CPUs run, and in the processes that they start.
@@ -65,6 +66,19 @@ class Outcome:
 
 
 Run = Callable[..., Outcome]
+
+_T = TypeVar("_T")
+
+
+def wait_until(
+    happened: Callable[[], _T], process: subprocess.Popen[Any] | None = None, seconds: float = 300
+) -> _T:
+    """Wait until a condition is true, or this process has ended; returns the value of the condition."""
+    deadline = time.monotonic() + seconds
+    while not (found := happened()) and (process is None or process.poll() is None):
+        assert time.monotonic() < deadline, f"waited for {seconds} seconds"
+        time.sleep(0.01)
+    return found
 
 
 @pytest.fixture(scope="session")

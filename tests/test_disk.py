@@ -46,7 +46,7 @@ def test_a_lock_that_is_passed_on_quickly_is_never_lost(tmp_path: Path) -> None:
     processes = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     for process in processes:
         with process:
-            _, errors = process.communicate(timeout=100)
+            _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
     assert count.read_text() == "2000"
 

@@ -79,8 +79,8 @@ forking = multiprocessing.get_context("fork")
 queue = forking.Queue()
 child = forking.Process(target=run, args=[queue])
 child.start()
-print(queue.get(timeout=60))
-print(queue.get(timeout=60))
+print(queue.get(timeout=300))
+print(queue.get(timeout=300))
 """)
     for line in done.stdout.splitlines():
         assert "forked from one in which TensorFlow runs" in line

@@ -19,7 +19,7 @@ HEAVY |= {"bokeh", "matplotlib", "sklearn", "umap"}
 def process(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
     """Run `python -m protrna_cli` in a process of its own."""
     command = [sys.executable, "-m", "protrna_cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_help_and_usage_errors_import_nothing_heavy(words: list[str]) -> None:
         "import sys; from protrna_cli.cli.main import run; code = run(sys.argv[1:]);"
         f"print(code, *sorted({HEAVY!r} & set(sys.modules)), file=sys.__stdout__)"
     )
-    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=300)
     last = done.stdout.splitlines()[-1]
     assert last == ("0" if words[-1] in ("--help", "--version") else "2"), done.stderr
 
@@ -239,7 +239,7 @@ def shell(line: str, *words: object) -> subprocess.CompletedProcess[str]:
     """Run a shell line in which `protrna` is this package; the words are $1, $2 and so on."""
     function = f'protrna() {{ "{sys.executable}" -m protrna_cli "$@"; }}'
     script = ["bash", "-c", f"{function}; {line}", "bash", *map(str, words)]
-    return subprocess.run(script, capture_output=True, text=True, timeout=120)
+    return subprocess.run(script, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("module", ["tests.tools.light", pytest.param("protrna_cli", marks=pytest.mark.slow)])

@@ -104,5 +104,5 @@ def test_a_path_is_printed_as_it_is(folder: Path) -> None:
     (folder / "ProtRNA_pretrained.h5").write_bytes(TOY.read_bytes())
     words = [sys.executable, "-m", "protrna_cli", "weights", "path", "--weights-dir", folder]
     strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict", "PYTHONPATH": str(ROOT)}
-    made = subprocess.run(words, env=strict, stdout=subprocess.PIPE, check=True, timeout=60)
+    made = subprocess.run(words, env=strict, stdout=subprocess.PIPE, check=True, timeout=300)
     assert made.stdout == os.fsencode(folder) + b"/ProtRNA_pretrained.h5\n"

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from protrna_cli.plan import pieces
 from protrna_cli.plan.rules import Rules
 from protrna_cli.run.outputs import read_position
 from protrna_cli.run.report import Amount, Progress, Stop, Summary
-from tests.conftest import GOLDEN, SAMPLE, Run
+from tests.conftest import GOLDEN, SAMPLE, Run, wait_until
 from tests.tools import dask_worker
 from tests.tools.kill import content, write_input
 
@@ -163,10 +162,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, source: Path, cluster: An
     copy.header.provenance["distinct"] = alone.header.provenance["distinct"]
     assert copy == alone
     assert run("map", target, "-o", tmp_path / "map.png", "--method", "pca").code == 0
-    deadline = time.monotonic() + 60
-    while cluster.scheduler.tasks and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not cluster.scheduler.tasks
+    wait_until(lambda: not cluster.scheduler.tasks)
 
 
 @pytest.mark.slow
@@ -192,8 +188,7 @@ def test_a_stopped_run_commits_and_continues(tmp_path: Path, source: Path, clust
         client.run(dask_worker.hold, waiting)
 
     def stop() -> None:
-        while not list(waiting.iterdir()):  # a part that has a commit, and will not end
-            time.sleep(0.01)
+        wait_until(lambda: list(waiting.iterdir()))  # a part has a commit, and will not end
         raise Stopped("stopped by a test")
 
     def commits() -> list[int]:
@@ -265,10 +260,8 @@ def test_an_interrupt_reaches_local_workers_only_through_the_client(tmp_path: Pa
     words = ["embed", source, "-o", target, "--model", "demo", "--dask", "local:1"]
     command = [sys.executable, "-m", "protrna_cli", *map(str, words)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        while process.poll() is None and not any(
-            vectors.stat().st_size > 1000 for vectors in tmp_path.glob("out.partial/parts/*/vectors.npy")
-        ):
-            time.sleep(0.05)  # until the first batch is done
+        vectors = "out.partial/parts/*/vectors.npy"
+        wait_until(lambda: any(path.stat().st_size > 1000 for path in tmp_path.glob(vectors)), process)
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
@@ -332,8 +325,7 @@ def test_a_lost_scheduler_is_an_error(tmp_path: Path, source: Path) -> None:
 
         progress = Progress()
         progress.note = kill  # type: ignore[method-assign]  # called because there are no workers yet
-        while not file.exists():
-            time.sleep(0.1)
+        wait_until(file.exists, scheduler)
         with pytest.raises(ClusterError, match="scheduler"):
             embed_distributed([source], tmp_path / "out", OPTIONS, str(file), progress, Stop())
 

@@ -43,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     cluster.mkdir()
     script = ROOT / "tests" / "slurm" / "one_node.sh"
     try:
-        subprocess.run([script, "start", cluster], check=True, stdin=subprocess.DEVNULL, timeout=120)
+        subprocess.run([script, "start", cluster], check=True, stdin=subprocess.DEVNULL, timeout=300)
         monkeypatch.setenv("SLURM_CONF", str(cluster / "slurm.conf"))
         work = tmp_path / "work"
         work.mkdir()
@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             (work / f"{name}.sbatch").write_text(block("bash", f"#SBATCH --job-name={name}\n"))
         yield work
     finally:
-        subprocess.run([script, "stop", cluster], check=True, timeout=120)
+        subprocess.run([script, "stop", cluster], check=True, timeout=300)
 
 
 def slurm(*words: object) -> str:

@@ -26,7 +26,7 @@ from protrna_cli.fasta.records import Record
 from protrna_cli.fasta.sources import open_sources
 from protrna_cli.plan.rules import DEFAULT_RULES, Rules
 from protrna_cli.plan.shard import WHOLE
-from tests.conftest import GOLDEN, SAMPLE, Run
+from tests.conftest import GOLDEN, SAMPLE, Run, wait_until
 from tests.tools.runs import light
 
 TEXT = b">one first\nACGU\nTTNN\n>two\nacgu\n"
@@ -324,7 +324,7 @@ def test_standard_input_is_read_and_its_spool_is_gone(tmp_path: Path) -> None:
         input=gzip.compress(b">a\nACGU\n" * 46),
         env={**os.environ, "TMPDIR": str(spools)},
         capture_output=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert b"46 records" in done.stderr
@@ -347,8 +347,8 @@ def test_a_killed_run_leaves_no_spool(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.write(SAMPLE.read_bytes())
         process.stdin.flush()
-        while unread(process.stdin.fileno()):  # then it waits for the rest
-            time.sleep(0.01)
+        pipe = process.stdin.fileno()
+        wait_until(lambda: not unread(pipe), process)  # then it waits for the rest
         process.send_signal(signal.SIGKILL)
     assert not list(spools.iterdir())
 
@@ -360,7 +360,7 @@ def test_typed_input_ends_with_one_end_of_file(tmp_path: Path) -> None:
     with subprocess.Popen(words, stdin=terminal, stderr=subprocess.PIPE, text=True) as process:
         os.write(typist, b">a\nACGU\n\x04")
         try:
-            _, err = process.communicate(timeout=120)
+            _, err = process.communicate(timeout=300)
         finally:
             process.kill()
             os.close(typist)

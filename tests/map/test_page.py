@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from protrna_cli.map.colouring import COLOURS, OTHER_COLOUR, Picture, colour_by
 from protrna_cli.map.page import html
 from protrna_cli.map.projection import Projection
 from protrna_cli.plan.pieces import Row
+from tests.conftest import wait_until
 from tests.tools.cases import slow_except
 
 pytestmark = [
@@ -78,19 +78,10 @@ def show(browser: Any, tmp_path: Path) -> Callable[[Picture], Any]:
         path = tmp_path / "map.html"
         path.write_text(html(picture), encoding="utf-8")
         browser.get(path.as_uri())
-        until(lambda: browser.execute_script("return window.Bokeh && Bokeh.documents[0]?.is_idle"))
+        wait_until(lambda: browser.execute_script("return window.Bokeh && Bokeh.documents[0]?.is_idle"))
         return browser
 
     return show
-
-
-def until(happened: Callable[[], Any]) -> Any:
-    """Wait until a condition is true; returns its value."""
-    deadline = time.monotonic() + 60
-    while not (found := happened()):
-        assert time.monotonic() < deadline, "waited for a minute"
-        time.sleep(0.1)
-    return found
 
 
 FIND = """
@@ -140,7 +131,7 @@ def hover(browser: Any, index: int) -> str:
         found: str = browser.execute_script(TEXT)
         return found if f"{70 + index} residues" in found else ""
 
-    shown: str = until(text)
+    shown: str = wait_until(text)
     return shown
 
 
@@ -203,18 +194,18 @@ def test_the_search_counts_matches_and_zooms_to_them(show: Callable[[Picture], A
 
     browser = show(picture_of(HEADERS, r"family=(\S+)"))
     search(browser, "trna_")
-    until(lambda: selected(browser) == [0, 1, 2, 3])
+    wait_until(lambda: selected(browser) == [0, 1, 2, 3])
     assert "4 records" in browser.execute_script(TEXT)
     search(browser, "5s_2" + Keys.ENTER)
-    until(lambda: selected(browser) == [6])
+    wait_until(lambda: selected(browser) == [6])
     assert "1 record" in browser.execute_script(TEXT)
     ranges = FIND + "return [plot.x_range.start, plot.x_range.end, source.data.x[6], plot.inner_width]"
-    start, end, x, _ = until(
+    start, end, x, _ = wait_until(
         lambda: (found := browser.execute_script(ranges)) and found[1] - found[0] < 0.5 and found
     )
     assert (start + end) / 2 == pytest.approx(x, abs=1e-6)
     search(browser, "nothing like it")
-    until(lambda: selected(browser) == [])
+    wait_until(lambda: selected(browser) == [])
     assert "0 records" in browser.execute_script(TEXT)
 
 
@@ -236,9 +227,9 @@ def test_a_click_in_the_legend_hides_a_family_and_a_search_shows_it(show: Callab
         """
     )
     ActionChains(browser).click(item).perform()
-    until(lambda: browser.execute_script(visible).count(False) == 1)
+    wait_until(lambda: browser.execute_script(visible).count(False) == 1)
     search(browser, "snRNA_0" + Keys.ENTER)
-    until(lambda: all(browser.execute_script(visible)))
+    wait_until(lambda: all(browser.execute_script(visible)))
 
 
 @pytest.mark.parametrize("color_by", slow_except(["description"], ["length", "id", "description"]))
@@ -285,17 +276,17 @@ def test_many_records_are_an_image_until_few_are_in_view(show: Callable[[Picture
 
     browser = show(picture_of(HEADERS, r"family=(\S+)"))
     shown = FIND + NEAR + "return [pixels.some((each) => each > 0), near.data.id]"
-    until(lambda: browser.execute_script(shown) == [True, []])
+    wait_until(lambda: browser.execute_script(shown) == [True, []])
     assert colours_of_pixels(browser) == parts_of(COLOURS[:3])
     search(browser, "5s_")
-    until(lambda: browser.execute_script(shown) == [True, ["5S_0", "5S_1", "5S_2", "5S_3"]])
+    wait_until(lambda: browser.execute_script(shown) == [True, ["5S_0", "5S_1", "5S_2", "5S_3"]])
     search(browser, "5s_2" + Keys.ENTER)
-    until(lambda: browser.execute_script(shown)[1] == ["5S_2"])
+    wait_until(lambda: browser.execute_script(shown)[1] == ["5S_2"])
     search(browser, "")
-    until(lambda: browser.execute_script(shown) == [False, ["5S_2"]])
+    wait_until(lambda: browser.execute_script(shown) == [False, ["5S_2"]])
     assert "number 2 family=5S" in hover(browser, 6)
     browser.execute_script(FIND + "plot.reset.emit()")
-    until(lambda: browser.execute_script(shown) == [True, []])
+    wait_until(lambda: browser.execute_script(shown) == [True, []])
     assert console_errors(browser) == []
 
 
@@ -305,11 +296,11 @@ def test_a_family_that_is_hidden_is_not_in_the_image(show: Callable[[Picture], A
     from selenium.webdriver.common.keys import Keys
 
     browser = show(picture_of(HEADERS, r"family=(\S+)"))
-    until(lambda: colours_of_pixels(browser) == parts_of(COLOURS[:3]))
+    wait_until(lambda: colours_of_pixels(browser) == parts_of(COLOURS[:3]))
     browser.execute_script(FIND + "all('Legend')[0].items[1].renderers[0].visible = false")
-    until(lambda: colours_of_pixels(browser) == parts_of(COLOURS[:3:2]))
+    wait_until(lambda: colours_of_pixels(browser) == parts_of(COLOURS[:3:2]))
     search(browser, HEADERS[8].split()[0] + Keys.ENTER)
-    until(lambda: browser.execute_script(FIND + "return all('Legend')[0].items[1].renderers[0].visible"))
+    wait_until(lambda: browser.execute_script(FIND + "return all('Legend')[0].items[1].renderers[0].visible"))
 
 
 @pytest.mark.slow
@@ -323,7 +314,7 @@ def test_the_image_has_the_colours_of_a_scale_and_grey_for_what_has_no_value(
     table.write_text("".join(f"{h.split()[0]}\t{i / 10}\n" for i, h in enumerate(HEADERS[:11])))
     browser = show(picture_of(HEADERS, str(table)))
     wanted = [Viridis256[min(255, int(256 * (i / 10)))] for i in range(11)] + [OTHER_COLOUR]
-    until(lambda: colours_of_pixels(browser) == parts_of(wanted))
+    wait_until(lambda: colours_of_pixels(browser) == parts_of(wanted))
 
 
 @pytest.mark.slow

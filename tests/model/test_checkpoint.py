@@ -342,7 +342,7 @@ def test_a_lock_that_hdf5_is_told_to_take_is_no_damage(held: Path) -> None:
         env=os.environ | {"HDF5_USE_FILE_LOCKING": "TRUE"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 69
     assert "cannot be locked (Resource temporarily unavailable); unset HDF5_USE_FILE_LOCKING" in done.stderr

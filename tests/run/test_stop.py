@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from protrna_cli import EmbedOptions, embed_fasta
 from protrna_cli.errors import Interrupted, Stopped
 from protrna_cli.output.files import partial_path
 from protrna_cli.run.report import SignalStop
-from tests.conftest import ROOT, SAMPLE, TOY
+from tests.conftest import ROOT, SAMPLE, TOY, wait_until
 from tests.tools.runs import command
 
 
@@ -44,8 +43,7 @@ def test_signals_commit_and_show_how_to_continue(
     ) as process:
         journal = partial_path(target) / "journal"
         vectors = partial_path(target) / "vectors.npy"
-        while not (vectors.exists() and vectors.stat().st_size > 1000) and process.poll() is None:
-            time.sleep(0.05)  # until the first batch is done
+        wait_until(lambda: vectors.exists() and vectors.stat().st_size > 1000, process)  # a batch is done
         process.send_signal(number)
         _, err = process.communicate(timeout=300)
     assert process.returncode == code, err
@@ -62,12 +60,13 @@ def test_signals_commit_and_show_how_to_continue(
 
 def wait_until_it_waits(process: subprocess.Popen[str]) -> None:
     """Wait until a process sleeps with a handler for SIGUSR1, as protrna has while a signal can stop it."""
-    waits = False
-    while not waits and process.poll() is None:
-        time.sleep(0.05)
+
+    def waits() -> bool:
         lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
         status = {name: words for name, _, words in (line.partition(":\t") for line in lines)}
-        waits = status["State"][0] == "S" and bool(int(status["SigCgt"], 16) >> signal.SIGUSR1 - 1 & 1)
+        return status["State"][0] == "S" and bool(int(status["SigCgt"], 16) >> signal.SIGUSR1 - 1 & 1)
+
+    wait_until(waits, process)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +114,7 @@ def test_a_signal_ends_a_run_that_waits_for_its_input(
             writer.flush()
         wait_until_it_waits(process)
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     again = f"run it again with: protrna {' '.join(words)}"
     assert (process.returncode, err) == (
         code,

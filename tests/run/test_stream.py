@@ -5,7 +5,6 @@ import os
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from protrna_cli.plan.rules import Rules
 from protrna_cli.plan.shard import Shard
 from protrna_cli.run.report import Amount, Stop
 from protrna_cli.run.verify import find_flaws
-from tests.conftest import SAMPLE, TOY, Run, on_a_terminal
+from tests.conftest import SAMPLE, TOY, Run, on_a_terminal, wait_until
 from tests.tools.formats import named
 from tests.tools.kill import content
 
@@ -185,8 +184,7 @@ def test_a_reader_that_does_not_read_cannot_block_a_stop(tmp_path: Path) -> None
     read_end, write_end = os.pipe()
     with subprocess.Popen(command, stdout=write_end, stderr=subprocess.PIPE) as process:
         assert process.stderr
-        while select.select([], [write_end], [], 0)[1] and process.poll() is None:
-            time.sleep(0.01)  # until the pipe is full
+        wait_until(lambda: not select.select([], [write_end], [], 0)[1], process)  # the pipe is full
         process.terminate()
         assert process.wait(timeout=300) == 75
         err = process.stderr.read().decode()

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import replace
@@ -30,7 +29,7 @@ from protrna_cli.run.auto import Seat, choose_seats, settle
 from protrna_cli.run.verify import find_flaws
 from protrna_cli.run.workers import WIDEST, InProcess, Workers
 from protrna_cli.weights.checkpoint import Checkpoint, locate
-from tests.conftest import ROOT, SAMPLE, TOY, Run
+from tests.conftest import ROOT, SAMPLE, TOY, Run, wait_until
 from tests.tools.cases import slow_except
 from tests.tools.faulty import FaultyCheckpoint
 from tests.tools.kill import KINDS, assert_equal, embed
@@ -95,7 +94,7 @@ def test_two_batches_run_at_once_and_a_wide_one_when_it_is_waited_for() -> None:
         assert embedder.ahead == 2
         first, second, wide = submitted(embedder, 9, WIDEST, WIDEST + 1)
         for _ in range(2):
-            assert model.running.acquire(timeout=60)
+            assert model.running.acquire(timeout=300)
         assert not model.running.acquire(timeout=0.1)
         model.go_on.set()
         assert {first(), second()} == {"protrna_0", "protrna_1"}
@@ -107,7 +106,7 @@ def test_batches_that_nobody_waits_for_are_ended() -> None:
     with pytest.raises(KeyboardInterrupt), InProcess(model) as embedder:
         waiting = submitted(embedder, 9, 9, 9)
         for _ in range(2):
-            assert model.running.acquire(timeout=60)
+            assert model.running.acquire(timeout=300)
         raise KeyboardInterrupt
     for each in waiting:
         with pytest.raises(CancelledError):
@@ -136,16 +135,8 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def wait_for(condition: Any, process: "subprocess.Popen[str]") -> None:
-    while not condition() and process.poll() is None:
-        time.sleep(0.02)
-
-
 def wait_until_gone(pids: Iterable[int | str]) -> None:
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 def computing(target: Path) -> bool:
@@ -162,10 +153,10 @@ def test_ctrl_c_with_workers_is_resumed_without(tmp_path: Path, many: Path, run:
     with subprocess.Popen(
         command(*started), stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
     ) as process:
-        wait_for(lambda: computing(target), process)
+        wait_until(lambda: computing(target), process)
         started_by_it = children(process.pid)
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=100)
+        _, err = process.communicate(timeout=300)
     assert (process.returncode, len(started_by_it)) == (130, 2), err
     assert "records are saved; continue with: protrna embed" in err
     assert not [pid for pid in started_by_it if Path(f"/proc/{pid}").exists()]
@@ -185,10 +176,10 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, many: Path) -> None
         ["embed", many, "--model", "demo", "--workers", 2, "--batch-tokens", 512],
     )
     with subprocess.Popen(command(*words, "-o", out), stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        wait_for(lambda: computing(out), process)
+        wait_until(lambda: computing(out), process)
         first = children(process.pid)
         os.kill(first[0], signal.SIGKILL)
-        wait_for(lambda: len(set(children(process.pid)) - set(first)) == 1, process)
+        wait_until(lambda: len(set(children(process.pid)) - set(first)) == 1, process)
         _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     vectors = np.load(out)
@@ -199,7 +190,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, many: Path) -> None
     with subprocess.Popen(
         command(*words, "-o", killed), stderr=subprocess.DEVNULL, text=True, cwd=ROOT
     ) as process:
-        wait_for(lambda: computing(killed), process)
+        wait_until(lambda: computing(killed), process)
         started_by_it = children(process.pid)
         process.kill()
     assert len(started_by_it) == 2

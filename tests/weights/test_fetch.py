@@ -11,8 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from protrna_cli.model.structure import ModelSize
 from protrna_cli.weights.checkpoint import Watcher, read_verification, verify_checkpoint
 from protrna_cli.weights.download import RetryPolicy
 from protrna_cli.weights.fetch import MIRRORS, Mirror, fetch, look_up
+from tests.conftest import wait_until
 from tests.tools.checkpoints import write_checkpoint
 from tests.tools.zenodo import Zenodo
 
@@ -191,7 +191,7 @@ def test_a_killed_download_is_resumed(zenodo: Zenodo, target: Path, content: byt
     zenodo.pace = 0.05
     partial = target.with_name(f"{NAME}.partial")
     with fetching_process(zenodo, target) as process:
-        wait_until(lambda: partial.exists() and partial.stat().st_size > 100_000)
+        wait_until(lambda: partial.exists() and partial.stat().st_size > 100_000, process)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert not target.exists()
@@ -227,10 +227,9 @@ def test_what_another_process_is_making_is_not_foreign(zenodo: Zenodo, target: P
         with locked(target):
             record.write_text("{")
             fetched = pool.submit(fetch, target, [zenodo.record()], notes, QUICK)
-            while not notes.lines and not fetched.done():
-                time.sleep(0.01)
+            wait_until(lambda: notes.lines or fetched.done())
             record.unlink()
-        fetched.result(timeout=60)
+        fetched.result(timeout=300)
     assert "waiting for it" in notes.lines[0]
     assert_whole(target, content)
 
@@ -365,7 +364,7 @@ def test_certificates_are_checked(
         "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
     )
     command = ["openssl", *words.split(), "-out", str(certificate), "-keyout", str(key)]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
     with Zenodo(content, tls=(certificate, key)) as secure:
         with pytest.raises(WeightsError, match=r"CERTIFICATE_VERIFY_FAILED.*SSL_CERT_FILE names the"):
             fetch(target, [secure.record()], retry_policy=QUICK)
@@ -560,11 +559,3 @@ def fetching_process(zenodo: Zenodo, target: Path, first: str = "pass") -> "subp
     )
     words = [sys.executable, "-c", script, str(target), zenodo.url]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_until(happens: Callable[[], bool], seconds: float = 300) -> None:
-    """Wait until another process has done something."""
-    until = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < until
-        time.sleep(0.01)

@@ -162,7 +162,7 @@ def test_umap_needs_no_home_folder(box: Box, work: Path) -> None:
     pytest.importorskip("umap")
     source = work.parent / "source.parquet"
     embed_fasta(SAMPLE, source, EmbedOptions(model="demo"))
-    outcome = box(command("map", source, "-o", "map.html", "--method", "umap"))
+    outcome = box(command("map", source, "-o", "map.html", "--method", "umap"), NUMBA_OPT="0")
     assert outcome.code == 0, outcome.err
     assert [path.name for path in work.iterdir()] == ["map.html"]
 

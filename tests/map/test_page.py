@@ -226,6 +226,7 @@ def test_a_click_in_the_legend_hides_a_family_and_a_search_shows_it(show: Callab
         return find(document.body);
         """
     )
+    assert item
     ActionChains(browser).click(item).perform()
     wait_until(lambda: browser.execute_script(visible).count(False) == 1)
     search(browser, "snRNA_0" + Keys.ENTER)

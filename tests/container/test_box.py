@@ -158,7 +158,7 @@ def test_a_picture_needs_no_home_folder(box: Box, work: Path, home: dict[str, st
 
 @pytest.mark.slow(seconds=30)
 def test_umap_needs_no_home_folder(box: Box, work: Path) -> None:
-    """Numba compiles anew what it cannot find compiled."""
+    """Numba compiles anew what it cannot find compiled; unoptimised, which takes less time."""
     pytest.importorskip("umap")
     source = work.parent / "source.parquet"
     embed_fasta(SAMPLE, source, EmbedOptions(model="demo"))

@@ -52,7 +52,7 @@ from protrna_cli.text import counted, version
 from protrna_cli.weights.checkpoint import Checkpoint, Watcher, locate
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, as_completed
 
 
 def local_processes(address: str) -> int | None:
@@ -87,14 +87,20 @@ def connected(address: str) -> Iterator[Client]:
         yield stack.enter_context(client)
 
 
+PATIENCE = {"distributed.deploy.lost-worker-timeout": "1 day"}
+"""How long a process of `local:N` that died may take to be back. By default, Dask gives it up after 15 s."""
+
+
 def _client(address: str, stack: ExitStack) -> Client:
     """Start a client, and for `local:N` also its cluster, which ends with the stack."""
+    import dask
     from distributed import Client, LocalCluster
 
     processes = local_processes(address)
     if not processes:
         location = {"scheduler_file" if Path(address).is_file() else "address": address}
         return Client(**location, set_as_default=False)
+    stack.enter_context(dask.config.set(PATIENCE))
     cluster = LocalCluster(
         n_workers=processes,
         threads_per_worker=1,
@@ -150,6 +156,10 @@ MAX_PARTS = 10_000
 
 MAX_PENDING_TASKS = 4096
 """Most tasks in the scheduler at one time; each takes a few KiB of its memory."""
+
+
+WATCH_SECONDS = 10.0
+"""Seconds after which a run that waits for its parts looks whether there are workers."""
 
 
 @dataclass(frozen=True)
@@ -297,7 +307,7 @@ def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Sto
     try:
         running = as_completed(map(submit, islice(shards, MAX_PENDING_TASKS)), loop=client.loop)
         with stop.abandoning():
-            for future in running:
+            for future in _as_they_end(running, client, progress):
                 pending.remove(future)
                 summary = _result(future)
                 done.append(summary)
@@ -314,6 +324,36 @@ def _run(client: Client, shared: _SharedArguments, progress: Progress, stop: Sto
     finally:
         progress.close()
     return done
+
+
+def _as_they_end(running: as_completed, client: Client, progress: Progress) -> Iterator[Future]:
+    """Yield each task as it ends, also those that are added meanwhile; says so if no workers are left."""
+    looked, has_workers = time.monotonic(), _has_workers(client)
+    while running.count():
+        while not running.has_ready():
+            time.sleep(0.05)
+            if time.monotonic() - looked > WATCH_SECONDS:
+                had_workers, has_workers = has_workers, _has_workers(client)
+                looked = time.monotonic()
+                if had_workers and not has_workers:
+                    progress.note("the Dask cluster has no workers any more; waiting for them")
+        yield next(running)
+
+
+def _has_workers(client: Client) -> bool:
+    """Whether there is a worker; raises ClusterError if those of `local:N` cannot be started again."""
+    from distributed import Status
+
+    if client.cluster and all(
+        process.status in (Status.closed, Status.failed) for process in client.cluster.workers.values()
+    ):
+        raise ClusterError(
+            "all Dask workers of this machine died and cannot be started again (out of memory?); "
+            "run it again with --resume"
+        )
+    with suppress(OSError):
+        return bool(client.nthreads())
+    return True  # the scheduler is lost, which ends the tasks as well
 
 
 def _saved_in_unfinished(folder: Path) -> int:

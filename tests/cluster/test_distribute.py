@@ -1,5 +1,6 @@
 """Dask: a cluster of two processes, of which one is killed; stopped runs lose nothing."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -30,8 +31,10 @@ from tests.tools.kill import content, write_input
 
 distributed = pytest.importorskip("distributed", reason='needs pip install "protrna-cli[dask]"')
 
+import dask  # noqa: E402
+
 from protrna_cli.cluster import distribute  # noqa: E402
-from protrna_cli.cluster.distribute import embed_distributed  # noqa: E402
+from protrna_cli.cluster.distribute import PATIENCE, embed_distributed  # noqa: E402
 from protrna_cli.fasta.census import Census  # noqa: E402
 
 pytestmark = [
@@ -69,12 +72,13 @@ def cluster() -> Iterator[Any]:
             preload="tests.tools.dask_worker",
         )
 
-    try:
-        cluster = start()
-    except AssertionError:  # its event loop has 10 s to start, which is too short on a busy machine
-        cluster = start()
-    with cluster:
-        yield cluster
+    with dask.config.set(PATIENCE):
+        try:
+            cluster = start()
+        except AssertionError:  # its event loop has 10 s to start, which is too short on a busy machine
+            cluster = start()
+        with cluster:
+            yield cluster
 
 
 @pytest.fixture
@@ -163,6 +167,50 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, source: Path, cluster: An
     assert copy == alone
     assert run("map", target, "-o", tmp_path / "map.png", "--method", "pca").code == 0
     wait_until(lambda: not cluster.scheduler.tasks)
+
+
+def kill_a_new_worker() -> Callable[[], None]:
+    """Return a function that kills one of the processes that were started meanwhile."""
+    old = set(multiprocessing.active_children())
+    return lambda: next(each for each in multiprocessing.active_children() if each not in old).kill()
+
+
+@pytest.mark.slow
+def test_the_only_worker_is_waited_for_until_it_is_back(tmp_path: Path, source: Path) -> None:
+    """Dask gives up one that is not back in time, here at once; the run would then wait for nobody."""
+    options = replace(OPTIONS, threads=None)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}):
+        embed_distributed(
+            [source], tmp_path / "out", options, "local:1", OnFirstPart(kill_a_new_worker()), Stop()
+        )
+    embed_fasta(source, tmp_path / "alone.parquet", ALONE)
+    assert [row.id for row in joined(tmp_path / "out")[0]] == [
+        row.id for row in content(tmp_path / "alone.parquet").rows
+    ]
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_be_started_again_are_an_error(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill_worker = kill_a_new_worker()
+
+    async def start(process: object) -> None:
+        raise OSError("Cannot allocate memory")
+
+    def kill() -> None:
+        monkeypatch.setattr("distributed.nanny.WorkerProcess.start", start)
+        kill_worker()
+
+    monkeypatch.setattr(distribute, "WATCH_SECONDS", 0.1)
+    with pytest.raises(
+        ClusterError, match=r"died and cannot be started again .*; run it again with --resume"
+    ):
+        embed_distributed([source], tmp_path / "out", OPTIONS, "local:1", OnFirstPart(kill), Stop())
+    monkeypatch.undo()
+    options = replace(OPTIONS, resume=True)
+    summary = embed_distributed([source], tmp_path / "out", options, "local:1", Progress(), Stop())
+    assert summary.n_resumed > 0
 
 
 @pytest.mark.slow
@@ -292,8 +340,6 @@ def test_options_that_do_not_work_with_dask_are_refused(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, words: list[Any], code: int, message: str
 ) -> None:
     import io
-
-    import dask
 
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b">a\nACGU\n")))
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):

@@ -176,17 +176,18 @@ def kill_a_new_worker() -> Callable[[], None]:
 
 
 @pytest.mark.slow
-def test_the_only_worker_is_waited_for_until_it_is_back(tmp_path: Path, source: Path) -> None:
+def test_the_only_worker_is_waited_for_until_it_is_back(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Dask gives up one that is not back in time, here at once; the run would then wait for nobody."""
-    options = replace(OPTIONS, threads=None)
+    monkeypatch.setattr(distribute, "WATCH_SECONDS", 0.1)
+    progress, notes = OnFirstPart(kill_a_new_worker()), []
+    progress.note = notes.append  # type: ignore[method-assign]
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}):
-        embed_distributed(
-            [source], tmp_path / "out", options, "local:1", OnFirstPart(kill_a_new_worker()), Stop()
-        )
+        embed_distributed([source], tmp_path / "out", OPTIONS, "local:1", progress, Stop())
+    assert notes == ["the Dask cluster has no workers any more; waiting for them"]
     embed_fasta(source, tmp_path / "alone.parquet", ALONE)
-    assert [row.id for row in joined(tmp_path / "out")[0]] == [
-        row.id for row in content(tmp_path / "alone.parquet").rows
-    ]
+    assert joined(tmp_path / "out")[0] == content(tmp_path / "alone.parquet").rows
 
 
 @pytest.mark.slow

@@ -352,7 +352,7 @@ def _has_workers(client: Client) -> bool:
             "run it again with --resume"
         )
     with suppress(OSError):
-        return bool(client.nthreads())
+        return client.status != "running" or bool(client.nthreads())
     return True  # the scheduler is lost, which ends the tasks as well
 
 

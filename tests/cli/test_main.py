@@ -10,7 +10,7 @@ import pytest
 
 from protrna_cli.text import version
 from protrna_cli.weights.checkpoint import DEMO_NOTICE
-from tests.conftest import GOLDEN, LIGHT, SAMPLE, TOY, Run, on_a_terminal
+from tests.conftest import GOLDEN, LIGHT, ROOT, SAMPLE, TOY, Run, on_a_terminal
 
 HEAVY = {"tensorflow", "numpy", "h5py", "pyarrow", "Bio", "requests", "pooch"}
 HEAVY |= {"bokeh", "matplotlib", "sklearn", "umap"}
@@ -203,7 +203,8 @@ def test_stderr_has_only_our_lines(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_quiet_prints_nothing_and_verbose_shows_tensorflow_messages(tmp_path: Path) -> None:
-    words = ["embed", SAMPLE, "--model", "demo", "--overwrite", "-o", tmp_path / "out.parquet"]
+    source = ROOT / "sample_data" / "readme.fa"
+    words = ["embed", source, "--model", "demo", "--overwrite", "-o", tmp_path / "out.parquet"]
     assert process(*words, "-q").stderr == ""
     assert "absl::InitializeLog" in process(*words, "-v").stderr  # every processor makes this line
 

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -180,11 +179,8 @@ def test_a_limit_of_one_process_is_not_told_as_ctrl_c(
 def test_a_flag_that_xla_does_not_know_is_named(tmp_path: Path, run: Run, workers: str) -> None:
     words = ["embed", SAMPLE, "-o", tmp_path / "out.npy", "--model", TOY, "--workers", workers]
     environment = {**os.environ, "XLA_FLAGS": "--xla_no_such_flag=1"}
-    script = (  # one worker that dies is enough
-        "from protrna_cli.run import workers; workers.MAX_DEATHS = 1; "
-        "from protrna_cli.cli.main import main; main()"
-    )
-    start = [sys.executable, "-c", script, *map(str, words)]
+    one_death = "from protrna_cli.run import workers; workers.MAX_DEATHS = 1"
+    start = command(*words, first=one_death)
     done = subprocess.run(start, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode != 0
     assert "xla_no_such_flag" in done.stderr

@@ -166,7 +166,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, source: Path, cluster: An
     copy.header.provenance["distinct"] = alone.header.provenance["distinct"]
     assert copy == alone
     assert run("map", target, "-o", tmp_path / "map.png", "--method", "pca").code == 0
-    wait_until(lambda: not cluster.scheduler.tasks)
+    wait_until(lambda: not cluster.scheduler.tasks, seconds=60)
 
 
 def kill_a_new_worker() -> Callable[[], None]:

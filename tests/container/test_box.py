@@ -88,10 +88,8 @@ def test_embed_merge_and_verify_need_nothing_but_the_work_folder(box: Box, work:
 def test_a_read_only_folder_of_weights_costs_no_word(box: Box, work: Path) -> None:
     """Neither the checkpoint's hash nor a copy to map can be kept there."""
     small = "from protrna_cli.weights import mapped; mapped.SMALLEST = 0"
-    main = [sys.executable, "-c", f"{small}; from protrna_cli.cli.main import main; main()"]
-    outcome = box(
-        [*main, "embed", str(FASTA), "-o", "out.npy", "--model", str(TOY)], PROTRNA_HOME=str(TOY.parent)
-    )
+    words = command("embed", FASTA, "-o", "out.npy", "--model", TOY, first=small)
+    outcome = box(words, PROTRNA_HOME=str(TOY.parent))
     assert outcome.code == 0
     [summary] = outcome.err.splitlines()
     assert summary.endswith(": out.npy")

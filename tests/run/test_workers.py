@@ -136,7 +136,7 @@ def children(pid: int) -> list[int]:
 
 
 def wait_until_gone(pids: Iterable[int | str]) -> None:
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), seconds=60)
 
 
 def computing(target: Path) -> bool:

@@ -39,7 +39,7 @@ from protrna_cli.plan.rules import Region, Regions, Rules
 from protrna_cli.run import loop
 from protrna_cli.run.report import Progress, Stop, Summary
 from protrna_cli.run.verify import find_flaws
-from tests.conftest import GOLDEN, wait_until
+from tests.conftest import GOLDEN
 
 RULES = Rules(on_invalid="skip", max_length=60)
 REGIONS = Regions(
@@ -167,7 +167,10 @@ def workers_of(process: int) -> list[str]:
 
 def assert_ended(processes: list[str]) -> None:
     """Assert that processes end soon; one that waits to be reaped has ended."""
-    wait_until(lambda: not any(map(_runs, processes)))
+    deadline = time.monotonic() + 30
+    while left := [each for each in processes if _runs(each)]:
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.01)
 
 
 def _runs(process: str) -> bool:

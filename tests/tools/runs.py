@@ -49,6 +49,7 @@ def light(*words: object) -> list[str]:
     return [sys.executable, "-m", "tests.tools.light", *map(str, words)]
 
 
-def command(*words: object) -> list[str]:
-    """Build the command line of a `protrna` process."""
-    return [sys.executable, "-m", "protrna_cli", *map(str, words)]
+def command(*words: object, first: str | None = None) -> list[str]:
+    """Build the command line of a `protrna` process, which executes this statement first."""
+    script = f"{first}; from protrna_cli.cli.main import main; main()"
+    return [sys.executable, *(["-c", script] if first else ["-m", "protrna_cli"]), *map(str, words)]
